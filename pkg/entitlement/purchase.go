@@ -1,0 +1,110 @@
+package entitlement
+
+// Evidence is everything that providers have proved about one purchase: the newest state of each provider object, and
+// every store id by which they are known to belong together. Equal evidence is byte-identical once encoded, whatever
+// the order of arrival.
+type Evidence struct {
+	Links   []Link   `cbor:"1,keyasint,omitempty"` // sorted, no repeats; only ever grows
+	Objects []Object `cbor:"2,keyasint,omitempty"` // sorted by Kind, ID; without their Links
+}
+
+// Purchase is one sale as folded from its evidence: what an answer needs and nothing else. It is what an account record holds.
+type Purchase struct {
+	ID       PurchaseID `cbor:"1,keyasint"`
+	Provider Provider   `cbor:"2,keyasint"`           // who told us
+	Store    string     `cbor:"3,keyasint"`           // who took the money: "stripe", "app_store", "play_store"
+	Items    []Item     `cbor:"4,keyasint,omitempty"` // sorted by ID
+	// TrialUsed: a term of this purchase was ever a trial. An incomplete payment never counts.
+	TrialUsed bool `cbor:"5,keyasint,omitempty"`
+	// Doubt: a provider object is tied or partial, and asking the provider would settle it.
+	Doubt bool `cbor:"6,keyasint,omitempty"`
+}
+
+// Item is one product inside a purchase: a Stripe subscription has one or more, other purchases one.
+type Item struct {
+	ID    string    `cbor:"1,keyasint"`
+	Term  Term      `cbor:"2,keyasint"` // the newest
+	State ItemState `cbor:"3,keyasint"`
+
+	// AccessUntil is when access stops, exclusive, Unix seconds: the end of the last live term, or billing grace where
+	// later, plus the renewal leeway where it will renew. 0 is never. It counts only in the states Live and Retrying: the
+	// others give no access, whatever stands here.
+	AccessUntil       int64  `cbor:"4,keyasint,omitempty"`
+	BillingGraceUntil int64  `cbor:"5,keyasint,omitempty"` // set in Retrying: the provider retries the card and we wait
+	WillRenew         bool   `cbor:"6,keyasint,omitempty"`
+	Reason            Reason `cbor:"7,keyasint,omitempty"` // why it is Revoked, or empty
+	Recurring         bool   `cbor:"8,keyasint,omitempty"` // a subscription's item, as opposed to a one-time sale
+}
+
+// ItemState is where an item stands, apart from the passing of time.
+type ItemState uint8
+
+// The item states.
+const (
+	Pending  ItemState = 1 + iota // the first payment is under way
+	Live                          // paid or on trial: access until AccessUntil
+	Retrying                      // the provider retries the card: access until AccessUntil, which is billing grace
+	OnHold                        // paused
+	Ended                         // over
+	Revoked                       // taken back: refund, dispute, transfer; Reason says which
+)
+
+// Term is one stretch of one product inside a purchase: what one payment bought. A refund ends its own term and no other.
+type Term struct {
+	ID TermID `cbor:"1,keyasint"`
+	Sold
+	StartsAt     int64 `cbor:"10,keyasint,omitempty"`
+	EndsAt       int64 `cbor:"11,keyasint,omitempty"` // of what was paid for, exclusive; 0 is never. For display: access ends at AccessUntil
+	Trial        bool  `cbor:"12,keyasint,omitempty"`
+	SupersededAt int64 `cbor:"13,keyasint,omitempty"` // a newer term of the same item took over
+	RevokedAt    int64 `cbor:"14,keyasint,omitempty"`
+}
+
+// Reason says why an entitlement stands as it does. The words are part of the app API.
+type Reason string
+
+// The reasons.
+const (
+	ReasonPaid              Reason = "paid"
+	ReasonTrial             Reason = "trial"
+	ReasonPromo             Reason = "promo"
+	ReasonFamily            Reason = "family"
+	ReasonProvisional       Reason = "provisional"
+	ReasonCancelledUntilEnd Reason = "cancelled_until_end"
+	ReasonBillingGrace      Reason = "billing_grace"
+	ReasonBillingRetry      Reason = "billing_retry"
+	ReasonPaused            Reason = "paused"
+	ReasonExpired           Reason = "expired"
+	ReasonRefunded          Reason = "refunded"
+	ReasonDisputed          Reason = "disputed"
+	ReasonTransferred       Reason = "transferred"
+	ReasonRevoked           Reason = "revoked"
+)
+
+// Grant is access that support or a promotion gave, without a payment.
+type Grant struct {
+	ID          string `cbor:"1,keyasint"` // "grant_" and a ULID
+	Entitlement string `cbor:"2,keyasint"`
+	CreatedAt   int64  `cbor:"3,keyasint,omitempty"`
+	EndsAt      int64  `cbor:"4,keyasint,omitempty"` // exclusive, Unix seconds; 0 is never
+}
+
+// Account is the record of whose access it is: everything that an answer needs and nothing else.
+type Account struct {
+	ID           AccountID  `cbor:"1,keyasint"`
+	CreatedAt    int64      `cbor:"2,keyasint,omitempty"`
+	SessionsFrom int64      `cbor:"3,keyasint,omitempty"` // session tokens issued before are refused
+	Tester       bool       `cbor:"4,keyasint,omitempty"`
+	Purchases    []Purchase `cbor:"5,keyasint,omitempty"` // sorted by ID
+	Grants       []Grant    `cbor:"6,keyasint,omitempty"` // sorted by ID
+}
+
+// Policy holds the rules of an environment that the fold obeys.
+type Policy struct {
+	// BillingGrace is how long a failed renewal keeps access after what was paid for, in seconds, by provider.
+	BillingGrace map[Provider]int64 `cbor:"1,keyasint,omitempty"`
+}
+
+// DefaultPolicy is what holds where nothing was set: Stripe 7 days of billing grace (requirement A10.10's companion: one
+// failed card must not drop access).
+var DefaultPolicy = Policy{BillingGrace: map[Provider]int64{Stripe: 7 * 24 * 3600}}

@@ -1,0 +1,275 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// CommandType says what a command does. Numbers are never reused: logs and journals hold them for ever.
+type CommandType uint8
+
+// The command types and the bodies that belong to them.
+const (
+	TypeInit         CommandType = 1  // Init: the first command of a cluster
+	TypeRecordEvent  CommandType = 2  // RecordEvent
+	TypeCreate       CommandType = 3  // CreateAccount
+	TypeAddAlias     CommandType = 4  // AddAlias
+	TypePatch        CommandType = 5  // PatchAccount
+	TypeEndSessions  CommandType = 6  // EndSessions
+	TypePutGrant     CommandType = 7  // PutGrant
+	TypeDeleteGrant  CommandType = 8  // DeleteGrant
+	TypePutCatalog   CommandType = 9  // PutCatalog
+	TypePutKeys      CommandType = 10 // PutSessionKeys
+	TypeAddAPIKey    CommandType = 11 // AddAPIKey
+	TypeRevokeAPIKey CommandType = 12 // RevokeAPIKey
+	TypeTouchAPIKeys CommandType = 13 // TouchAPIKeys
+	TypeTrim         CommandType = 14 // Trim
+	TypeRaiseRules   CommandType = 15 // RaiseRules
+	TypeRaiseEpoch   CommandType = 16 // RaiseEpoch
+	TypePutPolicy    CommandType = 17 // PutPolicy
+	TypeStartSession CommandType = 18 // StartSession: the audit trail and idempotency of a signed session
+)
+
+// Init founds a cluster: epoch 1.
+type Init struct {
+	Cluster string `cbor:"1,keyasint"`
+	Rules   uint32 `cbor:"2,keyasint"`
+}
+
+// RecordEvent stores a provider's message and applies what it proves. URLEnvironment is that of the webhook's address, which is the
+// command's environment: an event that names another is stored and not applied.
+type RecordEvent struct {
+	Event entitlement.Event `cbor:"1,keyasint"`
+}
+
+// CreateAccount makes an account, or finds the one that owns all of Aliases.
+type CreateAccount struct {
+	ID          entitlement.AccountID `cbor:"1,keyasint"` // made by the proposing node; used if a new one is needed
+	Aliases     []entitlement.Alias   `cbor:"2,keyasint,omitempty"`
+	Attributes  map[string]string     `cbor:"3,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+}
+
+// AddAlias gives an account another name.
+type AddAlias struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Alias       entitlement.Alias     `cbor:"2,keyasint"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
+}
+
+// PatchAccount changes attributes; an empty string deletes one. Tester is nil for no change.
+type PatchAccount struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Attributes  map[string]string     `cbor:"2,keyasint,omitempty"`
+	Tester      *bool                 `cbor:"3,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+}
+
+// EndSessions ends every session token that was issued before the command's stamp + 1 s.
+type EndSessions struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Idempotency *Idempotency          `cbor:"2,keyasint,omitempty"`
+}
+
+// StartSession notes that a session was issued; its claims are what the command's result needs to be signed again.
+type StartSession struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Device      string                `cbor:"2,keyasint"`
+	TTLSeconds  int64                 `cbor:"3,keyasint"`
+	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+}
+
+// PutGrant gives access without a payment.
+type PutGrant struct {
+	Account         entitlement.AccountID `cbor:"1,keyasint"`
+	ID              string                `cbor:"2,keyasint"`
+	Entitlement     string                `cbor:"3,keyasint"`
+	DurationSeconds int64                 `cbor:"4,keyasint,omitempty"` // from the stamp; 0: EndsAt counts
+	EndsAt          int64                 `cbor:"5,keyasint,omitempty"` // 0: never
+	Reason          string                `cbor:"6,keyasint,omitempty"`
+	Idempotency     *Idempotency          `cbor:"7,keyasint,omitempty"`
+}
+
+// DeleteGrant takes a grant back.
+type DeleteGrant struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	ID          string                `cbor:"2,keyasint"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
+}
+
+// PutCatalog replaces what it lists; products left out are marked retired.
+type PutCatalog struct {
+	Catalog     entitlement.Catalog `cbor:"1,keyasint"`
+	Idempotency *Idempotency        `cbor:"2,keyasint,omitempty"`
+}
+
+// PutPolicy replaces an environment's policy; every purchase of it is folded again.
+type PutPolicy struct {
+	Policy      entitlement.Policy `cbor:"1,keyasint"`
+	Idempotency *Idempotency       `cbor:"2,keyasint,omitempty"`
+}
+
+// PutSessionKeys states the public keys that session tokens of the environment are checked with, as JWKs in JSON.
+type PutSessionKeys struct {
+	JWKs [][]byte `cbor:"1,keyasint"`
+}
+
+// AddAPIKey adds a key by its SHA-256. One with the same hash is left as it is, revoked ones stay revoked.
+type AddAPIKey struct {
+	Hash  []byte `cbor:"1,keyasint"`
+	Name  string `cbor:"2,keyasint"`
+	Scope string `cbor:"3,keyasint"` // sk, rk, pk
+}
+
+// RevokeAPIKey ends a key by its name.
+type RevokeAPIKey struct {
+	Name string `cbor:"1,keyasint"`
+}
+
+// TouchAPIKeys notes when keys (by hash, in hex) were last used, Unix seconds.
+type TouchAPIKeys struct {
+	LastUsed map[string]int64 `cbor:"1,keyasint"`
+}
+
+// Trim drops changes up to and including revision Floor from the change log.
+type Trim struct {
+	Floor uint64 `cbor:"1,keyasint"`
+}
+
+// RaiseRules switches to a newer version of the rules, once every voter knows it.
+type RaiseRules struct {
+	Rules uint32 `cbor:"1,keyasint"`
+}
+
+// RaiseEpoch starts a new epoch after a restore: max(old + 1, stamp).
+type RaiseEpoch struct {
+	Cause string `cbor:"1,keyasint,omitempty"`
+}
+
+// Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and
+// Idempotency-Key) gives the first result again; another Body hash under it is refused.
+type Idempotency struct {
+	Scope []byte `cbor:"1,keyasint"`
+	Body  []byte `cbor:"2,keyasint"`
+}
+
+// Command is one entry of the Raft log, and of the journal.
+type Command struct {
+	Type          CommandType
+	Env           entitlement.Environment // empty for what concerns the whole cluster
+	Stamp         int64                   // Unix seconds; set by the leader, never goes back
+	CorrelationID string
+	Body          []byte // encoded body of Type
+}
+
+// Limits of a command. An entry must fit Raft's transport and the journal's buffers several times over.
+const (
+	MaxEntryBytes       = 1_310_720 // 1.25 MiB: a body of 1 MiB and what surrounds it
+	maxCorrelationBytes = 64
+	commandVersion      = 1
+	compressFrom        = 512 // smaller bodies gain less than the frame costs
+	flagZstd            = 1
+	stampOffset         = 4
+	commandHeader       = 13 // up to and including the length of the correlation id
+)
+
+// ErrCommand means that bytes are not a command that this version knows.
+var ErrCommand = errors.New("unknown command")
+
+var (
+	zstdEncoder = mustZstd(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithEncoderCRC(false)))
+	zstdDecoder = mustZstd(zstd.NewReader(nil, zstd.WithDecoderMaxMemory(4*MaxEntryBytes), zstd.WithDecoderConcurrency(0)))
+)
+
+func mustZstd[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // constant options
+	}
+	return v
+}
+
+// NewCommand encodes body, which must be a pointer to or value of the type that belongs to t.
+func NewCommand(t CommandType, env entitlement.Environment, correlationID string, body any) Command {
+	return Command{Type: t, Env: env, CorrelationID: correlationID, Body: entitlement.Encode(body)}
+}
+
+// Encode returns the command's bytes: version, type, environment, flags (1 byte each), stamp (8 bytes), correlation id after
+// its length (1 byte), body, which is compressed with zstd where that is shorter. The receiving node encodes once; the leader
+// sets the stamp in place with Stamp.
+func (c Command) Encode() []byte {
+	id := c.CorrelationID
+	if len(id) > maxCorrelationBytes {
+		id = id[:maxCorrelationBytes]
+	}
+	b := make([]byte, 0, commandHeader+len(id)+len(c.Body))
+	b = append(b, commandVersion, byte(c.Type), envByte(c.Env), 0)
+	b = binary.BigEndian.AppendUint64(b, uint64(c.Stamp))
+	b = append(b, byte(len(id)))
+	b = append(b, id...)
+	if len(c.Body) >= compressFrom {
+		at := len(b)
+		if b = zstdEncoder.EncodeAll(c.Body, b); len(b)-at < len(c.Body) {
+			b[3] = flagZstd
+			return b
+		}
+		b = b[:at]
+	}
+	return append(b, c.Body...)
+}
+
+// SetStamp writes the leader's time into encoded, which Encode made.
+func SetStamp(encoded []byte, stamp int64) {
+	binary.BigEndian.PutUint64(encoded[stampOffset:], uint64(stamp))
+}
+
+// DecodeCommand reads what Encode wrote. Error: ErrCommand.
+func DecodeCommand(b []byte) (Command, error) {
+	if len(b) < commandHeader || b[0] != commandVersion || len(b) < commandHeader+int(b[12]) {
+		return Command{}, ErrCommand
+	}
+	env, ok := byteEnv(b[2])
+	if !ok {
+		return Command{}, fmt.Errorf("environment %d: %w", b[2], ErrCommand)
+	}
+	c := Command{Type: CommandType(b[1]), Env: env, Stamp: int64(binary.BigEndian.Uint64(b[stampOffset:])), CorrelationID: string(b[commandHeader : commandHeader+int(b[12])])}
+	c.Body = b[commandHeader+int(b[12]):]
+	switch b[3] {
+	case 0:
+	case flagZstd:
+		body, err := zstdDecoder.DecodeAll(c.Body, nil)
+		if err != nil {
+			return Command{}, fmt.Errorf("body: %w: %w", err, ErrCommand)
+		}
+		c.Body = body
+	default:
+		return Command{}, fmt.Errorf("flags %#x: %w", b[3], ErrCommand)
+	}
+	return c, nil
+}
+
+func envByte(e entitlement.Environment) byte {
+	switch e {
+	case entitlement.Production:
+		return 1
+	case entitlement.Sandbox:
+		return 2
+	}
+	return 0
+}
+
+func byteEnv(b byte) (entitlement.Environment, bool) {
+	switch b {
+	case 0:
+		return "", true
+	case 1:
+		return entitlement.Production, true
+	case 2:
+		return entitlement.Sandbox, true
+	}
+	return "", false
+}
