@@ -1,0 +1,86 @@
+package natsd_test
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/latchkey/latchkey/replication/natsd"
+)
+
+// Three servers form one cluster: what is published at one is heard at another, also after the third is gone.
+func TestClusterCarriesMessagesBetweenServers(t *testing.T) {
+	routes := make([]string, 3)
+	addrs := make([]string, 3)
+	for i := range addrs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs[i], routes[i] = l.Addr().String(), "nats://"+l.Addr().String()
+		l.Close()
+	}
+	servers := make([]*natsd.Server, 3)
+	for i := range servers {
+		s, err := natsd.Start(natsd.Config{Name: fmt.Sprint("w", i+1), Cluster: "c1", Listen: "127.0.0.1:0", ClusterListen: addrs[i], Routes: routes, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		servers[i] = s
+	}
+	listener, err := nats.Connect(servers[0].ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	heard := make(chan string, 64)
+	if _, err := listener.Subscribe("lk.test", func(m *nats.Msg) { heard <- string(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	speaker, err := nats.Connect(servers[1].ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer speaker.Close()
+	// Core NATS keeps nothing, and routes come up by themselves: speak until heard.
+	speakUntilHeard := func(word string) {
+		t.Helper()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		deadline := time.After(10 * time.Second)
+		for {
+			select {
+			case got := <-heard:
+				if got == word {
+					return
+				}
+			case <-tick.C:
+				if err := speaker.Publish("lk.test", []byte(word)); err != nil {
+					t.Fatal(err)
+				}
+			case <-deadline:
+				t.Fatalf("%q was not heard at the other server within 10 s", word)
+			}
+		}
+	}
+	speakUntilHeard("three servers")
+	servers[2].Close()
+	speakUntilHeard("two servers")
+}
+
+func TestStartSaysWhatIsWrongWithAnAddress(t *testing.T) {
+	for _, address := range []string{"", "127.0.0.1", "127.0.0.1:http!"} {
+		if s, err := natsd.Start(natsd.Config{Name: "w1", Listen: address, Logger: slog.New(slog.DiscardHandler)}); err == nil {
+			s.Close()
+			t.Errorf("Start with Listen %q: no error", address)
+		}
+	}
+}
