@@ -2,9 +2,12 @@ package token
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -190,6 +193,20 @@ func (m *members) nested(name string) object {
 	}
 	return o
 }
+
+// hash is a required SHA-256 in lower-case hex.
+func (m *members) hash(name string) (sum [32]byte) {
+	s := m.text(name)
+	if b, err := hex.DecodeString(s); err != nil || len(b) != len(sum) || hex.EncodeToString(b) != s {
+		m.fail(name, "a SHA-256 in hex")
+	} else {
+		copy(sum[:], b)
+	}
+	return sum
+}
+
+// names returns the names of all members in ascending order.
+func (m *members) names() []string { return slices.Sorted(maps.Keys(m.object)) }
 
 // AppendString appends s to dst as a JSON string. It is exported so that the answer beside a token spells strings as the token does.
 // Text that needs no escape costs no allocation; bytes that are not UTF-8 become U+FFFD.

@@ -1,0 +1,40 @@
+// Package token signs and verifies everything in Latchkey that carries a signature: grace tokens (24 hours offline), session tokens, the
+// certificates above the keys, and the positions that writers sign. It is the only package that knows JWT and JWS (RFC 7515, 7517,
+// 7519, 7638); everything here is ES256 over P-256 and nothing else is ever accepted.
+//
+// # Where to start
+//
+//   - An app's backend, or an SDK's author: [Verify], then [GraceClaims.Allows]. testdata/vectors.json holds tokens with the answer that
+//     every implementation must give; judge/ gives it with npm jose.
+//   - An edge: [GraceSigner], [SessionVerifier], [PositionVerifier].
+//   - A writer: [IssueCertificate], [SessionSigner], [PositionSigner].
+//
+// # What it promises
+//
+//   - A token never lives longer than 24 hours after the as_of that its edge could prove, nor longer than the certificates above it.
+//     [GraceSigner] computes both; a caller cannot ask for more.
+//   - What [Verify] accepts, another JOSE library accepts by the procedure below, and the other way round. No two verifiers read
+//     one token differently: duplicate members, members in another case, numbers beyond 2^53, and base64 that is not canonical are refused.
+//   - Nothing in an error contains a key or a token.
+//   - Signatures are deterministic (RFC 6979): the same claims under the same key are the same bytes, and no signature depends on the
+//     quality of the machine's randomness after start.
+//
+// # The procedure
+//
+// A token of at most 64 KiB is accepted at the trusted time t, in whole seconds, if all of this holds. Every part is base64url without
+// padding, canonical; every JSON text is one UTF-8 object without duplicate members whose numbers are integers of at most 2^53 - 1.
+//
+//  1. The token's header has alg ES256, typ latchkey-grace+jwt, no crit, and crt: an array of exactly two strings, leaf and issuer.
+//  2. Each certificate has alg ES256, typ latchkey-cert+jwt, no crit; iss, sub, role (non-empty strings), nbf, exp; and cnf.jwk with
+//     exactly the members kty EC, crv P-256, x and y of 32 bytes. nbf <= t < exp.
+//  3. The issuer's signature holds under a pinned root; its role is issuer; it has neither aud nor env; exp - nbf <= 400 days.
+//  4. The leaf's signature holds under the issuer's cnf.jwk; iss equals the issuer's; exp - nbf <= 72 h; its role is edge and it has aud and env (for
+//     positions: its role is writer, and it has neither).
+//  5. kid is the RFC 7638 thumbprint of the leaf's cnf.jwk, and the token's signature (r and s, 32 bytes each) holds under it.
+//  6. The token has iss, aud, sub, env, rev (non-empty strings), iat, exp, as_of, fresh_until and ent; iss, aud and env equal the leaf's; aud,
+//     env and sub are the ones expected, and nonce if one was sent.
+//  7. t < exp; nbf <= t if there is one; exp <= as_of + 24 h; exp <= the exp of both certificates; fresh_until = as_of + 60.
+//  8. Each entry of ent has an id, unique in the token, and a status.
+//
+// Then an entitlement is allowed at t if its status is trialing, active or billing_grace, and t < offline_until; absent means never.
+package token

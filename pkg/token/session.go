@@ -1,0 +1,135 @@
+package token
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"fmt"
+	"time"
+)
+
+// SessionClaims are the claims of a session token: what an app shows to an edge. All times are Unix seconds, UTC.
+type SessionClaims struct {
+	Issuer      string // iss: the cluster's id
+	Audience    string // aud: the app
+	Environment string // env
+	Subject     string // sub: the account's id
+	Device      string // dev: the device; empty when the customer's backend gave none
+	IssuedAt    int64  // iat: an edge refuses one before the account's sessions_from
+	ExpiresAt   int64  // exp, exclusive
+	Revision    string // rev: where the account existed, "<epoch>-<revision>": an implicit min_revision
+}
+
+// SessionSigner signs session tokens of one environment. It is immutable and safe for concurrent use.
+type SessionSigner struct {
+	signer crypto.Signer
+	header []byte
+	keyID  string
+}
+
+// NewSessionSigner returns a signer with the environment's session key. Errors: ErrKey.
+func NewSessionSigner(signer crypto.Signer) (*SessionSigner, error) {
+	pub, err := publicKeyOf(signer)
+	if err != nil {
+		return nil, fmt.Errorf("session signer: %w", err)
+	}
+	kid, err := Thumbprint(pub)
+	if err != nil {
+		return nil, fmt.Errorf("session signer: %w", err)
+	}
+	header := appendText([]byte(`{"alg":"ES256","typ":"`+typSession+`"`), "kid", kid)
+	return &SessionSigner{signer: signer, header: encodeHeader(append(header, '}')), keyID: kid}, nil
+}
+
+// KeyID returns the thumbprint of the signer's key.
+func (s *SessionSigner) KeyID() string { return s.keyID }
+
+// Sign returns the token of c. The same claims give the same token (RFC 6979): the repeat of a request under an Idempotency-Key signs
+// its stored claims again instead of keeping the token. Errors: ErrMalformed for claims that every edge would refuse.
+func (s *SessionSigner) Sign(c SessionClaims) (string, error) {
+	if c.Issuer == "" || c.Audience == "" || c.Environment == "" || c.Subject == "" || c.Revision == "" || c.IssuedAt >= c.ExpiresAt {
+		return "", fmt.Errorf("session token: %w: claims are missing or exp is not after iat", ErrMalformed)
+	}
+	b := AppendString([]byte(`{"iss":`), c.Issuer)
+	b = appendText(b, "aud", c.Audience)
+	b = appendText(b, "env", c.Environment)
+	b = appendText(b, "sub", c.Subject)
+	if c.Device != "" {
+		b = appendText(b, "dev", c.Device)
+	}
+	b = appendInteger(b, "iat", c.IssuedAt)
+	b = appendInteger(b, "exp", c.ExpiresAt)
+	b = append(appendText(b, "rev", c.Revision), '}')
+	out, err := appendJWS(nil, s.signer, s.header, &scratch{payload: b})
+	if err != nil {
+		return "", fmt.Errorf("session token: %w", err)
+	}
+	return string(out), nil
+}
+
+// SessionVerifier verifies the session tokens of one app in one environment. It is a value: replace it when the keys change. The zero
+// value accepts nothing.
+type SessionVerifier struct {
+	Issuer      string // the cluster's id
+	Audience    string
+	Environment string
+	Keys        map[string]*ecdsa.PublicKey // by kid
+}
+
+// AddKey adds a session key as the records of kind `keys` hold it. Errors: ErrKey.
+func (v *SessionVerifier) AddKey(j JWK) error {
+	pub, err := j.PublicKey()
+	if err != nil {
+		return err
+	}
+	if v.Keys == nil {
+		v.Keys = map[string]*ecdsa.PublicKey{}
+	}
+	v.Keys[j.thumbprint()] = pub // not by the kid that it claims
+	return nil
+}
+
+// Verify verifies tok at time at. What it cannot know is whether the account ended its sessions after IssuedAt. Errors: ErrMalformed,
+// ErrUnknownKey, ErrSignature, ErrExpired, ErrNotYetValid, ErrIssuer, ErrAudience, ErrEnvironment.
+func (v *SessionVerifier) Verify(tok string, at time.Time) (SessionClaims, error) {
+	var c sessionClaims
+	err := verifyJWS(tok, typSession, &c, judgedAt(at), func(h header) (*ecdsa.PublicKey, error) {
+		if key := v.Keys[h.kid]; key != nil {
+			return key, nil
+		}
+		return nil, ErrUnknownKey
+	})
+	switch {
+	case err != nil:
+	case c.Issuer != v.Issuer:
+		err = ErrIssuer
+	case c.Audience != v.Audience:
+		err = ErrAudience
+	case c.Environment != v.Environment:
+		err = ErrEnvironment
+	}
+	if err != nil {
+		return SessionClaims{}, fmt.Errorf("session token: %w", err)
+	}
+	return c.SessionClaims, nil
+}
+
+type sessionClaims struct {
+	registered
+	SessionClaims
+}
+
+func (c *sessionClaims) fromObject(o object) error {
+	m := members{object: o}
+	c.judge(&m)
+	c.SessionClaims = SessionClaims{
+		Issuer:      m.text("iss"),
+		Audience:    m.text("aud"),
+		Environment: m.text("env"),
+		Subject:     m.text("sub"),
+		Device:      m.optionalText("dev"),
+		IssuedAt:    m.integer("iat"),
+		ExpiresAt:   m.integer("exp"),
+		Revision:    m.text("rev"),
+	}
+	return m.err
+}
