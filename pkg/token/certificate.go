@@ -60,24 +60,29 @@ func IssueCertificate(signer crypto.Signer, c Certificate) (string, error) {
 	if err := c.rules(c.Role); err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrCertificate, c.Subject, err)
 	}
-	b := []byte(`{"iss":`)
-	b = AppendString(b, c.Issuer)
+	b := appendCertificate(nil, &c, jwk)
+	jws, err := appendJWS(nil, signer, certificateHeader, &scratch{payload: b})
+	if err != nil {
+		return "", fmt.Errorf("issue certificate for %s: %w", c.Subject, err)
+	}
+	return string(jws), nil
+}
+
+func appendCertificate(dst []byte, c *Certificate, jwk JWK) []byte {
+	b := AppendString(append(dst, `{"iss":`...), c.Issuer)
 	b = appendText(b, "sub", c.Subject)
 	b = appendText(b, "role", string(c.Role))
-	if c.Role == RoleEdge {
+	if c.Audience != "" {
 		b = appendText(b, "aud", c.Audience)
+	}
+	if c.Environment != "" {
 		b = appendText(b, "env", c.Environment)
 	}
 	b = appendInteger(b, "nbf", c.NotBefore)
 	b = appendInteger(b, "exp", c.ExpiresAt)
 	b = append(b, `,"cnf":{"jwk":{"kty":"EC","crv":"P-256","x":"`...)
 	b = append(append(b, jwk.X...), `","y":"`...)
-	b = append(append(b, jwk.Y...), `"}}}`...)
-	jws, err := appendJWS(nil, signer, certificateHeader, &scratch{payload: b})
-	if err != nil {
-		return "", fmt.Errorf("issue certificate for %s: %w", c.Subject, err)
-	}
-	return string(jws), nil
+	return append(append(b, jwk.Y...), `"}}}`...)
 }
 
 var certificateHeader = encodeHeader([]byte(`{"alg":"ES256","typ":"` + typCertificate + `"}`))

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ type PositionClaims struct {
 
 	Chain     [32]byte // chain: SHA-256 over the history up to Revision
 	StateHash [32]byte // hash: sum over all records at Revision
-	Rules     uint64   // rules: the rules version of the state
+	Rules     uint32   // rules: the rules version of the state
 
 	AsOf int64 // as_of: every write acknowledged before it is at or below Revision. Zero: not a head.
 
@@ -103,18 +104,17 @@ type PositionVerifier struct {
 
 // Verify verifies a signed position. Its certificates are judged at its own iat, because a head stays true however late it arrives; how old
 // an iat may be is the caller's rule. Errors: ErrMalformed, ErrSignature, ErrChain (with the reason inside), ErrIssuer.
-func (v *PositionVerifier) Verify(tok []byte) (PositionClaims, error) {
+func (v *PositionVerifier) Verify(tok string) (PositionClaims, error) {
 	if len(tok) > MaxTokenBytes {
 		return PositionClaims{}, fmt.Errorf("position: %w: longer than %d bytes", ErrMalformed, MaxTokenBytes)
 	}
-	text := string(tok)
-	encoded, _, _ := strings.Cut(text, ".")
-	chain, err := v.chain(text, encoded)
+	encoded, _, _ := strings.Cut(tok, ".")
+	chain, err := v.chain(tok, encoded)
 	if err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)
 	}
 	var c positionClaims
-	if err := verifyUnder(text, chain.Leaf.Key, &c); err != nil {
+	if err := verifyUnder(tok, chain.Leaf.Key, &c); err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)
 	}
 	if c.Cluster != v.Cluster {
@@ -173,9 +173,13 @@ func (c *positionClaims) fromObject(o object) error {
 		Revision:  m.natural("rev"),
 		Chain:     m.hash("chain"),
 		StateHash: m.hash("hash"),
-		Rules:     m.natural("rules"),
 		AsOf:      m.optionalInteger("as_of"),
 	}
+	rules := m.natural("rules")
+	if rules > math.MaxUint32 {
+		m.fail("rules", "a version")
+	}
+	c.Rules = uint32(rules)
 	if m.has("size") {
 		c.Size, c.SHA256 = m.integer("size"), m.hash("sha256")
 	}

@@ -28,7 +28,7 @@ func TestPositionRoundTrip(t *testing.T) {
 		}
 		v := PositionVerifier{Roots: fixedRoots(t), Cluster: cluster}
 		for range 2 { // the second time from the cache
-			got, err := v.Verify(tok)
+			got, err := v.Verify(string(tok))
 			want.Cluster = cluster
 			if err != nil || got != want {
 				t.Errorf("%s: Verify = %+v, %v\nwant %+v", name, got, err, want)
