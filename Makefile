@@ -1,0 +1,71 @@
+# `make help` lists the targets. Everything needs Go; `make test` installs what else it lacks.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Concurrency is what the race detector is for; the rest runs without it, because it makes the property tests ten times slower.
+RACED := ./writer/... ./edge/... ./replication/... ./pkg/token/...
+# The end-to-end tests need the machine for themselves: they run after all others.
+ALONE := ./deploy/e2e/...
+# Programs in JavaScript that judge ours, each beside its lock file.
+JUDGES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard deploy/e2e/judge/package-lock.json pkg/token/judge/package-lock.json))
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+.PHONY: build
+build: ## every program into bin/
+	go build -o bin/ ./writer/cmd/... ./edge/cmd/... ./deploy/cmd/...
+
+.PHONY: run
+run: build ## the whole system on this machine; ARGS="--port 9000" and the like go to latchkey-dev
+	@exec bin/latchkey-dev $(ARGS)
+
+.PHONY: test
+test: lint unit race e2e ## everything that must hold, in less than 15 minutes on two cores
+
+.PHONY: lint
+lint: ## format, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+.PHONY: unit race e2e
+unit: commands $(JUDGES)
+	go test -timeout 10m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
+race: commands $(JUDGES)
+	CGO_ENABLED=1 go test -race -timeout 12m $(RACED)
+e2e: commands $(JUDGES)
+	go test -count=1 -timeout 12m $(ALONE)
+
+# What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges, curl for the README's commands.
+.PHONY: commands
+commands:
+	@missing=; \
+	  command -v gcc >/dev/null && test -e /usr/include/stdlib.h || missing="$$missing gcc libc6-dev"; \
+	  command -v node >/dev/null || missing="$$missing nodejs"; \
+	  command -v npm >/dev/null || missing="$$missing npm"; \
+	  command -v curl >/dev/null || missing="$$missing curl"; \
+	  if [ -n "$$missing" ]; then \
+	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+	    echo "installing$$missing"; \
+	    $$root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  fi
+
+%/node_modules/.package-lock.json: %/package-lock.json | commands
+	cd $* && npm ci --no-audit --no-fund --silent && touch node_modules/.package-lock.json
+
+.PHONY: bench
+bench: build ## the figures, as a table and into deploy/bench/results; ONLY=<name> takes one
+	go run ./deploy/bench $(if $(ONLY),--only $(ONLY))
+
+.PHONY: fuzz
+fuzz: ## every fuzz test for FOR each (FOR=30s)
+	@set -e; for package in $$(go list ./...); do \
+	  for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	    go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FOR),30s) $$package; \
+	  done; \
+	done
