@@ -22,9 +22,10 @@
 // # The procedure
 //
 // A token of at most 64 KiB is accepted at the trusted time t, in whole seconds, if all of this holds. Every part is base64url without
-// padding, canonical; every JSON text is one UTF-8 object without duplicate members whose numbers are integers of at most 2^53 - 1.
+// padding, canonical; every JSON text is one UTF-8 object without duplicate members, nested at most 8 levels, whose numbers are integers, written
+// without fraction or exponent, of at most 2^53 - 1 either way. A member of another type than its own, null included, is refused.
 //
-//  1. The token's header has alg ES256, typ latchkey-grace+jwt, no crit, and crt: an array of exactly two strings, leaf and issuer.
+//  1. The token's header has alg ES256, typ latchkey-grace+jwt exactly, no crit, and crt: an array of exactly two strings, leaf and issuer.
 //  2. Each certificate has alg ES256, typ latchkey-cert+jwt, no crit; iss, sub, role (non-empty strings), nbf, exp; and cnf.jwk with
 //     exactly the members kty EC, crv P-256, x and y of 32 bytes. nbf <= t < exp.
 //  3. The issuer's signature holds under a pinned root; its role is issuer; it has neither aud nor env; exp - nbf <= 400 days.
@@ -34,7 +35,7 @@
 //  6. The token has iss, aud, sub, env, rev (non-empty strings), iat, exp, as_of, fresh_until and ent; iss, aud and env equal the leaf's; aud,
 //     env and sub are the ones expected, and nonce if one was sent.
 //  7. t < exp; nbf <= t if there is one; exp <= as_of + 24 h; exp <= the exp of both certificates; fresh_until = as_of + 60.
-//  8. Each entry of ent has an id, unique in the token, and a status.
+//  8. ent is an array of objects, each with an id (unique in the token) and a status; bal, if there, is an object of integers.
 //
 // Then an entitlement is allowed at t if its status is trialing, active or billing_grace, and t < offline_until; absent means never.
 package token

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -119,4 +120,14 @@ func position() PositionClaims {
 
 func sessionClaimsOf() SessionClaims {
 	return SessionClaims{Issuer: cluster, Audience: audience, Environment: "production", Subject: account, Device: "dev_1", IssuedAt: now, ExpiresAt: now + 30*day, Revision: "1-17"}
+}
+
+// derSignature returns the deterministic ASN.1 signature of digest.
+func derSignature(t testing.TB, key *ecdsa.PrivateKey, digest []byte) []byte {
+	t.Helper()
+	der, err := key.Sign(nil, digest, crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }

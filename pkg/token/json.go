@@ -17,7 +17,7 @@ const (
 	// one thing to a verifier in Go and another to one in JavaScript.
 	maxSafeInteger = 1<<53 - 1
 
-	// maxJSONDepth bounds the recursion; the deepest of our objects (cnf.jwk, ent[]) has 3 levels.
+	// maxJSONDepth bounds the recursion: how many objects and arrays may be open around one. Ours (cnf.jwk, ent[]) have 2.
 	maxJSONDepth = 8
 )
 
@@ -46,9 +46,6 @@ func parseObject(data []byte) (object, error) {
 }
 
 func parseValue(dec *json.Decoder, depth int) (any, error) {
-	if depth > maxJSONDepth {
-		return nil, fmt.Errorf("%w: nested too deep", errJSON)
-	}
 	t, err := dec.Token()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errJSON, err)
@@ -61,6 +58,9 @@ func parseValue(dec *json.Decoder, depth int) (any, error) {
 		}
 		return n, nil
 	case json.Delim:
+		if depth > maxJSONDepth {
+			return nil, fmt.Errorf("%w: nested too deep", errJSON)
+		}
 		if t == '[' {
 			return parseArray(dec, depth)
 		}

@@ -38,7 +38,10 @@ type JWK struct {
 // PublicKey returns the key that j describes. Errors: ErrKey, also for a point that is not on the curve.
 func (j JWK) PublicKey() (*ecdsa.PublicKey, error) {
 	if j.KeyType != "EC" || j.Curve != "P-256" {
-		return nil, fmt.Errorf("%w: kty %q, crv %q", ErrKey, j.KeyType, j.Curve)
+		return nil, fmt.Errorf("%w: kty or crv is another", ErrKey)
+	}
+	if (j.Use != "" && j.Use != "sig") || (j.Algorithm != "" && j.Algorithm != algorithm) {
+		return nil, fmt.Errorf("%w: use or alg is another than that of ES256 signatures", ErrKey)
 	}
 	point := make([]byte, 1, 1+2*coordinateBytes)
 	point[0] = 4 // uncompressed, SEC 1 section 2.3.3
@@ -62,7 +65,7 @@ func PublicJWK(pub *ecdsa.PublicKey) (JWK, error) {
 	if err != nil {
 		return JWK{}, err
 	}
-	j.KeyID, j.Use, j.Algorithm = j.thumbprint(), "sig", "ES256"
+	j.KeyID, j.Use, j.Algorithm = j.thumbprint(), "sig", algorithm
 	return j, nil
 }
 

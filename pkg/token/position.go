@@ -113,8 +113,12 @@ func (v *PositionVerifier) Verify(tok string) (PositionClaims, error) {
 	if err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)
 	}
+	encoded, err = verifySignature(tok, chain.Leaf.Key)
+	if err != nil {
+		return PositionClaims{}, fmt.Errorf("position: %w", err)
+	}
 	var c positionClaims
-	if err := verifyUnder(tok, chain.Leaf.Key, &c); err != nil {
+	if err := decodeClaims(encoded, &c); err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)
 	}
 	if c.Cluster != v.Cluster {
