@@ -1,0 +1,273 @@
+package replication
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Paths and the header of the writers' internal API.
+const (
+	HeadPath       = "/internal/v1/head"
+	ChangesPath    = "/internal/v1/changes"
+	SnapshotPath   = "/internal/v1/snapshot"
+	ManifestHeader = "Latchkey-Manifest"
+)
+
+// MaxWait is how long a writer holds a request for changes at most.
+const MaxWait = 20 * time.Second
+
+// Errors of Client that name what to do next; ErrBelowFloor is one more: take a snapshot.
+var (
+	// ErrOtherHistory means that the writer's history is not the one asked for: compare epochs.
+	ErrOtherHistory = errors.New("writer has another history")
+	// ErrUnavailable means that the writer cannot answer now: wait, or ask another.
+	ErrUnavailable = errors.New("writer unavailable")
+)
+
+const (
+	maxBatchBody  = MaxBatchBytes + MaxBatchBytes/2 // changes, their lengths and the signed position
+	headTimeout   = 3 * time.Second
+	pullGrace     = 5 * time.Second // on top of the wait asked for
+	resumeTries   = 8               // of one snapshot download; each goes on where the last stopped
+	stallTimeout  = 20 * time.Second
+	firstBackoff  = 50 * time.Millisecond
+	backoffMax    = time.Second // 2 s with full jitter: an edge must be back within 5 s of the end of a cut
+	snapshotChunk = 256 << 10
+)
+
+// NewBackoff returns the delays between attempts at a writer: exponential with full jitter, so that a thousand edges that lost one
+// writer at the same moment do not come back at the same moment.
+func NewBackoff() *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{InitialInterval: firstBackoff, RandomizationFactor: 1, Multiplier: 2, MaxInterval: backoffMax}
+}
+
+// Client pulls from one writer. It verifies nothing: all that it returns is to be judged by a Verifier.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+// NewClient returns a client of the writer whose internal API is at base ("http://127.0.0.1:8421"). transport may be nil.
+func NewClient(base string, transport http.RoundTripper) *Client {
+	if transport == nil {
+		transport = &http.Transport{
+			DialContext:           (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			MaxIdleConnsPerHost:   4,
+			IdleConnTimeout:       time.Minute,
+			TLSHandshakeTimeout:   3 * time.Second,
+			ResponseHeaderTimeout: MaxWait + pullGrace,
+			DisableCompression:    true,
+		}
+	}
+	return &Client{base: strings.TrimSuffix(base, "/"), http: &http.Client{
+		Transport: transport,
+		// A writer never redirects; following one would send us to a host that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Base is the address that the client was made with.
+func (c *Client) Base() string { return c.base }
+
+// HTTP is the client below, for the other requests of the internal API.
+func (c *Client) HTTP() *http.Client { return c.http }
+
+// Head returns the writer's newest signed head. Error: ErrUnavailable.
+func (c *Client) Head(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
+	resp, err := c.get(ctx, HeadPath, nil)
+	if err != nil {
+		return "", fmt.Errorf("head: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := readAll(resp.Body, maxSignedBytes)
+	if err != nil {
+		return "", fmt.Errorf("head: %w", err)
+	}
+	return strings.TrimSpace(string(body)), nil
+}
+
+// Changes returns the changes after a revision, at most limit, waiting up to wait for the first one. The batch may be empty. Errors:
+// ErrBelowFloor, ErrOtherHistory, ErrUnavailable, ErrFrame.
+func (c *Client) Changes(ctx context.Context, after Revision, limit int, wait time.Duration) (Batch, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+pullGrace)
+	defer cancel()
+	query := url.Values{
+		"epoch": {strconv.FormatUint(after.Epoch, 10)},
+		"after": {strconv.FormatUint(after.N, 10)},
+		"limit": {strconv.Itoa(limit)},
+		"wait":  {strconv.Itoa(int(wait / time.Second))},
+	}
+	resp, err := c.get(ctx, ChangesPath+"?"+query.Encode(), nil)
+	if err != nil {
+		return Batch{}, fmt.Errorf("changes after %s: %w", after, err)
+	}
+	defer resp.Body.Close()
+	body, err := readAll(resp.Body, maxBatchBody)
+	if err != nil {
+		return Batch{}, fmt.Errorf("changes after %s: %w", after, err)
+	}
+	batch, err := ParseBatch(body)
+	if err != nil {
+		return Batch{}, fmt.Errorf("changes after %s: %w", after, err)
+	}
+	return batch, nil
+}
+
+// Snapshot downloads the writer's newest snapshot into file, which it truncates, and returns its manifest. judge sees the signed
+// manifest before anything is downloaded and says whether it is wanted. A broken download goes on where it stopped, as long as the
+// writer still has the same snapshot. On return the file's size and SHA-256 are the manifest's. Errors: ErrUnavailable, ErrFrame, and
+// what judge returns.
+func (c *Client) Snapshot(ctx context.Context, file *os.File, judge func(signed string) (Manifest, error)) (Manifest, error) {
+	var d download
+	delays := NewBackoff()
+	for try := 0; ; try++ {
+		done, err := c.resume(ctx, file, &d, judge)
+		if done {
+			return d.manifest, err
+		}
+		if try == resumeTries || ctx.Err() != nil {
+			return Manifest{}, fmt.Errorf("snapshot: %w", err)
+		}
+		if err := pause(ctx, delays.NextBackOff()); err != nil {
+			return Manifest{}, err
+		}
+	}
+}
+
+// download is how far a snapshot has come.
+type download struct {
+	signed   string
+	etag     string
+	manifest Manifest
+	have     int64
+}
+
+// resume makes one attempt. done false with an error means that another attempt may succeed.
+func (c *Client) resume(ctx context.Context, file *os.File, d *download, judge func(string) (Manifest, error)) (done bool, err error) {
+	// The timer starts anew with each chunk: a large snapshot may take long, a silent peer may not.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stall := time.AfterFunc(stallTimeout, cancel)
+	defer stall.Stop()
+	var header http.Header
+	if d.have > 0 && d.etag != "" {
+		header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", d.have)}, "If-Range": {d.etag}}
+	}
+	resp, err := c.get(ctx, SnapshotPath, header)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	signed := resp.Header.Get(ManifestHeader)
+	if resp.StatusCode != http.StatusPartialContent || signed != d.signed || !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.have)) {
+		if resp.StatusCode == http.StatusPartialContent {
+			// Another snapshot's middle is of no use: begin again.
+			*d = download{}
+			return false, fmt.Errorf("snapshot changed during the download: %w", ErrUnavailable)
+		}
+		if signed != d.signed {
+			m, err := judge(signed)
+			if err != nil {
+				return true, err
+			}
+			*d = download{signed: signed, manifest: m}
+		}
+		d.etag, d.have = resp.Header.Get("ETag"), 0
+		if err := file.Truncate(0); err != nil {
+			return true, err
+		}
+	}
+	if _, err := file.Seek(d.have, io.SeekStart); err != nil {
+		return true, err
+	}
+	buf := make([]byte, snapshotChunk)
+	for d.have < d.manifest.Size {
+		n, err := resp.Body.Read(buf[:min(int64(len(buf)), d.manifest.Size-d.have)])
+		if n > 0 {
+			stall.Reset(stallTimeout)
+			if _, err := file.Write(buf[:n]); err != nil {
+				return true, err
+			}
+			d.have += int64(n)
+		}
+		if err != nil && d.have < d.manifest.Size {
+			return false, fmt.Errorf("%w: after %d of %d bytes: %w", ErrUnavailable, d.have, d.manifest.Size, err)
+		}
+	}
+	sum := sha256.New()
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return true, err
+	}
+	if _, err := io.CopyBuffer(sum, file, buf); err != nil {
+		return true, err
+	}
+	if Hash(sum.Sum(nil)) != d.manifest.SHA256 {
+		*d = download{}
+		return false, fmt.Errorf("body does not have the manifest's SHA-256: %w", ErrFrame)
+	}
+	_, err = file.Seek(0, io.SeekStart)
+	return true, err
+}
+
+func (c *Client) get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		return resp, nil
+	case http.StatusGone:
+		err = ErrBelowFloor
+	case http.StatusConflict:
+		err = ErrOtherHistory
+	default:
+		err = fmt.Errorf("%w: status %d", ErrUnavailable, resp.StatusCode)
+	}
+	_ = resp.Body.Close()
+	return nil, err
+}
+
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("answer of more than %d bytes: %w", limit, ErrFrame)
+	}
+	return b, nil
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
