@@ -1,5 +1,16 @@
 package entitlement
 
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
 // ProductKind is what sort of thing a product is.
 type ProductKind string
 
@@ -48,4 +59,189 @@ type AggregatorEntitlement struct {
 	Provider    Provider `cbor:"1,keyasint" json:"provider"`
 	ID          string   `cbor:"2,keyasint" json:"id"`
 	Entitlement string   `cbor:"3,keyasint" json:"entitlement"`
+}
+
+// Limits of a catalog. Together they keep its record under 256 KiB, which is what replication carries in one piece.
+const (
+	maxCatalogBytes = 200 << 10
+	maxNameBytes    = 255
+	maxCredits      = 1_000_000_000 // per unit sold
+	maxDays         = 36_500
+)
+
+// Providers lists those that a catalog can map products of.
+var Providers = []Provider{Stripe, Apple, Google, RevenueCat, Adapty, Iaptic, Web2Wave}
+
+// Valid reports whether p is one of Providers.
+func (p Provider) Valid() bool { return slices.Contains(Providers, p) }
+
+// ErrCatalog is inside every error of Validate.
+var ErrCatalog = errors.New("catalog")
+
+// Validate lists every fault of c at once, one error each (errors.Join), all of them ErrCatalog. Nil means that it can be used.
+func (c *Catalog) Validate() error {
+	var faults []error
+	fault := func(where, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%w: %s: %s", ErrCatalog, where, fmt.Sprintf(format, args...)))
+	}
+	seen := map[productKey]int{}
+	for i := range c.Products {
+		p := &c.Products[i]
+		where := fmt.Sprintf("products[%d]", i)
+		if first, twice := seen[p.key()]; twice {
+			fault(where, "%s %s is already products[%d]", p.Provider, p.ID, first)
+		} else {
+			seen[p.key()] = i
+		}
+		p.validate(func(format string, args ...any) { fault(where, format, args...) })
+	}
+	for i, a := range c.Aggregator {
+		where := fmt.Sprintf("aggregator_entitlements[%d]", i)
+		if !a.Provider.Valid() {
+			fault(where, "provider %q is not known", a.Provider)
+		}
+		if !validName(a.ID) || !validName(a.Entitlement) {
+			fault(where, "id and entitlement must be names of 1 to %d bytes", maxNameBytes)
+		}
+	}
+	if n := len(Encode(c)); n > maxCatalogBytes {
+		fault("size", "%d bytes are more than %d", n, maxCatalogBytes)
+	}
+	return errors.Join(faults...)
+}
+
+func (p *Product) validate(fault func(format string, args ...any)) {
+	if !p.Provider.Valid() {
+		fault("provider %q is not known", p.Provider)
+	}
+	if !validName(string(p.ID)) {
+		fault("product_id must be a name of 1 to %d bytes", maxNameBytes)
+	}
+	gives := false
+	switch p.Kind {
+	case KindRecurring, KindNonConsumable:
+		gives = len(p.Entitlements) > 0
+	case KindConsumable:
+		gives = len(p.Credits) > 0
+	case KindPackage:
+		gives = len(p.Accesses) > 0
+	default:
+		fault("kind %q is not known", p.Kind)
+		gives = true
+	}
+	if !gives {
+		fault("a %s that gives nothing", p.Kind)
+	}
+	if len(p.Credits) > 0 && p.Kind != KindConsumable {
+		fault("credits belong to a consumable")
+	}
+	if len(p.Accesses) > 0 && p.Kind != KindPackage {
+		fault("accesses belong to a package")
+	}
+	for _, e := range p.Entitlements {
+		if !validName(e) {
+			fault("entitlement %q must be a name of 1 to %d bytes", e, maxNameBytes)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Credits)) {
+		if n := p.Credits[name]; !validName(name) || n <= 0 || n > maxCredits {
+			fault("credits %q must have a name and be 1 to %d", name, maxCredits)
+		}
+	}
+	for _, a := range p.Accesses {
+		if !validName(a.Module) || a.DurationDays < 0 || a.DurationDays > maxDays {
+			fault("access %q must have a name and last 0 (for ever) to %d days", a.Module, maxDays)
+		}
+	}
+	for _, f := range []struct{ name, value string }{{"plan", p.Plan}, {"group", p.Group}, {"app", p.App}} {
+		if f.value != "" && !validName(f.value) {
+			fault("%s must be a name of at most %d bytes", f.name, maxNameBytes)
+		}
+	}
+	if p.Deliver != "" && p.Deliver != DeliverCode {
+		fault("deliver %q is not known", p.Deliver)
+	}
+	if p.Stack != "" && p.Stack != StackExtend {
+		fault("stack %q is not known", p.Stack)
+	}
+	if p.DurationDays < 0 || p.DurationDays > maxDays || p.TrialDays < 0 || p.TrialDays > maxDays {
+		fault("duration_days and trial_days must be 0 to %d", maxDays)
+	}
+}
+
+// How a package is handed over, and what a second one does.
+const (
+	DeliverCode = "code"   // by a redemption code; else at once
+	StackExtend = "extend" // it begins where the first one ends
+)
+
+// validName accepts printable UTF-8 without spaces at its ends.
+func validName(s string) bool {
+	return s != "" && len(s) <= maxNameBytes && utf8.ValidString(s) && strings.TrimSpace(s) == s && strings.IndexFunc(s, unicode.IsControl) < 0
+}
+
+// Replace returns the catalog after a PUT of next: what next lists is as listed there, what it leaves out stays mapped and is marked
+// Retired, for those who bought it. The result is sorted by provider and id, so that equal catalogs have equal bytes.
+func (c *Catalog) Replace(next Catalog) Catalog {
+	out := Catalog{Products: slices.Clone(next.Products), Aggregator: slices.Clone(next.Aggregator)}
+	listed := map[productKey]bool{}
+	for i := range next.Products {
+		listed[next.Products[i].key()] = true
+	}
+	for _, p := range c.Products {
+		if !listed[p.key()] {
+			p.Retired = true
+			out.Products = append(out.Products, p)
+		}
+	}
+	slices.SortFunc(out.Products, func(a, b Product) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.ID, b.ID))
+	})
+	for _, old := range c.Aggregator {
+		same := func(a AggregatorEntitlement) bool { return a.Provider == old.Provider && a.ID == old.ID }
+		if !slices.ContainsFunc(next.Aggregator, same) {
+			out.Aggregator = append(out.Aggregator, old)
+		}
+	}
+	slices.SortFunc(out.Aggregator, func(a, b AggregatorEntitlement) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Entitlement, b.Entitlement))
+	})
+	return out
+}
+
+type productKey struct {
+	provider Provider
+	id       ProductID
+}
+
+func (p *Product) key() productKey { return productKey{p.Provider, p.ID} }
+
+// CatalogIndex is a catalog made ready for lookups. It never changes and is safe for concurrent use. A nil one maps nothing.
+type CatalogIndex struct {
+	products map[productKey]*Product
+}
+
+// NewCatalogIndex indexes c, which must not be changed afterwards.
+func NewCatalogIndex(c *Catalog) *CatalogIndex {
+	x := &CatalogIndex{products: make(map[productKey]*Product, len(c.Products))}
+	for i := range c.Products {
+		x.products[c.Products[i].key()] = &c.Products[i]
+	}
+	return x
+}
+
+// Lookup returns the product that s is, by its most exact id that the catalog lists. Retired ones count.
+func (x *CatalogIndex) Lookup(p Provider, s *Sold) (*Product, bool) {
+	if x == nil {
+		return nil, false
+	}
+	if found, ok := x.products[productKey{p, s.Product}]; ok {
+		return found, true
+	}
+	for _, id := range s.Also {
+		if found, ok := x.products[productKey{p, id}]; ok {
+			return found, true
+		}
+	}
+	return nil, false
 }

@@ -115,6 +115,7 @@ const (
 	KindRefund       ObjectKind = "refund"
 	KindDispute      ObjectKind = "dispute"
 	KindCheckout     ObjectKind = "checkout" // a one-time purchase, or what ties one to its customer
+	KindSale         ObjectKind = "sale"     // what a checkout sold: an object of its own, because only some messages carry it
 )
 
 // Object is one provider object in one state. Of several states of an object the newest counts, the first difference
@@ -142,6 +143,7 @@ type Object struct {
 	Refund       *Refund       `cbor:"15,keyasint,omitempty"`
 	Dispute      *Dispute      `cbor:"16,keyasint,omitempty"`
 	Checkout     *Checkout     `cbor:"17,keyasint,omitempty"`
+	Sale         *Sale         `cbor:"18,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.
@@ -281,13 +283,38 @@ type Dispute struct {
 	CreatedAt     int64  `cbor:"5,keyasint,omitempty"`
 }
 
-// Checkout is a finished checkout. For a one-time payment it is the purchase itself, with what was sold once that is known.
+// The modes of a checkout.
+const (
+	CheckoutPayment      = "payment"
+	CheckoutSubscription = "subscription"
+)
+
+// The payment states of a checkout: Stripe's words, and CheckoutFailed for one whose delayed payment failed.
+const (
+	CheckoutPaid   = "paid"
+	CheckoutUnpaid = "unpaid" // a delayed payment is under way
+	CheckoutFree   = "no_payment_required"
+	CheckoutFailed = "failed"
+)
+
+// Checkout is a finished checkout. For a one-time payment it is the purchase itself; its Sale says what was sold.
 type Checkout struct {
 	Mode          string `cbor:"1,keyasint"`           // payment, subscription, setup
 	Payment       string `cbor:"2,keyasint,omitempty"` // paid, unpaid, no_payment_required, failed
 	Subscription  string `cbor:"3,keyasint,omitempty"`
 	PaymentIntent string `cbor:"4,keyasint,omitempty"`
 	Invoice       string `cbor:"5,keyasint,omitempty"`
-	Lines         []Sold `cbor:"6,keyasint,omitempty"` // absent until pulled
+	AmountTotal   int64  `cbor:"6,keyasint,omitempty"` // smallest unit
 	CreatedAt     int64  `cbor:"7,keyasint,omitempty"`
+}
+
+// Sale is what one checkout sold. It has the checkout's id.
+type Sale struct {
+	Lines []SaleLine `cbor:"1,keyasint,omitempty"` // sorted by ID
+}
+
+// SaleLine is one product of a sale.
+type SaleLine struct {
+	ID string `cbor:"1,keyasint"`
+	Sold
 }
