@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -593,4 +594,27 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("accepted: %q", tok)
 		}
 	})
+}
+
+// One signer serves every request of an edge at once, and buffers are shared: no token may carry another's claims.
+func TestConcurrentTokensDoNotMix(t *testing.T) {
+	s, roots := graceSigner(t), fixedRoots(t)
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for i := range 20 {
+				c := answer()
+				c.Subject = fmt.Sprintf("acc_%d_%d", worker, i)
+				tok, err := s.AppendSign(nil, c)
+				if err != nil {
+					t.Errorf("AppendSign: %v", err)
+					return
+				}
+				if got, err := Inspect(string(tok), roots, at); err != nil || got.Subject != c.Subject {
+					t.Errorf("Inspect = %v, %v, want a token of %s", got, err, c.Subject)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
