@@ -346,7 +346,7 @@ func (f *facts) disputed() (since int64, yes bool) {
 
 func (f *facts) paidAfter(at int64) bool {
 	for _, inv := range f.paid {
-		if inv.Invoice.PaidAt > at && inv.Invoice.AmountPaid > 0 && inv.refundedAt == 0 && len(inv.lines) > 0 {
+		if cmp.Or(inv.Invoice.PaidAt, seconds(inv.At)) > at && inv.Invoice.AmountPaid > 0 && inv.refundedAt == 0 && len(inv.lines) > 0 {
 			return true
 		}
 	}
