@@ -618,3 +618,31 @@ func TestConcurrentTokensDoNotMix(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// An app verifies once and asks for as long as it holds the claims: the windows of token and certificates are judged at each question.
+func TestAllowsAtLaterTimes(t *testing.T) {
+	f := newForgery(t)
+	f.claims.Entitlements[0].OfflineUntil = now + 40*day // an edge that does not cut it to exp
+	c, err := Verify(f.token(t), expectation(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		at   time.Time
+		want bool
+	}{
+		{"when it was verified", at, true},
+		{"within the last second", time.Unix(c.ExpiresAt-1, 999_999_999), true},
+		{"at exp", time.Unix(c.ExpiresAt, 0), false},
+		{"long after exp", at.Add(30 * 24 * time.Hour), false},
+		{"before the certificates", at.Add(-time.Hour - time.Second), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := c.Allows("pro", tt.at); got != tt.want {
+				t.Errorf("Allows(pro, %s) = %t, want %t", tt.at, got, tt.want)
+			}
+		})
+	}
+}
