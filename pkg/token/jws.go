@@ -44,7 +44,7 @@ var (
 	ErrUnknownKey = errors.New("unknown key")
 )
 
-// MaxTokenBytes bounds what is looked at before any signature is verified. A token with 500 entitlements has about 60,000.
+// MaxTokenBytes bounds what is looked at before any signature is verified. It has room for about 300 entitlements.
 const MaxTokenBytes = 64 << 10
 
 const (

@@ -443,6 +443,7 @@ func chainCases(t testing.TB) []vectorCase {
 		{name: "a certified key that names another curve", reason: "chain malformed", forge: edgeEdit(`"P-256"`, `"P-384"`)},
 		{name: "a certified key of another type", reason: "chain malformed", forge: edgeEdit(`"EC"`, `"OKP"`)},
 		{name: "a certified key that is not on the curve", reason: "chain malformed", forge: edgeEdit(edgeJWK.Y, edgeJWK.X)},
+		{name: "a certified key with unused bits set in a coordinate", reason: "chain malformed", forge: edgeEdit(edgeJWK.Y, lastBits(edgeJWK.Y))},
 		{name: "a certified key with a short coordinate", reason: "chain malformed", forge: edgeEdit(edgeJWK.Y, edgeJWK.Y[:40])},
 	}
 }
