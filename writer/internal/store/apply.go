@@ -1,0 +1,175 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// command is one command while it is applied: the batch, and the accounts that it changes.
+type command struct {
+	*batch
+	Command
+	accounts []*accountEdit // in the order in which they were first touched, which is the order of their changes
+}
+
+// apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a
+// command of a newer version is b.err, which ends the process.
+func (b *batch) apply(entry []byte, d *decoded) Result {
+	b.at = b.journal.append(entry)
+	if d == nil {
+		d = decodeEntry(entry)
+	}
+	if d.err != nil {
+		b.fail(fmt.Errorf("%w: %w", errUnknownCommand, d.err))
+		return Result{}
+	}
+	// Stamps never go back, even if a leader's proposals overtook each other.
+	b.now = max(b.st.Stamp, d.Stamp)
+	b.st.Stamp = b.now
+	b.dropIdempotency()
+	c := &command{batch: b, Command: d.Command}
+	result := c.run(d)
+	if result.Revision == (replication.Revision{}) {
+		result.Revision = b.revision()
+	}
+	if result.Stamp == 0 { // the repeat of a request keeps the first one's
+		result.Stamp = b.now
+	}
+	if result.Rejection != nil {
+		result.Outcome = Rejected
+	}
+	if b.err == nil && b.journal.full() {
+		b.sealSegment()
+	}
+	return result
+}
+
+func (b *batch) sealSegment() {
+	at, sum, err := b.journal.seal()
+	if err != nil {
+		b.fail(fmt.Errorf("seal segment %d: %w", at.segment, err))
+		return
+	}
+	b.put(bucketSegments, binary.BigEndian.AppendUint64(nil, at.segment), binary.BigEndian.AppendUint64(bytes.Clone(sum[:]), uint64(at.offset)))
+}
+
+func (c *command) run(d *decoded) Result {
+	if c.st.Epoch == 0 && c.Type != TypeInit {
+		return rejected(SlugInvalidRequest, "the cluster is not founded yet")
+	}
+	switch c.Type {
+	case TypeInit:
+		return plain(c, c.init)
+	case TypeRecordEvent:
+		return c.recordEvent(d)
+	case TypeCreate:
+		return api(c, "account.created", c.createAccount)
+	case TypeAddAlias:
+		return api(c, "alias.added", c.addAlias)
+	case TypePatch:
+		return api(c, "account.updated", c.patchAccount)
+	case TypeEndSessions:
+		return api(c, "sessions.ended", c.endSessions)
+	case TypeStartSession:
+		return api(c, "session.started", c.startSession)
+	case TypePutGrant:
+		return api(c, "grant.created", c.putGrant)
+	case TypeDeleteGrant:
+		return api(c, "grant.deleted", c.deleteGrant)
+	case TypePutCatalog:
+		return api(c, "catalog.replaced", c.putCatalog)
+	case TypePutPolicy:
+		return api(c, "policy.replaced", c.putPolicy)
+	case TypePutKeys:
+		return plain(c, c.putKeys)
+	case TypeAddAPIKey:
+		return plain(c, c.addAPIKey)
+	case TypeRevokeAPIKey:
+		return plain(c, c.revokeAPIKey)
+	case TypeTouchAPIKeys:
+		return plain(c, c.touchAPIKeys)
+	case TypeTrim:
+		return plain(c, c.trim)
+	case TypeRaiseRules:
+		return plain(c, c.raiseRules)
+	case TypeRaiseEpoch:
+		return plain(c, c.raiseEpoch)
+	}
+	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
+	return Result{}
+}
+
+func rejected(slug, detail string) Result {
+	return Result{Rejection: &Rejection{Slug: slug, Detail: detail}}
+}
+
+// plain runs a command of the cluster itself: no idempotency key, no audit trail.
+func plain[T any](c *command, fn func(*T) Result) Result {
+	var body T
+	if err := entitlement.Decode(c.Body, &body); err != nil {
+		return rejected(SlugInvalidRequest, "command body")
+	}
+	result := fn(&body)
+	result.Outcome = Recorded
+	return result
+}
+
+// decoded is an entry of the log, decoded.
+type decoded struct {
+	Command
+	event  *RecordEvent // of TypeRecordEvent
+	digest [32]byte     // of the event
+	bad    bool         // the body does not decode
+	err    error        // ErrCommand
+}
+
+func decodeEntry(entry []byte) *decoded {
+	d := &decoded{}
+	if d.Command, d.err = DecodeCommand(entry); d.err != nil || d.Type != TypeRecordEvent {
+		return d
+	}
+	d.event = &RecordEvent{}
+	if err := entitlement.Decode(d.Body, d.event); err != nil {
+		d.bad = true
+		return d
+	}
+	d.digest = d.event.Event.Digest()
+	return d
+}
+
+// known reports whether this version knows the command's type.
+func (t CommandType) known() bool { return t >= TypeInit && t <= TypeStartSession }
+
+// prepared keeps what Propose decoded until the state machine of this node applies the same bytes, so that a leader decodes
+// once. The key is where the bytes lie: Raft hands the leader's state machine the slice that was proposed.
+type prepared struct {
+	mu      sync.Mutex
+	entries map[*byte]*decoded
+}
+
+func newPrepared() *prepared { return &prepared{entries: map[*byte]*decoded{}} }
+
+func (p *prepared) add(entry []byte, d *decoded) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.entries[unsafe.SliceData(entry)] = d
+}
+
+// take returns what was added for entry, or nil, and forgets it.
+func (p *prepared) take(entry []byte) *decoded {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.entries) == 0 || len(entry) == 0 {
+		return nil
+	}
+	at := unsafe.SliceData(entry)
+	d := p.entries[at]
+	delete(p.entries, at)
+	return d
+}

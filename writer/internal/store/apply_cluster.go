@@ -1,0 +1,125 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// APIKey is a key of the server API. The key itself is nowhere: only its hash is stored.
+type APIKey struct {
+	Hash      []byte                  `cbor:"-"` // SHA-256 of the key
+	Name      string                  `cbor:"1,keyasint"`
+	Env       entitlement.Environment `cbor:"2,keyasint"`
+	Scope     string                  `cbor:"3,keyasint"` // sk (all), rk (read only) or pk (publishable: sessions only)
+	CreatedAt int64                   `cbor:"4,keyasint,omitempty"`
+	LastUsed  int64                   `cbor:"5,keyasint,omitempty"` // Unix seconds, about; 0 is never
+	RevokedAt int64                   `cbor:"6,keyasint,omitempty"` // 0: it is valid
+}
+
+// init founds the cluster. A second one changes nothing.
+func (c *command) init(body *Init) Result {
+	if c.st.Epoch == 0 && body.Cluster != "" {
+		c.st.Cluster, c.st.Epoch, c.st.Rules = body.Cluster, 1, body.Rules
+	}
+	if c.st.Cluster != body.Cluster {
+		return rejected(SlugInvalidRequest, "this is another cluster")
+	}
+	return Result{}
+}
+
+func (c *command) putKeys(body *PutSessionKeys) Result {
+	if !c.Env.Valid() {
+		return rejected(SlugInvalidRequest, "environment")
+	}
+	return c.putCurrent(replication.KindKeys, entitlement.Encode(body))
+}
+
+func (c *command) addAPIKey(body *AddAPIKey) Result {
+	if len(body.Hash) != sha256.Size || body.Name == "" || len(body.Name) > maxIDBytes || !c.Env.Valid() ||
+		!slices.Contains([]string{"sk", "rk", "pk"}, body.Scope) {
+		return rejected(SlugInvalidRequest, "key hash, name, scope or environment")
+	}
+	if c.get(bucketAPIKeys, body.Hash) != nil {
+		return Result{Existing: true}
+	}
+	c.encode(bucketAPIKeys, body.Hash, &APIKey{Name: body.Name, Env: c.Env, Scope: body.Scope, CreatedAt: c.now})
+	return Result{}
+}
+
+func (c *command) revokeAPIKey(body *RevokeAPIKey) Result {
+	found := false
+	for _, k := range c.apiKeys() {
+		if k.Name != body.Name || k.Env != c.Env {
+			continue
+		}
+		found = true
+		if k.RevokedAt == 0 {
+			k.RevokedAt = c.now
+			c.encode(bucketAPIKeys, k.Hash, &k)
+		}
+	}
+	if !found {
+		return rejected(SlugNotFound, "key")
+	}
+	return Result{}
+}
+
+// apiKeys lists all keys, in the order of their hashes.
+func (c *command) apiKeys() []APIKey {
+	keys, err := readAPIKeys(c.tx)
+	if err != nil {
+		c.fail(err)
+	}
+	return keys
+}
+
+func (c *command) touchAPIKeys(body *TouchAPIKeys) Result {
+	hashes := make([]string, 0, len(body.LastUsed))
+	for h := range body.LastUsed {
+		hashes = append(hashes, h)
+	}
+	slices.Sort(hashes)
+	for _, text := range hashes {
+		hash, err := hex.DecodeString(text)
+		var k APIKey
+		if err != nil || !c.decode(bucketAPIKeys, hash, &k) || k.LastUsed >= body.LastUsed[text] {
+			continue
+		}
+		k.LastUsed = body.LastUsed[text]
+		c.encode(bucketAPIKeys, hash, &k)
+	}
+	return Result{}
+}
+
+// trim drops changes up to and including the floor.
+func (c *command) trim(body *Trim) Result {
+	floor := min(body.Floor, c.st.N)
+	changes := c.tx.Bucket(bucketChanges)
+	for n := c.st.Floor + 1; n <= floor && c.err == nil; n++ {
+		key := revisionKey(n)
+		row := changes.Get(key)
+		c.st.ChangeBytes -= int64(len(key) + len(row))
+		if err := changes.Delete(key); err != nil {
+			c.fail(fmt.Errorf("trim change %d: %w", n, err))
+		}
+	}
+	c.st.Floor = max(c.st.Floor, floor)
+	return Result{}
+}
+
+func (c *command) raiseRules(body *RaiseRules) Result {
+	c.st.Rules = max(c.st.Rules, body.Rules)
+	return Result{}
+}
+
+// raiseEpoch starts a new epoch: what the change log holds belongs to a history that may have forked, so it goes.
+func (c *command) raiseEpoch(*RaiseEpoch) Result {
+	c.st.Epoch = max(c.st.Epoch+1, uint64(c.now))
+	c.trim(&Trim{Floor: c.st.N})
+	return Result{}
+}

@@ -1,0 +1,147 @@
+package store
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// recordEvent stores a provider's message once, and applies what it proves.
+func (c *command) recordEvent(d *decoded) Result {
+	if d.bad || !c.Env.Valid() || d.event.Event.ID == "" || d.event.Event.Provider == "" {
+		return rejected(SlugInvalidRequest, "event without environment, provider or id")
+	}
+	ev := &d.event.Event
+	key := eventKey(c.Env, ev.Provider, ev.ID)
+	var first eventRow
+	if c.decode(bucketEvents, key, &first) {
+		if bytes.Equal(first.Digest, d.digest[:]) {
+			return duplicateOf(&first, ev.ID)
+		}
+		return c.recordConflict(ev, &first, d.digest[:])
+	}
+	row := c.newEventRow(ev.Type, d.digest[:])
+	row.CreatedAt = ev.CreatedAt
+	var edits []*purchaseEdit
+	switch {
+	case ev.Kind == entitlement.Unreadable:
+		row.Outcome = Unreadable
+	case ev.Environment != c.Env:
+		row.Outcome = WrongEnvironment
+	case ev.Kind == entitlement.Unhandled:
+		row.Outcome = Unhandled
+	default:
+		row.Outcome = Recorded
+		edits = c.planEvent(ev)
+		if !c.encodeAccounts() || !c.encodePurchases(edits) {
+			row.Outcome, edits = TooLarge, nil
+		}
+	}
+	var subjects []subject
+	for _, e := range edits {
+		c.writePurchase(e)
+		row.Purchases = append(row.Purchases, e.id)
+		subjects = append(subjects, subject{subjectPurchase, string(e.id)})
+	}
+	if row.Outcome == Recorded {
+		c.writeAccounts()
+		for _, a := range c.accounts {
+			subjects = append(subjects, subject{subjectAccount, string(a.id)})
+		}
+		if len(edits) > 0 {
+			row.Account = edits[0].row.Owner
+		}
+	}
+	c.writeEvent(bucketEvents, refEvent, key, &row, subjects)
+	return Result{Revision: replication.Revision{Epoch: row.Epoch, N: row.N}, Outcome: row.Outcome, Account: row.Account, EventID: ev.ID}
+}
+
+func duplicateOf(first *eventRow, id string) Result {
+	return Result{Revision: replication.Revision{Epoch: first.Epoch, N: first.N}, Outcome: first.Outcome, Duplicate: true, Account: first.Account, EventID: id}
+}
+
+// recordConflict stores a message whose id was used with another content. It has no effect; the provider is to be asked.
+func (c *command) recordConflict(ev *entitlement.Event, first *eventRow, digest []byte) Result {
+	key := conflictKey(c.Env, ev.Provider, ev.ID, digest)
+	row := eventRow{}
+	if !c.decode(bucketConflicts, key, &row) {
+		row = c.newEventRow(ev.Type, digest)
+		row.CreatedAt, row.Outcome = ev.CreatedAt, Conflicting
+		row.Purchases, row.Account = first.Purchases, first.Account
+		var subjects []subject
+		for _, id := range first.Purchases {
+			subjects = append(subjects, subject{subjectPurchase, string(id)})
+			c.markConflict(id)
+		}
+		c.writeEvent(bucketConflicts, refConflict, key, &row, subjects)
+	}
+	return duplicateOf(&row, ev.ID)
+}
+
+func (c *command) newEventRow(eventType string, digest []byte) eventRow {
+	c.st.EventSeq++
+	return eventRow{Digest: digest, Type: eventType, Stamp: c.now, CorrelationID: c.CorrelationID, Seq: c.st.EventSeq,
+		Segment: c.at.segment, Offset: c.at.offset}
+}
+
+// subject is what an event is about: an account or a purchase.
+type subject struct {
+	kind byte
+	id   string
+}
+
+// writeEvent stores an event as the last thing that a command does: its revision is that of the command's last change.
+func (c *command) writeEvent(bucket []byte, ref byte, key []byte, row *eventRow, subjects []subject) {
+	row.Epoch, row.N = c.st.Epoch, c.st.N
+	c.encode(bucket, key, row)
+	reference := append([]byte{ref}, key...)
+	c.put(bucketEventOrder, orderKey(c.Env, row.Seq), reference)
+	for _, s := range subjects {
+		c.put(bucketSubjects, subjectKey(c.Env, s.kind, s.id, row.Seq), reference)
+	}
+}
+
+// planEvent groups the event's objects into purchases by the store ids that they share, with each other or with what is known.
+func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
+	type group struct {
+		links   []entitlement.Link
+		known   []entitlement.PurchaseID
+		objects []entitlement.Object
+	}
+	var groups []*group
+	for _, o := range ev.Objects {
+		if len(o.Links) == 0 {
+			o.Links = []entitlement.Link{entitlement.Link(string(ev.Provider) + ":" + o.ID)}
+		}
+		g := &group{links: slices.Clone(o.Links), objects: []entitlement.Object{o}}
+		for _, l := range o.Links {
+			if id, ok := c.purchaseOf(l); ok && !slices.Contains(g.known, id) {
+				g.known = append(g.known, id)
+			}
+		}
+		// The groups that this object ties together become one.
+		rest := groups[:0]
+		for _, other := range groups {
+			if shareAny(g.links, other.links) || shareAny(g.known, other.known) {
+				g.links = append(other.links, g.links...)
+				g.known = append(other.known, g.known...)
+				g.objects = append(other.objects, g.objects...)
+				continue
+			}
+			rest = append(rest, other)
+		}
+		groups = append(rest, g)
+	}
+	edits := make([]*purchaseEdit, 0, len(groups))
+	for _, g := range groups {
+		slices.Sort(g.known)
+		edits = append(edits, c.planPurchase(slices.Compact(g.known), g.objects))
+	}
+	return edits
+}
+
+func shareAny[T comparable](a, b []T) bool {
+	return slices.ContainsFunc(a, func(v T) bool { return slices.Contains(b, v) })
+}

@@ -1,0 +1,236 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// fsm is the state machine: it folds commands in log order into one bbolt file and the journal. Nothing in it reads a
+// clock, and no result depends on anything but the log. The file is derived: it is never synced, and made anew at each
+// start from the newest snapshot and the log.
+type fsm struct {
+	dir           string
+	mmapBytes     int
+	log           *slog.Logger
+	metrics       *metrics
+	fatal         func(error)
+	fetchSegments func() // looks for missing segments, in the background
+	journal       *journal
+	prepared      *prepared
+
+	broken         atomic.Bool
+	running        atomic.Bool // NewRaft returned: restores from now on come from a leader
+	restoresInARow int
+	closing        sync.WaitGroup // state files that were replaced and wait for their last reader
+	missing        atomic.Int64   // sealed segments that are not on this disk
+
+	mu      sync.RWMutex // guards what follows: the goroutine of Raft writes, everyone reads
+	db      *bolt.DB
+	state   state
+	applied chan struct{} // closed when state.Applied has grown
+	updated chan struct{} // closed when state's revision has changed
+	stopped bool
+}
+
+// errRestoreLoop: a follower with divergent entries past a snapshot keeps them after installing it and is sent the snapshot
+// again for ever (hashicorp/raft#697). A restart heals it, because the log was emptied.
+var errRestoreLoop = errors.New("two snapshots restored with nothing applied between")
+
+// errUnknownCommand: only a newer version writes what this one does not know. Skipping it would make this node differ.
+var errUnknownCommand = errors.New("the log holds a command that this version does not know")
+
+const stateFile = "state.db"
+
+func openState(path string, mmapBytes int) (*bolt.DB, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		Timeout:         time.Second,
+		NoSync:          true, // derived: the log and the snapshots are what is synced
+		NoGrowSync:      true,
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		NoStatistics:    true,
+		InitialMmapSize: mmapBytes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// newFSM starts with an empty state in a new file; Raft brings the newest snapshot and the log.
+func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics, fatal func(error)) (*fsm, error) {
+	path := filepath.Join(dir, stateFile)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	db, err := openState(path, mmapBytes)
+	if err != nil {
+		return nil, err
+	}
+	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(),
+		db: db, applied: make(chan struct{}), updated: make(chan struct{}), fetchSegments: func() {}}
+	f.state.Segment = 1
+	f.state.SegmentHash = emptyHash
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(f.state))
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make %s: %w", path, err), db.Close())
+	}
+	return f, nil
+}
+
+// Apply is ApplyBatch for one entry.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch applies log entries in one transaction. The response to a command is its Result; nil means that the state
+// machine is broken, and nothing more is applied.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	responses := make([]any, len(logs))
+	if f.broken.Load() {
+		return responses
+	}
+	start := time.Now() // for the metric alone
+	if err := f.apply(logs, responses); err != nil {
+		f.fail(fmt.Errorf("apply log entries %d to %d: %w", logs[0].Index, logs[len(logs)-1].Index, err))
+		return make([]any, len(logs))
+	}
+	f.restoresInARow = 0
+	f.metrics.applySeconds.Observe(time.Since(start).Seconds())
+	f.metrics.applyBatch.Observe(float64(len(logs)))
+	return responses
+}
+
+func (f *fsm) apply(logs []*raft.Log, responses []any) error {
+	// Not before: at a start the journal's files stay until it is known from which snapshot the state begins.
+	if f.journal.file == nil {
+		if err := f.journal.open(&f.state, ""); err != nil {
+			return err
+		}
+	}
+	tx, err := f.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := tx.Rollback(); err != nil && !errors.Is(err, bolterrors.ErrTxClosed) {
+			f.log.Error("roll back the state's transaction", "error", err)
+		}
+	}()
+	b := newBatch(tx, f.state, f.journal)
+	for i, l := range logs {
+		if l.Index <= b.st.Applied {
+			continue
+		}
+		if l.Type == raft.LogCommand {
+			result := b.apply(l.Data, f.prepared.take(l.Data))
+			if b.err != nil {
+				return fmt.Errorf("index %d: %w", l.Index, b.err)
+			}
+			responses[i] = result
+			f.metrics.commands.WithLabelValues(string(result.Outcome)).Inc()
+		}
+		b.st.Applied, b.st.AppliedTerm = l.Index, l.Term
+	}
+	if b.finish(); b.err != nil {
+		return b.err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	f.publish(b.st)
+	return nil
+}
+
+// publish makes a committed state visible to those who wait for it.
+func (f *fsm) publish(st state) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := st.N != f.state.N || st.Epoch != f.state.Epoch || st.Rules != f.state.Rules
+	f.state = st
+	close(f.applied)
+	f.applied = make(chan struct{})
+	if changed {
+		close(f.updated)
+		f.updated = make(chan struct{})
+	}
+	f.metrics.observe(&st)
+}
+
+// fail ends the process through the hook; where the hook returns, nothing is applied or answered any more.
+func (f *fsm) fail(err error) {
+	if !f.broken.Swap(true) {
+		f.stop()
+		f.fatal(err)
+	}
+}
+
+// stop wakes everyone who waits.
+func (f *fsm) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.stopped {
+		f.stopped = true
+		close(f.applied)
+		close(f.updated)
+	}
+}
+
+// current returns the committed state and the channels that tell of a newer one.
+func (f *fsm) current() (st state, applied, updated <-chan struct{}, stopped bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.state, f.applied, f.updated, f.stopped
+}
+
+// begin opens a read transaction on the present file.
+func (f *fsm) begin() (*bolt.Tx, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.stopped {
+		return nil, ErrClosed
+	}
+	return f.db.Begin(false)
+}
+
+// view runs fn in one read transaction.
+func (f *fsm) view(fn func(*Reader) error) error {
+	tx, err := f.begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // a read transaction
+	r := &Reader{tx: tx}
+	if r.st, err = stateOf(tx); err != nil {
+		return err
+	}
+	return fn(r)
+}
+
+// close releases the file. Everyone who reads has ended.
+func (f *fsm) close() error {
+	f.stop()
+	f.mu.RLock()
+	db := f.db
+	f.mu.RUnlock()
+	err := errors.Join(db.Close(), f.journal.close())
+	f.closing.Wait()
+	return err
+}

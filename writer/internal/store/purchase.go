@@ -1,0 +1,299 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// maxPurchaseBytes bounds what is kept of one purchase: forty years of monthly invoices fit. One that grows past it is
+// refused like a record that is too large, before it makes every message of it slow.
+const maxPurchaseBytes = 1 << 20
+
+// purchaseEdit is one purchase as it will be: planned first, written only when all of the command's records are known to fit.
+type purchaseEdit struct {
+	id     entitlement.PurchaseID
+	row    purchaseRow
+	value  []byte // row, encoded
+	before []storedPurchase
+	// shown is false while only fragments are known, such as a refund whose payment did not come yet.
+	shown bool
+	doubt bool
+}
+
+// storedPurchase is a purchase as it is in the file.
+type storedPurchase struct {
+	id  entitlement.PurchaseID
+	row purchaseRow
+	raw []byte
+}
+
+// purchaseOf returns the purchase that a store id belongs to.
+func (c *command) purchaseOf(l entitlement.Link) (entitlement.PurchaseID, bool) {
+	id := c.get(bucketLinks, envKey(c.Env, string(l)))
+	return entitlement.PurchaseID(id), id != nil
+}
+
+func (c *command) loadPurchase(id entitlement.PurchaseID) (storedPurchase, bool) {
+	p := storedPurchase{id: id}
+	key := envKey(c.Env, string(id))
+	ok := c.decode(bucketPurchases, key, &p.row)
+	p.raw = c.get(bucketPurchases, key)
+	return p, ok
+}
+
+// planPurchase joins known purchases (sorted by id) and new objects into one, resolves its owner, folds it and puts it into
+// the owner's account in memory. Its result depends on what was proved and on the API's state, never on the order of arrival.
+func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitlement.Object) *purchaseEdit {
+	e := &purchaseEdit{}
+	for _, id := range known {
+		p, ok := c.loadPurchase(id)
+		if !ok {
+			c.fail(fmt.Errorf("purchase %s is linked and not there: %w", id, replication.ErrCorrupt))
+			return e
+		}
+		e.before = append(e.before, p)
+		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
+		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
+	}
+	e.row.Evidence = e.row.Evidence.Add(objects...)
+	e.id = e.row.Evidence.ID()
+	e.row.Owner = c.ownerOf(&e.row)
+	e.shown = e.row.Evidence.IsPurchase()
+
+	for _, p := range e.before {
+		if a := c.account(p.row.Owner); a != nil {
+			a.removePurchase(p.id)
+		}
+	}
+	if e.shown {
+		folded := entitlement.Fold(e.row.Evidence, c.policyOf(c.Env))
+		e.doubt = folded.Doubt
+		if a := c.account(e.row.Owner); a != nil {
+			a.putPurchase(folded)
+		}
+	}
+	return e
+}
+
+func newerClaim(a, b *claimRow) *claimRow {
+	if a == nil || b != nil && (b.Stamp > a.Stamp || b.Stamp == a.Stamp && b.Account < a.Account) {
+		return b
+	}
+	return a
+}
+
+// ownerOf resolves whose purchase it is, the first that applies: what the API claimed; the account that the newest metadata
+// names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
+// account that has one of the purchase's aliases. Empty is unclaimed.
+func (c *command) ownerOf(row *purchaseRow) entitlement.AccountID {
+	if row.Claim != nil {
+		return row.Claim.Account
+	}
+	identity := row.Evidence.Identity()
+	if identity.Account != "" {
+		if c.exists(identity.Account) {
+			return identity.Account
+		}
+		return ""
+	}
+	for _, a := range identity.Aliases {
+		if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
+			return entitlement.AccountID(owner)
+		}
+	}
+	return ""
+}
+
+// encodePurchases encodes the rows, and reports false if one is larger than may be kept.
+func (c *command) encodePurchases(edits []*purchaseEdit) bool {
+	for _, e := range edits {
+		if e.value = entitlement.Encode(&e.row); len(e.value) > maxPurchaseBytes {
+			return false
+		}
+	}
+	return true
+}
+
+// writePurchase writes a planned purchase and what points to it.
+func (c *command) writePurchase(e *purchaseEdit) {
+	key := envKey(c.Env, string(e.id))
+	var same storedPurchase // what was known under the same id
+	var waited []string     // identities under which it stood
+	since := c.now          // unclaimed since
+	var pull pullRow
+	for _, p := range e.before {
+		oldKey := envKey(c.Env, string(p.id))
+		if at := c.get(bucketUnclaimed, oldKey); at != nil {
+			since = min(since, int64(binary.BigEndian.Uint64(at)))
+		}
+		var old pullRow
+		if c.decode(bucketPulls, oldKey, &old) {
+			pull.Conflict = pull.Conflict || old.Conflict
+			pull.Since = cmp.Or(min(pull.Since, old.Since), old.Since)
+		}
+		names := identities(p.row.Evidence.Identity())
+		if p.id == e.id {
+			same, waited = p, names
+			continue
+		}
+		c.delete(bucketPurchases, oldKey)
+		c.delete(bucketUnclaimed, oldKey)
+		c.delete(bucketPulls, oldKey)
+		for _, name := range names {
+			c.delete(bucketIdentities, identityKey(c.Env, name, p.id))
+		}
+	}
+	if !bytes.Equal(same.raw, e.value) {
+		c.put(bucketPurchases, key, e.value)
+		for _, l := range e.row.Evidence.Links {
+			if _, had := slices.BinarySearch(same.row.Evidence.Links, l); !had {
+				c.put(bucketLinks, envKey(c.Env, string(l)), []byte(e.id))
+			}
+		}
+		c.writeIdentities(e, waited)
+	}
+	if e.shown && e.row.Owner == "" {
+		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
+	} else {
+		c.delete(bucketUnclaimed, key)
+	}
+	c.writePull(key, pull, e.doubt)
+}
+
+// writeIdentities keeps the index by which a new account or alias finds the purchases that it decides about.
+func (c *command) writeIdentities(e *purchaseEdit, waited []string) {
+	names := identities(e.row.Evidence.Identity())
+	for _, name := range waited {
+		if !slices.Contains(names, name) {
+			c.delete(bucketIdentities, identityKey(c.Env, name, e.id))
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains(waited, name) {
+			c.put(bucketIdentities, identityKey(c.Env, name, e.id), []byte(e.id))
+		}
+	}
+}
+
+func (c *command) writePull(key []byte, pull pullRow, doubt bool) {
+	pull.Doubt = doubt
+	if !pull.Doubt && !pull.Conflict {
+		c.delete(bucketPulls, key)
+		return
+	}
+	pull.Since = cmp.Or(pull.Since, c.now)
+	c.encode(bucketPulls, key, &pull)
+}
+
+// markConflict notes that the provider must be asked about a purchase, which may have another id by now.
+func (c *command) markConflict(id entitlement.PurchaseID) {
+	present, ok := c.purchaseOf(entitlement.Link(id))
+	if !ok {
+		return
+	}
+	key := envKey(c.Env, string(present))
+	var pull pullRow
+	c.decode(bucketPulls, key, &pull)
+	pull.Conflict = true
+	c.writePull(key, pull, pull.Doubt)
+}
+
+// resolveWaiting resolves anew the owner of every purchase that names one of the identities, after the API changed what that
+// means. It returns the planned purchases; nothing is written yet.
+func (c *command) resolveWaiting(names []string) []*purchaseEdit {
+	var ids []entitlement.PurchaseID
+	for _, name := range names {
+		prefix := identityPrefix(c.Env, name)
+		cursor := c.tx.Bucket(bucketIdentities).Cursor()
+		for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, id = cursor.Next() {
+			ids = append(ids, entitlement.PurchaseID(id))
+		}
+	}
+	slices.Sort(ids)
+	var edits []*purchaseEdit
+	for _, id := range slices.Compact(ids) {
+		edits = append(edits, c.planPurchase([]entitlement.PurchaseID{id}, nil))
+	}
+	return edits
+}
+
+// accountEdit is one account's record as it will be.
+type accountEdit struct {
+	id    entitlement.AccountID
+	acc   entitlement.Account
+	value []byte // encoded
+}
+
+// account returns the account for changing, or nil for one that does not exist.
+func (c *command) account(id entitlement.AccountID) *accountEdit {
+	if id == "" {
+		return nil
+	}
+	for _, a := range c.accounts {
+		if a.id == id {
+			return a
+		}
+	}
+	value := c.record(c.Env, replication.KindAccount, string(id))
+	if value == nil {
+		return nil
+	}
+	a := &accountEdit{id: id}
+	if err := entitlement.Decode(value, &a.acc); err != nil {
+		c.fail(fmt.Errorf("account %s: %w: %w", id, replication.ErrCorrupt, err))
+		return nil
+	}
+	c.accounts = append(c.accounts, a)
+	return a
+}
+
+// exists reports whether the account is there, or is being made by this command.
+func (c *command) exists(id entitlement.AccountID) bool {
+	if slices.ContainsFunc(c.accounts, func(a *accountEdit) bool { return a.id == id }) {
+		return true
+	}
+	c.keys = replication.AppendDBKey(c.keys[:0], c.Env, replication.KindAccount, string(id))
+	return c.get(bucketRecords, c.keys) != nil
+}
+
+func byPurchaseID(p entitlement.Purchase, id entitlement.PurchaseID) int {
+	return cmp.Compare(p.ID, id)
+}
+
+func (a *accountEdit) removePurchase(id entitlement.PurchaseID) {
+	if at, ok := slices.BinarySearchFunc(a.acc.Purchases, id, byPurchaseID); ok {
+		a.acc.Purchases = slices.Delete(a.acc.Purchases, at, at+1)
+	}
+}
+
+func (a *accountEdit) putPurchase(p entitlement.Purchase) {
+	at, ok := slices.BinarySearchFunc(a.acc.Purchases, p.ID, byPurchaseID)
+	if ok {
+		a.acc.Purchases[at] = p
+		return
+	}
+	a.acc.Purchases = slices.Insert(a.acc.Purchases, at, p)
+}
+
+// encodeAccounts encodes the touched accounts, and reports false if one is larger than a record may be.
+func (c *command) encodeAccounts() bool {
+	for _, a := range c.accounts {
+		if a.value = entitlement.Encode(&a.acc); len(a.value) > replication.MaxRecordBytes {
+			return false
+		}
+	}
+	return true
+}
+
+// writeAccounts writes the accounts whose bytes differ, each as one change.
+func (c *command) writeAccounts() {
+	for _, a := range c.accounts {
+		c.write(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value})
+	}
+}

@@ -1,0 +1,269 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// Reader reads one consistent state. It is valid inside the function that View calls, and so is every byte slice that it
+// hands out; decoded values may be kept. Keep reads short: pages freed meanwhile cannot be used again.
+type Reader struct {
+	tx *bolt.Tx
+	st state
+}
+
+// View runs fn in one read transaction. What fn sees may be behind other nodes: after ReadIndex and WaitApplied it is not.
+// Error: ErrClosed, and what fn returns.
+func (s *Store) View(fn func(*Reader) error) error { return s.fsm.view(fn) }
+
+// Position is that of the state.
+func (r *Reader) Position() replication.Position { return r.st.position() }
+
+func (st *state) position() replication.Position {
+	return replication.Position{Cluster: st.Cluster, Epoch: st.Epoch, N: st.N, Chain: st.Chain, StateHash: st.StateHash, Rules: st.Rules}
+}
+
+// AppliedIndex is the log index of the last command in the state.
+func (r *Reader) AppliedIndex() uint64 { return r.st.Applied }
+
+// FullHash covers everything that writers keep beyond records. Nodes at the same applied index have the same one.
+func (r *Reader) FullHash() replication.Hash { return r.st.FullHash }
+
+// Rules is the version of the rules in force.
+func (r *Reader) Rules() uint32 { return r.st.Rules }
+
+// Floor is the revision number up to which changes are gone from the change log.
+func (r *Reader) Floor() uint64 { return r.st.Floor }
+
+// Stamp is the time of the last command, Unix seconds.
+func (r *Reader) Stamp() int64 { return r.st.Stamp }
+
+// Record returns a record's value, checked; ok is false if there is none. Error: replication.ErrCorrupt.
+func (r *Reader) Record(env entitlement.Environment, kind replication.Kind, key string) (value []byte, ok bool, err error) {
+	stored := r.tx.Bucket(bucketRecords).Get(replication.AppendDBKey(nil, env, kind, key))
+	if stored == nil {
+		return nil, false, nil
+	}
+	record, err := replication.FromStored(env, kind, key, stored)
+	if err != nil {
+		return nil, false, fmt.Errorf("record %s/%s/%s: %w", env, kind, key, err)
+	}
+	return record.Value, true, nil
+}
+
+// Records calls fn with every record in key order, each checked. Errors: replication.ErrCorrupt, and what fn returns.
+func (r *Reader) Records(fn func(replication.Record) error) error {
+	return r.tx.Bucket(bucketRecords).ForEach(func(k, stored []byte) error {
+		record, err := parseRecord(k, stored)
+		if err != nil {
+			return err
+		}
+		return fn(record)
+	})
+}
+
+func (r *Reader) decodeRecord(env entitlement.Environment, kind replication.Kind, key string, v any) (bool, error) {
+	value, ok, err := r.Record(env, kind, key)
+	if err != nil || !ok {
+		return false, err
+	}
+	if err := entitlement.Decode(value, v); err != nil {
+		return false, fmt.Errorf("record %s/%s/%s: %w: %w", env, kind, key, replication.ErrCorrupt, err)
+	}
+	return true, nil
+}
+
+func (r *Reader) decode(bucket, key []byte, v any) (bool, error) {
+	row := r.tx.Bucket(bucket).Get(key)
+	if row == nil {
+		return false, nil
+	}
+	if err := entitlement.Decode(row, v); err != nil {
+		return false, fmt.Errorf("row of %s: %w: %w", bucket, replication.ErrCorrupt, err)
+	}
+	return true, nil
+}
+
+// Account returns an account's record. Error: replication.ErrCorrupt.
+func (r *Reader) Account(env entitlement.Environment, id entitlement.AccountID) (*entitlement.Account, bool, error) {
+	a := &entitlement.Account{}
+	ok, err := r.decodeRecord(env, replication.KindAccount, string(id), a)
+	return a, ok, err
+}
+
+// AliasOwner returns the account that has an alias.
+func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
+	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, a))
+	return entitlement.AccountID(id), id != nil, nil
+}
+
+// AccountDetail is what the server API shows of an account beyond its record.
+type AccountDetail struct {
+	CreatedAt    int64 // Unix seconds
+	Attributes   map[string]string
+	Aliases      []entitlement.Alias // sorted by kind, value
+	GrantReasons map[string]string   // by grant id
+	Purchases    []PurchaseDetail    // in the order of the record
+}
+
+// PurchaseDetail is a purchase with what proves it.
+type PurchaseDetail struct {
+	ID       entitlement.PurchaseID
+	Owner    entitlement.AccountID // empty: unclaimed
+	Evidence entitlement.Evidence
+	// Pull: the provider is to be asked, because of doubt or of a conflicting message.
+	Pull bool
+}
+
+// AccountDetail returns what is kept beyond the record.
+func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.AccountID) (AccountDetail, bool, error) {
+	account, ok, err := r.Account(env, id)
+	if err != nil || !ok {
+		return AccountDetail{}, false, err
+	}
+	var row accountRow
+	if _, err := r.decode(bucketAccounts, envKey(env, string(id)), &row); err != nil {
+		return AccountDetail{}, false, err
+	}
+	d := AccountDetail{CreatedAt: row.CreatedAt, Attributes: row.Attributes, Aliases: row.Aliases, GrantReasons: row.Reasons}
+	for _, p := range account.Purchases {
+		detail, ok, err := r.Purchase(env, p.ID)
+		if err != nil {
+			return d, false, err
+		}
+		if ok {
+			d.Purchases = append(d.Purchases, detail)
+		}
+	}
+	return d, true, nil
+}
+
+// Purchase returns a purchase by any id that it ever had.
+func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID) (PurchaseDetail, bool, error) {
+	present := r.tx.Bucket(bucketLinks).Get(envKey(env, string(id)))
+	if present == nil {
+		return PurchaseDetail{}, false, nil
+	}
+	key := envKey(env, string(present))
+	var row purchaseRow
+	ok, err := r.decode(bucketPurchases, key, &row)
+	return PurchaseDetail{ID: entitlement.PurchaseID(present), Owner: row.Owner, Evidence: row.Evidence,
+		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil}, ok, err
+}
+
+// UnclaimedPurchase is a payment without an account.
+type UnclaimedPurchase struct {
+	ID    entitlement.PurchaseID
+	Since int64 // Unix seconds
+}
+
+// Unclaimed lists purchases without an account, sorted by id, after the given one.
+func (r *Reader) Unclaimed(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]UnclaimedPurchase, error) {
+	var list []UnclaimedPurchase
+	err := r.walkPurchases(bucketUnclaimed, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
+		if len(row) != 8 {
+			return fmt.Errorf("unclaimed %s: %w", id, replication.ErrCorrupt)
+		}
+		list = append(list, UnclaimedPurchase{ID: id, Since: int64(binary.BigEndian.Uint64(row))})
+		return nil
+	})
+	return list, err
+}
+
+// Pull is a purchase whose provider is to be asked.
+type Pull struct {
+	ID       entitlement.PurchaseID
+	Since    int64 // Unix seconds
+	Conflict bool  // two messages came under one id; otherwise the evidence is in doubt
+}
+
+// Pulls lists purchases whose provider is to be asked, sorted by id, after the given one.
+func (r *Reader) Pulls(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]Pull, error) {
+	var list []Pull
+	err := r.walkPurchases(bucketPulls, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
+		var p pullRow
+		if err := entitlement.Decode(row, &p); err != nil {
+			return fmt.Errorf("pull %s: %w: %w", id, replication.ErrCorrupt, err)
+		}
+		list = append(list, Pull{ID: id, Since: p.Since, Conflict: p.Conflict})
+		return nil
+	})
+	return list, err
+}
+
+func (r *Reader) walkPurchases(bucket []byte, env entitlement.Environment, after entitlement.PurchaseID, limit int, fn func(entitlement.PurchaseID, []byte) error) error {
+	prefix := []byte{envByte(env)}
+	start := prefix
+	if after != "" {
+		start = append(envKey(env, string(after)), 0)
+	}
+	cursor := r.tx.Bucket(bucket).Cursor()
+	for k, row := cursor.Seek(start); k != nil && limit > 0 && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
+		if err := fn(entitlement.PurchaseID(k[1:]), row); err != nil {
+			return err
+		}
+		limit--
+	}
+	return nil
+}
+
+// Catalog returns an environment's catalog; empty if none was put yet.
+func (r *Reader) Catalog(env entitlement.Environment) (*entitlement.Catalog, error) {
+	c := &entitlement.Catalog{}
+	_, err := r.decodeRecord(env, replication.KindCatalog, replication.CurrentKey, c)
+	return c, err
+}
+
+// Policy returns an environment's policy; the default if none was put yet.
+func (r *Reader) Policy(env entitlement.Environment) (entitlement.Policy, error) {
+	var p entitlement.Policy
+	ok, err := r.decodeRecord(env, replication.KindPolicy, replication.CurrentKey, &p)
+	if err == nil && !ok {
+		p = entitlement.DefaultPolicy
+	}
+	return p, err
+}
+
+// SessionKeys returns the JWKs that session tokens of an environment are checked with.
+func (r *Reader) SessionKeys(env entitlement.Environment) ([][]byte, error) {
+	var keys PutSessionKeys
+	_, err := r.decodeRecord(env, replication.KindKeys, replication.CurrentKey, &keys)
+	return keys.JWKs, err
+}
+
+// APIKey returns the key with this SHA-256, revoked or not.
+func (r *Reader) APIKey(hash []byte) (APIKey, bool, error) {
+	k := APIKey{Hash: bytes.Clone(hash)}
+	ok, err := r.decode(bucketAPIKeys, hash, &k)
+	return k, ok, err
+}
+
+// APIKeys lists all keys, by environment, then name.
+func (r *Reader) APIKeys() ([]APIKey, error) {
+	keys, err := readAPIKeys(r.tx)
+	slices.SortStableFunc(keys, func(a, b APIKey) int {
+		return cmp.Or(cmp.Compare(a.Env, b.Env), cmp.Compare(a.Name, b.Name))
+	})
+	return keys, err
+}
+
+func readAPIKeys(tx *bolt.Tx) ([]APIKey, error) {
+	var keys []APIKey
+	err := tx.Bucket(bucketAPIKeys).ForEach(func(hash, row []byte) error {
+		k := APIKey{Hash: bytes.Clone(hash)}
+		if err := entitlement.Decode(row, &k); err != nil {
+			return fmt.Errorf("api key: %w: %w", replication.ErrCorrupt, err)
+		}
+		keys = append(keys, k)
+		return nil
+	})
+	return keys, err
+}

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"errors"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// Outcome says what became of a command. The words are shown in the audit trail.
+type Outcome string
+
+// The outcomes.
+const (
+	// Recorded: stored, and what it proves or asks for is in the state.
+	Recorded Outcome = "recorded"
+	// Unhandled: authentic, of a type that proves nothing we use; stored.
+	Unhandled Outcome = "unhandled"
+	// Unreadable: authentic but not understood; stored.
+	Unreadable Outcome = "unreadable"
+	// Conflicting: its id was used before with another content; stored beside the first, without effect.
+	Conflicting Outcome = "conflicting"
+	// WrongEnvironment: the message names another environment than the webhook's address; stored, not applied.
+	WrongEnvironment Outcome = "wrong_environment"
+	// TooLarge: the account's record would pass replication.MaxRecordBytes; stored, not applied. An operator must act.
+	TooLarge Outcome = "too_large"
+	// Rejected: an API command that cannot be done; Result.Rejection says why. Nothing changed.
+	Rejected Outcome = "rejected"
+)
+
+// Result is what a command came to. It is the same for every node, and travels as CBOR from the leader to the node that asked.
+type Result struct {
+	// Revision is the least one at which all effects are visible: the command's last change; for a duplicate that of the
+	// first time; without effect the current one.
+	Revision  replication.Revision `cbor:"1,keyasint"`
+	Outcome   Outcome              `cbor:"2,keyasint,omitempty"`
+	Duplicate bool                 `cbor:"3,keyasint,omitempty"` // a provider's message that was recorded before
+	// Account is the account that the command made, found or changed; for an event the owner of its purchase. Empty for none.
+	Account entitlement.AccountID `cbor:"4,keyasint,omitempty"`
+	EventID string                `cbor:"5,keyasint,omitempty"` // under which the audit trail has it
+	Stamp   int64                 `cbor:"6,keyasint,omitempty"` // the command's time, Unix seconds
+	// Existing: what was to be made was there already (an account that owns the aliases, a grant with this id).
+	Existing  bool       `cbor:"7,keyasint,omitempty"`
+	Rejection *Rejection `cbor:"8,keyasint,omitempty"`
+}
+
+// Rejection says why an API command was not done. It is a result like any other: the same on every node.
+type Rejection struct {
+	Slug   string                `cbor:"1,keyasint"`           // of the problem: one of the Slug constants
+	Detail string                `cbor:"2,keyasint,omitempty"` // for people
+	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it
+}
+
+// The rejections' slugs, which are those of the API's problems.
+const (
+	SlugAliasTaken          = "alias-taken"
+	SlugNotFound            = "not-found"
+	SlugIdempotencyMismatch = "idempotency-mismatch"
+	SlugInvalidRequest      = "invalid-request"
+)
+
+// Errors of Propose, ReadIndex and the reads.
+var (
+	// ErrNotLeader: this node does not lead, and nothing was written. Ask the leader.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrOutcomeUnknown: leadership moved, or the caller stopped waiting, while the command was being committed: it may or may
+	// not be recorded. Send it again; a duplicate is dropped.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrBusy: too many proposals of this environment are in flight. Nothing was written; try again shortly.
+	ErrBusy = errors.New("too many proposals in flight")
+	// ErrClock: this node's clock is more than 5 s behind the last command's stamp. Nothing was written.
+	ErrClock = errors.New("clock behind the last stamp")
+	// ErrTooLarge: the encoded command is larger than MaxEntryBytes.
+	ErrTooLarge = errors.New("command too large")
+	// ErrBelowFloor: the change log no longer holds what was asked for; take a snapshot.
+	ErrBelowFloor = errors.New("below the change log's floor")
+	// ErrAhead: a revision was asked for that this node does not have.
+	ErrAhead = errors.New("ahead of this node")
+	// ErrClosed: the store was closed, or a fault stopped it.
+	ErrClosed = errors.New("store closed")
+	// ErrNoSegment: no sealed journal segment with this hash is on this node.
+	ErrNoSegment = errors.New("no such journal segment")
+)

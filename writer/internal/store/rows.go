@@ -1,0 +1,206 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// The buckets of the state file. DESIGN.md has them as a table. Keys start with one byte for the environment where they have one.
+var (
+	bucketMeta        = []byte("meta")              // stateKey -> state
+	bucketRecords     = []byte("records")           // replication.AppendDBKey -> replication.Record.Stored
+	bucketChanges     = []byte("changes")           // revision (8) -> stamp (8) | chain (32) | state hash (32) | change
+	bucketPurchases   = []byte("purchases")         // env | purchase id -> purchaseRow
+	bucketLinks       = []byte("links")             // env | link -> purchase id
+	bucketIdentities  = []byte("identities")        // env | length (2) | identity | purchase id -> purchase id
+	bucketAliases     = []byte("aliases")           // env | kind | 0 | value -> account id
+	bucketAccounts    = []byte("accounts")          // env | account id -> accountRow
+	bucketEvents      = []byte("events")            // env | provider | 0 | id -> eventRow
+	bucketConflicts   = []byte("conflicts")         // env | provider | 0 | length (2) | id | digest (32) -> eventRow
+	bucketEventOrder  = []byte("event_order")       // env | seq (8) -> reference to an event
+	bucketSubjects    = []byte("subjects")          // env | 'a' or 'p' | length (2) | account or purchase id | seq (8) -> reference to an event
+	bucketAPIKeys     = []byte("api_keys")          // SHA-256 of the key -> APIKey
+	bucketIdempotency = []byte("idempotency")       // scope (32) -> idempotencyRow
+	bucketIdemOrder   = []byte("idempotency_order") // stamp (8) | scope (32) -> nothing
+	bucketUnclaimed   = []byte("unclaimed")         // env | purchase id -> stamp (8) since when
+	bucketPulls       = []byte("pulls")             // env | purchase id -> pullRow
+	bucketSegments    = []byte("segments")          // number (8) -> SHA-256 (32) | size (8)
+)
+
+// hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
+var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
+	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments}
+
+var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
+
+var stateKey = []byte("state")
+
+// state is the one row of meta: what the state machine is at, written in the same transaction as everything that it says.
+type state struct {
+	Applied     uint64           `cbor:"1,keyasint"` // index of the last log entry in here; Raft's own includes entries that hold no command
+	AppliedTerm uint64           `cbor:"2,keyasint"`
+	Cluster     string           `cbor:"3,keyasint"`
+	Epoch       uint64           `cbor:"4,keyasint"` // 0: not founded yet
+	N           uint64           `cbor:"5,keyasint"` // revision within the epoch
+	Chain       replication.Hash `cbor:"6,keyasint"`
+	StateHash   replication.Hash `cbor:"7,keyasint"`
+	FullHash    replication.Hash `cbor:"8,keyasint"`
+	Stamp       int64            `cbor:"9,keyasint"` // of the last command, Unix seconds; never goes back
+	Rules       uint32           `cbor:"10,keyasint"`
+	Floor       uint64           `cbor:"11,keyasint"` // changes up to here are gone
+	ChangeBytes int64            `cbor:"12,keyasint"` // of the change log's keys and values
+	EventSeq    uint64           `cbor:"13,keyasint"` // of the last event
+
+	// The journal: the unsealed segment, its length, and the SHA-256 of it so far.
+	Segment       uint64           `cbor:"14,keyasint"`
+	SegmentOffset int64            `cbor:"15,keyasint"`
+	SegmentHash   replication.Hash `cbor:"16,keyasint"`
+}
+
+// purchaseRow is what is known of one purchase. It is a function of the set of messages and API calls, not of their order.
+type purchaseRow struct {
+	Evidence entitlement.Evidence  `cbor:"1,keyasint"`
+	Owner    entitlement.AccountID `cbor:"2,keyasint,omitempty"` // as resolved; empty is unclaimed
+	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence
+}
+
+// claimRow says that support gave a purchase to an account. The newer one wins when purchases are merged.
+type claimRow struct {
+	Account entitlement.AccountID `cbor:"1,keyasint"`
+	Stamp   int64                 `cbor:"2,keyasint"`
+}
+
+// accountRow is what we keep of an account beyond its record.
+type accountRow struct {
+	CreatedAt  int64               `cbor:"1,keyasint,omitempty"`
+	Attributes map[string]string   `cbor:"2,keyasint,omitempty"`
+	Aliases    []entitlement.Alias `cbor:"3,keyasint,omitempty"` // sorted by kind, value
+	Reasons    map[string]string   `cbor:"4,keyasint,omitempty"` // grant id to why it was given
+}
+
+// eventRow is one entry of the audit trail. The event's content is in the journal.
+type eventRow struct {
+	Digest        []byte                   `cbor:"1,keyasint,omitempty"`
+	Type          string                   `cbor:"2,keyasint,omitempty"`
+	Outcome       Outcome                  `cbor:"3,keyasint"`
+	Stamp         int64                    `cbor:"4,keyasint"`
+	CreatedAt     int64                    `cbor:"5,keyasint,omitempty"`
+	Epoch         uint64                   `cbor:"6,keyasint"`
+	N             uint64                   `cbor:"7,keyasint"`
+	Purchases     []entitlement.PurchaseID `cbor:"8,keyasint,omitempty"`
+	Account       entitlement.AccountID    `cbor:"9,keyasint,omitempty"`
+	CorrelationID string                   `cbor:"10,keyasint,omitempty"`
+	Seq           uint64                   `cbor:"11,keyasint"`
+	Segment       uint64                   `cbor:"12,keyasint"`
+	Offset        int64                    `cbor:"13,keyasint"`
+}
+
+// idempotencyRow holds the first result of a request.
+type idempotencyRow struct {
+	Body   []byte `cbor:"1,keyasint"`
+	Result []byte `cbor:"2,keyasint"`
+	Stamp  int64  `cbor:"3,keyasint"`
+}
+
+// pullRow says why a provider must be asked about a purchase.
+type pullRow struct {
+	Since    int64 `cbor:"1,keyasint"`
+	Doubt    bool  `cbor:"2,keyasint,omitempty"` // the evidence is tied or partial
+	Conflict bool  `cbor:"3,keyasint,omitempty"` // two messages under one id
+}
+
+// maxKeyText is how much of an id from outside stands in a key; a longer one is replaced by its SHA-256. bbolt takes 32 KiB.
+const maxKeyText = 512
+
+func keyText(s string) string {
+	if len(s) <= maxKeyText {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func envKey(env entitlement.Environment, text string) []byte {
+	text = keyText(text)
+	return append(append(make([]byte, 0, 1+len(text)), envByte(env)), text...)
+}
+
+func aliasKey(env entitlement.Environment, a entitlement.Alias) []byte {
+	return envKey(env, string(a.Kind)+"\x00"+a.Value)
+}
+
+func eventKey(env entitlement.Environment, p entitlement.Provider, id string) []byte {
+	id = keyText(id)
+	k := append(make([]byte, 0, 2+len(p)+len(id)), envByte(env))
+	k = append(append(k, p...), 0)
+	return append(k, id...)
+}
+
+func conflictKey(env entitlement.Environment, p entitlement.Provider, id string, digest []byte) []byte {
+	return append(conflictPrefix(env, p, id), digest...)
+}
+
+func conflictPrefix(env entitlement.Environment, p entitlement.Provider, id string) []byte {
+	k := append(make([]byte, 0, 4+len(p)+len(id)+sha256.Size), envByte(env))
+	return appendKeyText(append(append(k, p...), 0), id)
+}
+
+// appendKeyText appends s after its length, so that no text from outside can reach into what follows it.
+func appendKeyText(k []byte, s string) []byte {
+	s = keyText(s)
+	return append(binary.BigEndian.AppendUint16(k, uint16(len(s))), s...)
+}
+
+func orderKey(env entitlement.Environment, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{envByte(env)}, seq)
+}
+
+// The subjects of the audit trail.
+const (
+	subjectAccount  = 'a'
+	subjectPurchase = 'p'
+)
+
+func subjectPrefix(env entitlement.Environment, subject byte, id string) []byte {
+	return appendKeyText(append(make([]byte, 0, 12+len(id)), envByte(env), subject), id)
+}
+
+func subjectKey(env entitlement.Environment, subject byte, id string, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(subjectPrefix(env, subject, id), seq)
+}
+
+// A reference to an event is its key after a byte that names the bucket.
+const (
+	refEvent    = 'e'
+	refConflict = 'c'
+)
+
+func identityPrefix(env entitlement.Environment, identity string) []byte {
+	return appendKeyText(append(make([]byte, 0, 3+2*len(identity)), envByte(env)), identity)
+}
+
+func identityKey(env entitlement.Environment, identity string, id entitlement.PurchaseID) []byte {
+	return append(identityPrefix(env, identity), keyText(string(id))...)
+}
+
+// identities lists under which names a purchase waits for its owner.
+func identities(id entitlement.Identity) []string {
+	var names []string
+	if id.Account != "" {
+		names = append(names, accountIdentity(id.Account))
+	}
+	for _, a := range id.Aliases {
+		names = append(names, aliasIdentity(a))
+	}
+	return names
+}
+
+func accountIdentity(id entitlement.AccountID) string { return "account\x00" + string(id) }
+
+func aliasIdentity(a entitlement.Alias) string {
+	return "alias\x00" + string(a.Kind) + "\x00" + a.Value
+}

@@ -1,0 +1,125 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/latchkey/latchkey/replication"
+)
+
+// segment is a sealed segment of the journal, as the state knows it.
+type segment struct {
+	number uint64
+	sum    replication.Hash
+	size   int64
+}
+
+// fetchRetry is how long to wait after a segment could not be fetched.
+const fetchRetry = 2 * time.Second
+
+// sealedSegments lists what the state says was sealed.
+func (f *fsm) sealedSegments() ([]segment, error) {
+	var list []segment
+	err := f.view(func(r *Reader) error {
+		return r.tx.Bucket(bucketSegments).ForEach(func(k, row []byte) error {
+			if len(k) != 8 || len(row) != sha256.Size+8 {
+				return fmt.Errorf("segment row: %w", replication.ErrCorrupt)
+			}
+			seg := segment{number: binary.BigEndian.Uint64(k), size: int64(binary.BigEndian.Uint64(row[sha256.Size:]))}
+			copy(seg.sum[:], row)
+			list = append(list, seg)
+			return nil
+		})
+	})
+	return list, err
+}
+
+// missingSegments lists sealed segments whose file is not here, or has another size.
+func (f *fsm) missingSegments() ([]segment, error) {
+	list, err := f.sealedSegments()
+	if err != nil {
+		return nil, err
+	}
+	var missing []segment
+	for _, seg := range list {
+		info, err := os.Stat(f.journal.path(seg.number))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil || info.Size() != seg.size {
+			missing = append(missing, seg)
+		}
+	}
+	f.missing.Store(int64(len(missing)))
+	return missing, nil
+}
+
+// wantSegments asks the background for a look. Until it has looked, the node counts as lacking one.
+func (s *Store) wantSegments() {
+	s.fsm.missing.Store(1)
+	select {
+	case s.segments <- struct{}{}:
+	default:
+	}
+}
+
+// fetchMissing gets, after a restore, the sealed segments that are not on this disk.
+func (s *Store) fetchMissing() {
+	for {
+		select {
+		case <-s.segments:
+		case <-s.ctx.Done():
+			return
+		}
+		for s.ctx.Err() == nil && !s.fetchAll() {
+			select {
+			case <-time.After(fetchRetry):
+			case <-s.ctx.Done():
+			}
+		}
+	}
+}
+
+func (s *Store) fetchAll() bool {
+	missing, err := s.fsm.missingSegments()
+	if err != nil {
+		s.log.Error("list missing journal segments", "error", err)
+		return false
+	}
+	for _, seg := range missing {
+		if err := s.fetch(seg); err != nil {
+			s.log.Warn("fetch a journal segment", "segment", seg.number, "error", err)
+			return false
+		}
+		s.fsm.missing.Add(-1)
+	}
+	return true
+}
+
+func (s *Store) fetch(seg segment) error {
+	if s.cfg.FetchSegment == nil {
+		return ErrNoSegment
+	}
+	body, err := s.cfg.FetchSegment(s.ctx, seg.sum)
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	tmp := s.fsm.journal.path(seg.number) + ".tmp"
+	h := sha256.New()
+	if err := writeFile(tmp, io.TeeReader(body, h), seg.size); err != nil {
+		return err
+	}
+	if replication.Hash(h.Sum(nil)) != seg.sum {
+		return errors.Join(fmt.Errorf("segment %d: %w", seg.number, errJournal), os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, s.fsm.journal.path(seg.number)); err != nil {
+		return err
+	}
+	return syncDir(s.fsm.journal.dir)
+}

@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// Store is one node's part of the truth: the Raft log, the state machine that it feeds, and the journal.
+type Store struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	lock      *os.File
+	fsm       *fsm
+	disk      *disk
+	logs      *raft.LogCache
+	transport safeTransport
+	raft      *raft.Raft
+	notify    chan bool
+	lead      leadership
+
+	slots     map[entitlement.Environment]chan struct{}
+	stampMu   sync.Mutex
+	lastStamp int64
+
+	ctx        context.Context // ends with Close; only our own goroutines run under it
+	cancel     context.CancelFunc
+	background sync.WaitGroup
+	proposals  sync.WaitGroup // waits of callers that may have gone
+	segments   chan struct{}  // asks for a look at missing segments
+	closed     sync.Once
+	closeErr   error
+}
+
+// Open starts this node. It returns when the newest snapshot is restored; the log since then is applied as soon as a leader
+// says what of it is committed. Errors: all mistakes of cfg at once; a directory that another process uses; a damaged log.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	s := &Store{cfg: cfg, log: cfg.Logger, notify: make(chan bool, 64), segments: make(chan struct{}, 1), slots: map[entitlement.Environment]chan struct{}{}}
+	s.lead.changed = make(chan struct{})
+	for _, env := range environments {
+		s.slots[env] = make(chan struct{}, cfg.InFlight)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.open(); err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	s.background.Go(s.followLeadership)
+	s.background.Go(s.fetchMissing)
+	return s, nil
+}
+
+func (s *Store) open() (err error) {
+	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+		return err
+	}
+	if s.lock, err = lockDir(s.cfg.Dir); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.lock.Close())
+		}
+	}()
+	if s.metrics, err = newMetrics(s.cfg.Metrics); err != nil {
+		return err
+	}
+	j, err := newJournal(filepath.Join(s.cfg.Dir, "journal"), s.cfg.SegmentBytes)
+	if err != nil {
+		return err
+	}
+	if s.fsm, err = newFSM(s.cfg.Dir, s.cfg.InitialMmapBytes, j, s.log, s.metrics, s.cfg.Fatal); err != nil {
+		return err
+	}
+	s.fsm.fetchSegments = s.wantSegments
+	if err := s.openRaft(); err != nil {
+		return errors.Join(err, s.fsm.close())
+	}
+	return nil
+}
+
+// lockDir makes sure that no other process works in dir. The lock ends with the process.
+func lockDir(dir string) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by another process: %w", dir, err), file.Close())
+	}
+	return file, nil
+}
+
+// Close hands the lead to another voter, if this node has it and there are others, and stops the node. Proposals in flight end
+// with ErrOutcomeUnknown or their result. ctx bounds the hand-over alone.
+func (s *Store) Close(ctx context.Context) error {
+	s.closed.Do(func() { s.closeErr = s.close(ctx) })
+	return s.closeErr
+}
+
+func (s *Store) close(ctx context.Context) error {
+	if len(s.cfg.Voters) > 1 {
+		s.handOver(ctx)
+	}
+	s.cancel()
+	err := s.closeRaft()
+	s.fsm.stop()
+	s.background.Wait()
+	s.proposals.Wait()
+	s.metrics.unregister()
+	return errors.Join(err, s.fsm.close(), s.lock.Close())
+}
+
+func (s *Store) handOver(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range transferTries {
+			if err := s.TransferLeadership(); err == nil || errors.Is(err, ErrNotLeader) || ctx.Err() != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// clock is the time as we store and compare it.
+func (s *Store) clock() time.Time { return s.cfg.Now().UTC().Truncate(time.Second) }
+
+// Position is how far this node's state goes.
+func (s *Store) Position() replication.Position {
+	st, _, _, _ := s.fsm.current()
+	return st.position()
+}
+
+// Updated returns a channel that is closed when the position changes. Take it first, then look at the state.
+func (s *Store) Updated() <-chan struct{} {
+	_, _, updated, _ := s.fsm.current()
+	return updated
+}
+
+// Stats is what /status and /readyz tell of a node.
+type Stats struct {
+	ID, Leader      string
+	State           string // Raft's: Leader, Follower, Candidate, Shutdown
+	Term            uint64
+	CommitIndex     uint64 // as far as this node knows
+	LastIndex       uint64 // of its log
+	AppliedIndex    uint64 // of the last command in its state
+	Position        replication.Position
+	FullHash        replication.Hash
+	Stamp           int64
+	Floor           uint64
+	ChangeLogBytes  int64
+	JournalSegment  uint64
+	JournalOffset   int64
+	JournalHash     replication.Hash // of the unsealed segment
+	MissingSegments int              // sealed segments that are not on this disk yet: not a full member before 0
+	LastContact     time.Duration    // since a follower heard the leader; 0 on the leader
+	Broken          bool             // a fault stopped the state machine
+	Voters          []Voter          // as Raft has them
+}
+
+// Stats returns the present figures.
+func (s *Store) Stats() Stats {
+	st, _, _, _ := s.fsm.current()
+	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Term: s.raft.CurrentTerm(), CommitIndex: s.raft.CommitIndex(),
+		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
+		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
+		MissingSegments: int(s.fsm.missing.Load()), Broken: s.fsm.broken.Load()}
+	if out.State != raft.Leader.String() {
+		if at := s.raft.LastContact(); !at.IsZero() {
+			out.LastContact = time.Since(at)
+		}
+	}
+	for _, server := range s.raft.GetConfiguration().Configuration().Servers {
+		out.Voters = append(out.Voters, Voter{ID: string(server.ID), Addr: string(server.Address)})
+	}
+	return out
+}
+
+// OpenSegment opens a sealed journal segment by its SHA-256. Error: ErrNoSegment.
+func (s *Store) OpenSegment(sum replication.Hash) (io.ReadSeekCloser, error) {
+	list, err := s.fsm.sealedSegments()
+	if err != nil {
+		return nil, err
+	}
+	for _, seg := range list {
+		if seg.sum != sum {
+			continue
+		}
+		file, err := os.Open(s.fsm.journal.path(seg.number))
+		if errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		return file, err
+	}
+	return nil, fmt.Errorf("%s: %w", sum, ErrNoSegment)
+}
