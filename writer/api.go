@@ -1,0 +1,316 @@
+package writer
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// The scopes of API keys.
+const (
+	scopeServer      = "sk" // everything
+	scopeRead        = "rk" // reads only
+	scopePublishable = "pk" // sessions at an edge, nothing here
+)
+
+func validScope(s string) bool { return s == scopeServer || s == scopeRead || s == scopePublishable }
+
+// Limits of the server API.
+const (
+	maxAPIBodyBytes        = 256 << 10 // a catalog of 1,000 products
+	maxIdempotencyKeyBytes = 255       // what others allow
+	maxAPIKeyBytes         = 256
+	// minAPIKeyRandom is how many characters behind the prefix a key has at least: 20 characters of base 32 are 100 bits.
+	minAPIKeyRandom = 20
+)
+
+// Why a credential was refused, in the words of the metrics.
+const (
+	credentialMissing = "missing"
+	credentialUnknown = "unknown"
+	credentialRevoked = "revoked"
+	credentialScope   = "scope"
+)
+
+// checkAPIKey says what is wrong with a key's form.
+func checkAPIKey(key string, env entitlement.Environment, scope string) error {
+	prefix := apiKeyPrefix(env, scope)
+	random, ok := strings.CutPrefix(key, prefix)
+	switch {
+	case key == "":
+		return errors.New("must be given")
+	case !ok:
+		return fmt.Errorf("does not begin with %s", prefix)
+	case len(random) < minAPIKeyRandom || len(key) > maxAPIKeyBytes:
+		return fmt.Errorf("want %d to %d characters after %s", minAPIKeyRandom, maxAPIKeyBytes-len(prefix), prefix)
+	}
+	return nil
+}
+
+func apiKeyPrefix(env entitlement.Environment, scope string) string {
+	return "lk_" + string(env) + "_" + scope + "_"
+}
+
+// hashAPIKey is all that is ever stored of a key. Keys are drawn by lot from more than 2^100, so that a slow hash would add nothing.
+func hashAPIKey(key string) [sha256.Size]byte { return sha256.Sum256([]byte(key)) }
+
+// newAPIKey draws a key.
+func newAPIKey(env entitlement.Environment, scope string) string {
+	var b [20]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	return apiKeyPrefix(env, scope) + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+}
+
+// newID returns a ULID: sorted by time, so that ids made later lie together in the state file.
+func newID() string { return ulid.Make().String() }
+
+// answer is what a handler of the API gives back.
+type answer struct {
+	status int
+	body   any // encoded as JSON, unless raw is set
+	raw    []byte
+	media  string // of raw
+	header http.Header
+}
+
+func (a answer) write(w http.ResponseWriter) error {
+	for name, values := range a.header {
+		w.Header()[name] = values
+	}
+	if a.raw != nil {
+		writeBody(w, a.status, a.media, a.raw)
+		return nil
+	}
+	return writeJSON(w, a.status, a.body)
+}
+
+// apiCall is one authenticated request of the server API. The key decides the environment.
+type apiCall struct {
+	*Writer
+	r    *http.Request
+	env  entitlement.Environment
+	key  [sha256.Size]byte // hash of the credential
+	body []byte            // of an unsafe request
+}
+
+func (c *apiCall) ctx() context.Context { return c.r.Context() }
+
+// reading serves a safe request: credential and answer come from one linearizable read.
+func (w *Writer) reading(f func(*apiCall, *store.Reader) (answer, error)) handler {
+	return func(rw http.ResponseWriter, r *http.Request) error {
+		hash, err := w.credential(r)
+		if err != nil {
+			return err
+		}
+		c := &apiCall{Writer: w, r: r, key: hash}
+		var a answer
+		err = w.read(r.Context(), func(reader *store.Reader) error {
+			if c.env, err = w.authorize(reader, hash, scopeServer, scopeRead); err != nil {
+				return err
+			}
+			a, err = f(c, reader)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		w.touch(hash)
+		return a.write(rw)
+	}
+}
+
+// writing serves an unsafe request. The credential is looked up on this node's state; only one that is unknown here costs a
+// linearizable read, because it may have been added a moment ago on another node.
+func (w *Writer) writing(f func(*apiCall) (answer, error)) handler {
+	return func(rw http.ResponseWriter, r *http.Request) error {
+		hash, err := w.credential(r)
+		if err != nil {
+			return err
+		}
+		c := &apiCall{Writer: w, r: r, key: hash}
+		lookup := func(reader *store.Reader) (err error) {
+			c.env, err = w.authorize(reader, hash, scopeServer)
+			return err
+		}
+		if err = w.store.View(lookup); errors.Is(err, errUnknownCredential) {
+			err = w.read(r.Context(), lookup)
+		}
+		if err != nil {
+			return err
+		}
+		w.touch(hash)
+		if c.body, err = readBody(r, maxAPIBodyBytes); err != nil {
+			return err
+		}
+		a, err := f(c)
+		if err != nil {
+			return err
+		}
+		return a.write(rw)
+	}
+}
+
+// credential returns the hash of a request's key. Error: a problem.
+func (w *Writer) credential(r *http.Request) ([sha256.Size]byte, error) {
+	key := bearer(r)
+	if key == "" || len(key) > maxAPIKeyBytes || !strings.HasPrefix(key, "lk_") {
+		w.metrics.refused(credentialMissing)
+		return [sha256.Size]byte{}, problem.New(problem.InvalidCredential, "Send an API key: Authorization: Bearer lk_...")
+	}
+	return hashAPIKey(key), nil
+}
+
+// errUnknownCredential is an invalid-credential problem for a key that the state does not know.
+var errUnknownCredential = errors.New("unknown key")
+
+// authorize returns the environment of a key that has one of the scopes. Errors: problems, one of which wraps errUnknownCredential.
+func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes ...string) (entitlement.Environment, error) {
+	key, known, err := reader.APIKey(hash[:])
+	if err != nil {
+		return "", err
+	}
+	_, served := w.cfg.Environments[key.Env]
+	invalid := problem.New(problem.InvalidCredential, "This API key is not valid here.")
+	switch {
+	case !known || !served:
+		w.metrics.refused(credentialUnknown)
+		return "", fmt.Errorf("%w: %w", errUnknownCredential, invalid)
+	case key.RevokedAt != 0:
+		w.metrics.refused(credentialRevoked)
+		return "", invalid
+	}
+	for _, s := range scopes {
+		if key.Scope == s {
+			return key.Env, nil
+		}
+	}
+	w.metrics.refused(credentialScope)
+	return "", problem.Newf(problem.Forbidden, "A key of scope %s cannot do this.", key.Scope)
+}
+
+// idempotency returns what makes the repeat of this request harmless, or nil without an Idempotency-Key. Error: a problem.
+func (c *apiCall) idempotency() (*store.Idempotency, error) {
+	values := c.r.Header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return nil, nil
+	}
+	key := values[0]
+	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKeyBytes || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return nil, problem.Newf(problem.InvalidRequest, "Idempotency-Key: want one, of 1 to %d printable ASCII characters.", maxIdempotencyKeyBytes)
+	}
+	h := sha256.New()
+	for _, part := range []string{string(c.env), string(c.key[:]), c.r.Method, c.r.URL.EscapedPath(), key} {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+		h.Write([]byte(part))
+	}
+	body := sha256.Sum256(c.body)
+	return &store.Idempotency{Scope: h.Sum(nil), Body: body[:]}, nil
+}
+
+// newThing returns an id for something that the request makes: by lot, but the same for the repeat of a request under an
+// Idempotency-Key, which must be answered with the same id.
+func newThing(prefix string, key *store.Idempotency) string {
+	if key == nil {
+		return prefix + newID()
+	}
+	sum := sha256.Sum256(append([]byte("id:"), key.Scope...))
+	return prefix + ulid.ULID(sum[:16]).String()
+}
+
+// decode reads the request's body strictly into v; an empty one is {}. Error: a problem that names the field.
+func (c *apiCall) decode(v any) error {
+	body := c.body
+	if len(body) == 0 {
+		body = []byte("{}")
+	}
+	if err := decodeStrict(body, v); err != nil {
+		return problem.New(problem.InvalidRequest, sentence(err.Error()))
+	}
+	return nil
+}
+
+// sentence makes an error's text fit to be shown: a capital letter and a full stop, and no longer than a line.
+func sentence(s string) string {
+	const most = 300
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
+// wrong is a problem with a field of a request.
+func wrong(field, format string, args ...any) error {
+	return problem.Newf(problem.InvalidRequest, "Field %q: %s.", field, fmt.Sprintf(format, args...))
+}
+
+// commit proposes an API command and turns a rejection into its problem.
+func (c *apiCall) commit(t store.CommandType, body any) (store.Result, error) {
+	result, err := c.propose(c.ctx(), t, c.env, body)
+	if err != nil {
+		return result, err
+	}
+	if rej := result.Rejection; rej != nil {
+		p := problem.New(problem.Slug(rej.Slug), sentence(rej.Detail))
+		if rej.Owner != "" {
+			p = p.With("owner", string(rej.Owner))
+		}
+		return result, p
+	}
+	return result, nil
+}
+
+// account resolves {id}: an account id, or <alias_kind>:<value>. Error: a not-found problem.
+func (c *apiCall) account(reader *store.Reader) (entitlement.AccountID, error) {
+	id := c.r.PathValue("id")
+	notFound := problem.New(problem.NotFound, "No such account in this environment.")
+	kind, value, isAlias := strings.Cut(id, ":")
+	if !isAlias {
+		_, found, err := reader.Account(c.env, entitlement.AccountID(id))
+		if err == nil && !found {
+			err = notFound
+		}
+		return entitlement.AccountID(id), err
+	}
+	owner, found, err := reader.AliasOwner(c.env, entitlement.Alias{Kind: entitlement.AliasKind(kind), Value: value})
+	if err == nil && !found {
+		err = notFound
+	}
+	return owner, err
+}
+
+// accountToWrite resolves {id} for an unsafe request. An account id needs no look: the state machine says whether it is there.
+func (c *apiCall) accountToWrite() (id entitlement.AccountID, err error) {
+	if text := c.r.PathValue("id"); !strings.Contains(text, ":") {
+		return entitlement.AccountID(text), nil
+	}
+	err = c.read(c.ctx(), func(reader *store.Reader) error {
+		id, err = c.account(reader)
+		return err
+	})
+	return id, err
+}
+
+// formatTime writes Unix seconds as the API shows times.
+func formatTime(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+// optionalTime is formatTime for 0 as absent.
+func optionalTime(unix int64) *string {
+	if unix == 0 {
+		return nil
+	}
+	s := formatTime(unix)
+	return &s
+}

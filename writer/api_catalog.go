@@ -1,0 +1,83 @@
+package writer
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// maxBillingGrace is the longest billing grace of a policy: two months, longer than any provider retries a card.
+const maxBillingGrace = 60 * 24 * 3600
+
+func (w *Writer) routeCatalog(s *server) {
+	s.handle("GET /v1/catalog", w.reading((*apiCall).showCatalog))
+	s.handle("PUT /v1/catalog", w.writing((*apiCall).putCatalog))
+	s.handle("GET /v1/policy", w.reading((*apiCall).showPolicy))
+	s.handle("PUT /v1/policy", w.writing((*apiCall).putPolicy))
+}
+
+// showCatalog answers with what putCatalog takes.
+func (c *apiCall) showCatalog(reader *store.Reader) (answer, error) {
+	catalog, err := reader.Catalog(c.env)
+	if err != nil {
+		return answer{}, err
+	}
+	catalog.Products = append([]entitlement.Product{}, catalog.Products...) // an array, even without products
+	return answer{status: http.StatusOK, body: catalog}, nil
+}
+
+func (c *apiCall) putCatalog() (answer, error) {
+	var catalog entitlement.Catalog
+	if err := c.decode(&catalog); err != nil {
+		return answer{}, err
+	}
+	if catalog.Products == nil {
+		return answer{}, wrong("products", "must be given")
+	}
+	if err := catalog.Validate(); err != nil {
+		return answer{}, problem.New(problem.InvalidRequest, sentence(err.Error()))
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := c.commit(store.TypePutCatalog, store.PutCatalog{Catalog: catalog, Idempotency: key})
+	return answer{status: http.StatusOK, body: written{Revision: result.Revision.String()}}, err
+}
+
+// policyShown is the policy as the API has it. Billing grace is in seconds, by provider.
+type policyShown struct {
+	BillingGrace map[entitlement.Provider]int64 `json:"billing_grace"`
+}
+
+func (c *apiCall) showPolicy(reader *store.Reader) (answer, error) {
+	policy, err := reader.Policy(c.env)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusOK, body: policyShown{BillingGrace: policy.BillingGrace}}, nil
+}
+
+func (c *apiCall) putPolicy() (answer, error) {
+	var req policyShown
+	if err := c.decode(&req); err != nil {
+		return answer{}, err
+	}
+	for provider, seconds := range req.BillingGrace {
+		if !slices.Contains(providers, provider) {
+			return answer{}, wrong("billing_grace", "no such provider")
+		}
+		if seconds < 0 || seconds > maxBillingGrace {
+			return answer{}, wrong("billing_grace", "want 0 to %d seconds", maxBillingGrace)
+		}
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := c.commit(store.TypePutPolicy, store.PutPolicy{Policy: entitlement.Policy{BillingGrace: req.BillingGrace}, Idempotency: key})
+	return answer{status: http.StatusOK, body: written{Revision: result.Revision.String()}}, err
+}

@@ -1,0 +1,189 @@
+package writer
+
+import (
+	"bytes"
+	"net/http"
+	"sync"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// Windows of the answer to a check, as the contract has them for edges: what is said here holds as long.
+const (
+	freshSeconds = 60
+	graceSeconds = 24 * 3600
+)
+
+// showEntitlements answers the check for protected content: what an edge would answer, at the state of now, without a token.
+func (c *apiCall) showEntitlements(reader *store.Reader) (answer, error) {
+	id, err := c.account(reader)
+	if err != nil {
+		return answer{}, err
+	}
+	account, _, err := reader.Account(c.env, id)
+	if err != nil {
+		return answer{}, err
+	}
+	index, err := c.catalogs.index(reader, c.env)
+	if err != nil {
+		return answer{}, err
+	}
+	now := c.now().Unix()
+	view := account.View(index, now, c.cfg.ManageURLs)
+	b := append([]byte(`{"account_id":"`), id...)
+	b = append(append(b, `","environment":"`...), c.env...)
+	b = reader.Position().Revision().Append(append(b, `","revision":"`...))
+	b = entitlement.AppendTime(append(b, `","server_time":`...), now)
+	b = entitlement.AppendTime(append(b, `,"as_of":`...), now)
+	b = entitlement.AppendTime(append(b, `,"fresh_until":`...), now+freshSeconds)
+	b = append(b, `,"stale":false,"state":"settled",`...)
+	b = view.AppendJSON(b, c.env, now+graceSeconds)
+	b = append(append(b, `,"apple_app_account_token":"`...), id.AppleAppAccountToken()...)
+	return answer{status: http.StatusOK, raw: append(b, "\"}\n"...), media: "application/json"}, nil
+}
+
+// catalogCache keeps the index of each environment's catalog while the record stays the same.
+type catalogCache struct {
+	mu      sync.Mutex
+	entries map[entitlement.Environment]catalogEntry
+}
+
+type catalogEntry struct {
+	record []byte
+	index  *entitlement.CatalogIndex
+}
+
+func (c *catalogCache) index(reader *store.Reader, env entitlement.Environment) (*entitlement.CatalogIndex, error) {
+	record, _, err := reader.Record(env, replication.KindCatalog, replication.CurrentKey)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if entry, ok := c.entries[env]; ok && bytes.Equal(entry.record, record) {
+		return entry.index, nil
+	}
+	catalog, err := reader.Catalog(env)
+	if err != nil {
+		return nil, err
+	}
+	if c.entries == nil {
+		c.entries = map[entitlement.Environment]catalogEntry{}
+	}
+	entry := catalogEntry{record: bytes.Clone(record), index: entitlement.NewCatalogIndex(catalog)}
+	c.entries[env] = entry
+	return entry.index, nil
+}
+
+// accountShown is everything that we hold of an account.
+type accountShown struct {
+	AccountID    entitlement.AccountID   `json:"account_id"`
+	Environment  entitlement.Environment `json:"environment"`
+	Revision     string                  `json:"revision"`
+	CreatedAt    string                  `json:"created_at"`
+	SessionsFrom *string                 `json:"sessions_from"` // session tokens issued before are refused
+	Tester       bool                    `json:"tester"`
+	Aliases      []entitlement.Alias     `json:"aliases"`
+	Attributes   map[string]string       `json:"attributes"`
+	Purchases    []purchaseShown         `json:"purchases"`
+	Grants       []grantShown            `json:"grants"`
+	AppleToken   string                  `json:"apple_app_account_token"`
+}
+
+type purchaseShown struct {
+	ID        entitlement.PurchaseID `json:"purchase_id"`
+	Provider  entitlement.Provider   `json:"provider"`
+	Store     string                 `json:"store"`
+	TrialUsed bool                   `json:"trial_used"`
+	Doubt     bool                   `json:"doubt"` // the provider should be asked
+	StoreIDs  []entitlement.Link     `json:"store_ids"`
+	Items     []itemShown            `json:"items"`
+}
+
+type itemShown struct {
+	ID                string                `json:"item_id"`
+	Product           entitlement.ProductID `json:"product_id"`
+	Mapped            bool                  `json:"mapped"` // the catalog knows it; until then it gives nothing
+	State             string                `json:"state"`
+	Reason            entitlement.Reason    `json:"reason,omitempty"`
+	Quantity          int64                 `json:"quantity"`
+	TermID            entitlement.TermID    `json:"term_id"`
+	StartsAt          *string               `json:"starts_at"`
+	EndsAt            *string               `json:"ends_at"`      // null: never
+	AccessUntil       *string               `json:"access_until"` // null: never; counts in the states live and retrying
+	BillingGraceUntil *string               `json:"billing_grace_until,omitempty"`
+	WillRenew         bool                  `json:"will_renew"`
+	Trial             bool                  `json:"trial"`
+	RevokedAt         *string               `json:"revoked_at,omitempty"`
+}
+
+type grantShown struct {
+	ID          string  `json:"grant_id"`
+	Entitlement string  `json:"entitlement"`
+	CreatedAt   string  `json:"created_at"`
+	ExpiresAt   *string `json:"expires_at"` // null: never
+	Reason      string  `json:"reason,omitempty"`
+}
+
+// showAccount answers with everything that we hold of an account.
+func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
+	id, err := c.account(reader)
+	if err != nil {
+		return answer{}, err
+	}
+	account, _, err := reader.Account(c.env, id)
+	if err != nil {
+		return answer{}, err
+	}
+	detail, found, err := reader.AccountDetail(c.env, id)
+	if err != nil {
+		return answer{}, err
+	}
+	if !found {
+		return answer{}, problem.New(problem.NotFound, "No such account in this environment.")
+	}
+	index, err := c.catalogs.index(reader, c.env)
+	if err != nil {
+		return answer{}, err
+	}
+	shown := accountShown{AccountID: id, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
+		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Aliases: append([]entitlement.Alias{}, detail.Aliases...),
+		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: id.AppleAppAccountToken()}
+	for name, value := range detail.Attributes {
+		shown.Attributes[name] = value
+	}
+	links := map[entitlement.PurchaseID][]entitlement.Link{}
+	for _, p := range detail.Purchases {
+		links[p.ID] = p.Evidence.Links
+	}
+	for i := range account.Purchases {
+		p := &account.Purchases[i]
+		shown.Purchases = append(shown.Purchases, showPurchase(p, index, links[p.ID]))
+	}
+	for _, g := range account.Grants {
+		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
+			ExpiresAt: optionalTime(g.EndsAt), Reason: detail.GrantReasons[g.ID]})
+	}
+	return answer{status: http.StatusOK, body: shown}, nil
+}
+
+func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, links []entitlement.Link) purchaseShown {
+	shown := purchaseShown{ID: p.ID, Provider: p.Provider, Store: p.Store, TrialUsed: p.TrialUsed, Doubt: p.Doubt,
+		StoreIDs: append([]entitlement.Link{}, links...), Items: []itemShown{}}
+	for i := range p.Items {
+		item := &p.Items[i]
+		term := &item.Term
+		_, mapped := index.Lookup(p.Provider, &term.Sold)
+		shown.Items = append(shown.Items, itemShown{ID: item.ID, Product: term.Product, Mapped: mapped, State: itemStates[item.State], Reason: item.Reason,
+			Quantity: max(term.Quantity, 1), TermID: term.ID, StartsAt: optionalTime(term.StartsAt), EndsAt: optionalTime(term.EndsAt),
+			AccessUntil: optionalTime(item.AccessUntil), BillingGraceUntil: optionalTime(item.BillingGraceUntil), WillRenew: item.WillRenew,
+			Trial: term.Trial, RevokedAt: optionalTime(term.RevokedAt)})
+	}
+	return shown
+}
+
+var itemStates = map[entitlement.ItemState]string{entitlement.Pending: "pending", entitlement.Live: "live", entitlement.Retrying: "retrying",
+	entitlement.OnHold: "paused", entitlement.Ended: "ended", entitlement.Revoked: "revoked"}

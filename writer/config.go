@@ -1,0 +1,322 @@
+package writer
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/config"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+)
+
+// Config is everything that a writer is told at start. config.Load reads it from a file; deploy/docs/configuration.md shows one.
+type Config struct {
+	Node    NodeConfig    `config:"node"`
+	Cluster ClusterConfig `config:"cluster"`
+	Keys    KeysConfig    `config:"keys"`
+	Trust   TrustConfig   `config:"trust"`
+	Log     LogConfig     `config:"log"`
+
+	// ManageURLs are where a customer of each provider manages a subscription; shown as manage_url. None: none is shown.
+	ManageURLs map[entitlement.Provider]string `config:"manage_urls"`
+
+	// Environments are those that this cluster serves; at least one. What is not listed does not exist: 404.
+	Environments map[entitlement.Environment]EnvironmentConfig `config:"environments"`
+
+	// Now is the clock. Nil is time.Now. Only tests set it.
+	Now func() time.Time
+	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
+	Logger *slog.Logger
+
+	listeners listeners   // taken already, by tests that run several writers
+	fatal     func(error) // instead of ending the process, in tests
+}
+
+type listeners struct{ public, internal, raft net.Listener }
+
+func (c *Config) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger != nil {
+		return c.Logger
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.Log.Level}))
+}
+
+func (c *Config) now() time.Time { return c.clock()() }
+
+// NodeConfig is what differs from writer to writer.
+type NodeConfig struct {
+	// ID names the writer among the voters, for ever: "w1".
+	ID string `config:"id"`
+
+	// DataDir holds the log, the state, the journal and operator.sock. It is trusted: whoever can write it can grant themselves
+	// any entitlement, and whoever can open operator.sock is the operator. Made with mode 0700.
+	DataDir string `config:"data_dir"`
+
+	// Cluster is the cluster's id, which `latchkey-writer keys init` put into the issuing certificate. It is the iss of every token.
+	Cluster string `config:"cluster"`
+
+	// Listen is the public address, host:port: webhooks, server API, health, metrics. A reverse proxy in front ends TLS.
+	Listen string `config:"listen"`
+
+	// InternalListen is where edges and the other writers connect, and RaftListen where Raft does. Both believe whoever reaches
+	// them, so only loopback addresses are accepted.
+	InternalListen string `config:"internal_listen"`
+	RaftListen     string `config:"raft_listen"`
+}
+
+// ClusterConfig says who the writers are.
+type ClusterConfig struct {
+	// Voters are all writers, this one included, the same list on each. 3 survive the loss of one, 5 of two.
+	Voters []VoterConfig `config:"voters"`
+}
+
+// VoterConfig is one writer as the others reach it.
+type VoterConfig struct {
+	ID       string `config:"id"`
+	Raft     string `config:"raft"`     // host:port
+	Internal string `config:"internal"` // http://host:port
+}
+
+// KeysConfig names the private keys. They are in no log, snapshot or backup of ours: keep them as you keep any private key.
+type KeysConfig struct {
+	IssuerKeyFile   string                             `config:"issuer_key_file"`   // PKCS#8 PEM
+	IssuerCertFile  string                             `config:"issuer_cert_file"`  // the root's certificate for it
+	SessionKeyFiles map[entitlement.Environment]string `config:"session_key_files"` // PKCS#8 PEM, one for each environment
+}
+
+// TrustConfig names what the writer believes without proof.
+type TrustConfig struct {
+	// RootPublicKeys are the files of the pinned roots, SPKI PEM: the active one and the spare, as in the apps. With them a writer finds at
+	// start that its certificate would be refused by every edge.
+	RootPublicKeys []string `config:"root_public_keys"`
+}
+
+// LogConfig says what is logged.
+type LogConfig struct {
+	Level slog.Level `config:"level"` // debug, info (default), warn, error
+}
+
+// EnvironmentConfig is one environment. The two share nothing but the machine.
+type EnvironmentConfig struct {
+	// Audience is the aud of the environment's tokens: the app's name. That of sandbox is never that of production.
+	Audience string `config:"audience"`
+
+	// APIKeys are the first server keys; `latchkey-writer keys api` manages more. They are hashed into the cluster's state, and a
+	// key that was revoked there stays revoked although it is here.
+	APIKeys []APIKeyConfig `config:"api_keys"`
+
+	// CatalogFile is the first catalog, as the body of PUT /v1/catalog. It counts only while the environment has none.
+	CatalogFile string `config:"catalog_file"`
+
+	Stripe *StripeConfig `config:"stripe"` // absent: no webhook address
+}
+
+// APIKeyConfig is one server key.
+type APIKeyConfig struct {
+	Name  string        `config:"name"`
+	Scope string        `config:"scope"` // sk, rk or pk
+	Key   config.Secret `config:"key"`   // lk_<environment>_<scope>_<at least 20 characters by lot>
+}
+
+// StripeConfig is Stripe in one environment.
+type StripeConfig struct {
+	// WebhookSecrets are the endpoint's signing secrets, "whsec_...": several while one is rolled.
+	WebhookSecrets []config.Secret `config:"webhook_secrets"`
+}
+
+// The forms of names. They end up in paths, tokens and metrics, so they are kept plain.
+var (
+	nodeName    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+	clusterName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+	keyName     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+)
+
+// Validate returns every mistake as config.Mistakes, or nil. It reads the files that the configuration names.
+func (c *Config) Validate() error {
+	var m config.Mistakes
+	c.validateNode(&m)
+	c.validateVoters(&m)
+	c.validateEnvironments(&m)
+	for _, p := range slices.Sorted(maps.Keys(c.ManageURLs)) {
+		at := "manage_urls." + string(p)
+		if !knownProvider(p) {
+			m.Add(at, "no such provider")
+		} else if u, err := url.Parse(c.ManageURLs[p]); err != nil || u.Host == "" || u.Scheme != "https" {
+			m.Add(at, "want an https:// address")
+		}
+	}
+	c.loadKeys(&m)
+	return m.Err()
+}
+
+func (c *Config) validateNode(m *config.Mistakes) {
+	n := c.Node
+	for _, f := range []struct {
+		field, value string
+		form         *regexp.Regexp
+	}{{"node.id", n.ID, nodeName}, {"node.cluster", n.Cluster, clusterName}} {
+		if f.value == "" {
+			m.Add(f.field, "must be given")
+		} else if !f.form.MatchString(f.value) {
+			m.Add(f.field, "%q has other characters than %s", f.value, f.form)
+		}
+	}
+	if n.DataDir == "" {
+		m.Add("node.data_dir", "must be given")
+	}
+	for _, f := range []struct {
+		field, value string
+		loopback     bool
+	}{{"node.listen", n.Listen, false}, {"node.internal_listen", n.InternalListen, true}, {"node.raft_listen", n.RaftListen, true}} {
+		if f.value == "" {
+			m.Add(f.field, "must be given")
+		} else if host, _, err := net.SplitHostPort(f.value); err != nil {
+			m.Add(f.field, "%q is not host:port", f.value)
+		} else if f.loopback && !isLoopback(host) {
+			m.Add(f.field, "%q is not a loopback address, and this listener has no mutual TLS yet", f.value)
+		}
+	}
+}
+
+// isLoopback reports whether only this machine can connect to host. A name other than localhost may resolve to anything.
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+func (c *Config) validateVoters(m *config.Mistakes) {
+	if len(c.Cluster.Voters) == 0 {
+		m.Add("cluster.voters", "must list every writer, this one included")
+		return
+	}
+	seen := map[string]bool{}
+	for i, v := range c.Cluster.Voters {
+		at := fmt.Sprintf("cluster.voters[%d]", i)
+		if !nodeName.MatchString(v.ID) {
+			m.Add(at+".id", "%q is not a writer's id", v.ID)
+		} else if seen[v.ID] {
+			m.Add(at+".id", "%q is listed twice", v.ID)
+		}
+		seen[v.ID] = true
+		if _, _, err := net.SplitHostPort(v.Raft); err != nil {
+			m.Add(at+".raft", "%q is not host:port", v.Raft)
+		}
+		if u, err := url.Parse(v.Internal); err != nil || u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+			m.Add(at+".internal", "%q is not http://host:port", v.Internal)
+		}
+	}
+	if !seen[c.Node.ID] {
+		m.Add("cluster.voters", "lacks this writer, %q", c.Node.ID)
+	}
+}
+
+func (c *Config) validateEnvironments(m *config.Mistakes) {
+	if len(c.Environments) == 0 {
+		m.Add("environments", "must have production, sandbox or both")
+	}
+	audiences := map[string]entitlement.Environment{}
+	for _, env := range slices.Sorted(maps.Keys(c.Environments)) {
+		e, at := c.Environments[env], "environments."+string(env)
+		if !env.Valid() {
+			m.Add(at, "no such environment: want production or sandbox")
+			continue
+		}
+		if e.Audience == "" {
+			m.Add(at+".audience", "must be given")
+		} else if other, taken := audiences[e.Audience]; taken {
+			m.Add(at+".audience", "is that of %s too: a token of one would pass in the other", other)
+		}
+		audiences[e.Audience] = env
+		e.validateAPIKeys(env, at+".api_keys", m)
+		if e.CatalogFile != "" {
+			if _, err := readCatalog(e.CatalogFile); err != nil {
+				m.Add(at+".catalog_file", "%v", err)
+			}
+		}
+		if e.Stripe != nil {
+			if _, err := e.Stripe.adapter(); err != nil {
+				m.Add(at+".stripe.webhook_secrets", "%v", err)
+			}
+		}
+	}
+}
+
+func (e *EnvironmentConfig) validateAPIKeys(env entitlement.Environment, at string, m *config.Mistakes) {
+	names := map[string]bool{}
+	for i, k := range e.APIKeys {
+		at := fmt.Sprintf("%s[%d]", at, i)
+		if !keyName.MatchString(k.Name) {
+			m.Add(at+".name", "%q is not a name: want letters, digits, dots, dashes, at most 64", k.Name)
+		} else if names[k.Name] {
+			m.Add(at+".name", "%q is listed twice", k.Name)
+		}
+		names[k.Name] = true
+		if !validScope(k.Scope) {
+			m.Add(at+".scope", "%q is not sk, rk or pk", k.Scope)
+		} else if err := checkAPIKey(string(k.Key), env, k.Scope); err != nil {
+			m.Add(at+".key", "%v", err)
+		}
+	}
+}
+
+func (s *StripeConfig) adapter() (provider.Adapter, error) {
+	secrets := make([]string, len(s.WebhookSecrets))
+	for i, secret := range s.WebhookSecrets {
+		secrets[i] = string(secret)
+	}
+	return provider.NewStripe(provider.StripeConfig{Secrets: secrets})
+}
+
+// adapters makes what understands the providers' messages.
+func (c *Config) adapters() (map[entitlement.Environment]map[entitlement.Provider]provider.Adapter, error) {
+	all := map[entitlement.Environment]map[entitlement.Provider]provider.Adapter{}
+	for env, e := range c.Environments {
+		all[env] = map[entitlement.Provider]provider.Adapter{}
+		if e.Stripe != nil {
+			stripe, err := e.Stripe.adapter()
+			if err != nil {
+				return nil, fmt.Errorf("environments.%s.stripe: %w", env, err)
+			}
+			all[env][entitlement.Stripe] = stripe
+		}
+	}
+	return all, nil
+}
+
+func knownProvider(p entitlement.Provider) bool { return slices.Contains(providers, p) }
+
+// providers are those that a webhook's address may name.
+var providers = []entitlement.Provider{entitlement.Stripe, entitlement.Apple, entitlement.Google, entitlement.RevenueCat,
+	entitlement.Adapty, entitlement.Iaptic, entitlement.Web2Wave}
+
+// readCatalog reads what could be sent with PUT /v1/catalog, as strictly.
+func readCatalog(path string) (entitlement.Catalog, error) {
+	var catalog entitlement.Catalog
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return catalog, err
+	}
+	if err := decodeStrict(b, &catalog); err != nil {
+		return catalog, fmt.Errorf("%s: %w", path, err)
+	}
+	return catalog, catalog.Validate()
+}

@@ -1,0 +1,150 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+const (
+	// setupRetry is the pause after the leader could not bring its configuration into the state.
+	setupRetry = time.Second
+	// maxSessionKeys bounds the session keys of an environment: the present one, and those that tokens still live under.
+	maxSessionKeys = 4
+	// touchInterval is how often the times of use of API keys are committed; they are good to about that.
+	touchInterval = time.Minute
+)
+
+// lead does what only the leader does, each time that this node becomes it, until ctx ends.
+func (w *Writer) lead(ctx context.Context) {
+	for {
+		leading, err := w.store.LeaderContext(ctx)
+		if err != nil {
+			return
+		}
+		w.setUp(leading)
+		<-leading.Done()
+	}
+}
+
+// setUp brings what the configuration says first into the state: session keys, API keys, a first catalog. What the state has already
+// stays as it is.
+func (w *Writer) setUp(ctx context.Context) {
+	for {
+		var errs []error
+		for env := range w.cfg.Environments {
+			ctx := problem.WithRequestID(ctx, newID())
+			errs = append(errs, w.setUpSessionKeys(ctx, env), w.setUpAPIKeys(ctx, env), w.setUpCatalog(ctx, env))
+		}
+		err := errors.Join(errs...)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		w.log.WarnContext(ctx, "configuration not in the state yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(setupRetry):
+		}
+	}
+}
+
+// setUpSessionKeys adds this configuration's session key to those that edges accept. Older ones stay: tokens live under them.
+func (w *Writer) setUpSessionKeys(ctx context.Context, env entitlement.Environment) error {
+	own := w.keys.sessionJWKs[env]
+	var present [][]byte
+	err := w.store.View(func(r *store.Reader) (err error) {
+		keys, err := r.SessionKeys(env)
+		for _, k := range keys {
+			present = append(present, bytes.Clone(k))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range present {
+		if bytes.Equal(k, own) {
+			return nil
+		}
+	}
+	keys := append([][]byte{own}, present...)
+	_, err = w.propose(ctx, store.TypePutKeys, env, store.PutSessionKeys{JWKs: keys[:min(len(keys), maxSessionKeys)]})
+	return err
+}
+
+func (w *Writer) setUpAPIKeys(ctx context.Context, env entitlement.Environment) error {
+	for _, k := range w.cfg.Environments[env].APIKeys {
+		hash := hashAPIKey(string(k.Key))
+		known := false
+		err := w.store.View(func(r *store.Reader) (err error) {
+			_, known, err = r.APIKey(hash[:])
+			return err
+		})
+		if err == nil && !known {
+			_, err = w.propose(ctx, store.TypeAddAPIKey, env, store.AddAPIKey{Hash: hash[:], Name: k.Name, Scope: k.Scope})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Writer) setUpCatalog(ctx context.Context, env entitlement.Environment) error {
+	path := w.cfg.Environments[env].CatalogFile
+	if path == "" {
+		return nil
+	}
+	present := false
+	err := w.store.View(func(r *store.Reader) (err error) {
+		_, present, err = r.Record(env, replication.KindCatalog, replication.CurrentKey)
+		return err
+	})
+	if err != nil || present {
+		return err
+	}
+	catalog, err := readCatalog(path)
+	if err != nil {
+		return err
+	}
+	_, err = w.propose(ctx, store.TypePutCatalog, env, store.PutCatalog{Catalog: catalog})
+	return err
+}
+
+// touch notes that an API key was used.
+func (w *Writer) touch(hash [32]byte) {
+	w.touchMu.Lock()
+	defer w.touchMu.Unlock()
+	w.touched[hex.EncodeToString(hash[:])] = w.now().Unix()
+}
+
+// flushTouches commits now and then when API keys were last used. What is lost at a crash is a minute of that.
+func (w *Writer) flushTouches(ctx context.Context) {
+	ticker := time.NewTicker(touchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		w.touchMu.Lock()
+		used := w.touched
+		w.touched = map[string]int64{}
+		w.touchMu.Unlock()
+		if len(used) == 0 {
+			continue
+		}
+		if _, err := w.propose(ctx, store.TypeTouchAPIKeys, "", store.TouchAPIKeys{LastUsed: used}); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "last use of api keys not noted", "error", err)
+		}
+	}
+}

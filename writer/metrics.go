@@ -1,0 +1,156 @@
+package writer
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// The outcomes of a webhook beside those of the store.
+const (
+	outcomeDuplicate    = "duplicate"
+	outcomeSignature    = "invalid_signature"
+	outcomeStale        = "stale_signature"
+	outcomeBodyTooLarge = "body_too_large"
+	outcomeInvalid      = "invalid_request"
+	outcomeUnavailable  = "unavailable"
+	outcomeError        = "error"
+)
+
+var webhookOutcomes = []string{string(store.Recorded), string(store.Unhandled), string(store.Unreadable), string(store.Conflicting),
+	string(store.WrongEnvironment), string(store.TooLarge), outcomeDuplicate, outcomeSignature, outcomeStale, outcomeBodyTooLarge,
+	outcomeInvalid, outcomeUnavailable, outcomeError}
+
+// metrics is everything that /metrics shows of this package. All labels come from closed lists, and every series stands at zero from
+// the start, so that an alarm on a rate sees the first occurrence.
+type metrics struct {
+	registry *prometheus.Registry
+
+	requests        *prometheus.CounterVec
+	requestSeconds  *prometheus.HistogramVec
+	webhooks        *prometheus.CounterVec
+	webhookSeconds  prometheus.Histogram
+	proposals       *prometheus.CounterVec
+	proposalSeconds prometheus.Histogram
+	readFailures    prometheus.Counter
+	credentials     *prometheus.CounterVec
+	heads           *prometheus.CounterVec
+	pulls           *prometheus.CounterVec
+	snapshots       prometheus.Counter
+	certificates    *prometheus.CounterVec
+	sessionsIssued  *prometheus.CounterVec
+}
+
+// latencyBuckets run from what loopback takes to what a provider waits.
+var latencyBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+func newMetrics(w *Writer) *metrics {
+	name := func(s string) string { return prometheus.BuildFQName("latchkey", "writer", s) }
+	counter := func(n, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name(n), Help: help}, labels)
+	}
+	histogram := func(n, help string) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: name(n), Help: help, Buckets: latencyBuckets}
+	}
+	m := &metrics{
+		registry:        prometheus.NewRegistry(),
+		requests:        counter("http_requests_total", "Requests by listener, route and class of status.", "listener", "route", "status"),
+		requestSeconds:  prometheus.NewHistogramVec(histogram("http_request_duration_seconds", "Time from request to answer, by listener."), []string{"listener"}),
+		webhooks:        counter("webhooks_total", "Messages of providers, by what became of them.", "provider", "outcome"),
+		webhookSeconds:  prometheus.NewHistogram(histogram("webhook_duration_seconds", "Time from a webhook's header to its answer.")),
+		proposals:       counter("proposals_total", "Commands that this node proposed or passed on, by outcome.", "outcome"),
+		proposalSeconds: prometheus.NewHistogram(histogram("proposal_duration_seconds", "Time until a command was committed, with all tries.")),
+		readFailures:    prometheus.NewCounter(prometheus.CounterOpts{Name: name("read_failures_total"), Help: "Reads that found no leader in time."}),
+		credentials:     counter("credentials_refused_total", "Requests with a missing, unknown, revoked or insufficient key.", "reason"),
+		heads:           counter("heads_total", "Heads signed by this leader or fetched from it.", "outcome"),
+		pulls:           counter("pulls_total", "Answers to edges that pull changes.", "outcome"),
+		snapshots:       prometheus.NewCounter(prometheus.CounterOpts{Name: name("edge_snapshots_total"), Help: "Snapshots built for edges."}),
+		certificates:    counter("edge_certificates_total", "Certificates asked for by edges.", "outcome"),
+		sessionsIssued:  counter("sessions_total", "Session tokens issued.", "environment"),
+	}
+	m.registry.MustRegister(m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, p := range providers {
+		for _, o := range webhookOutcomes {
+			m.webhooks.WithLabelValues(string(p), o)
+		}
+	}
+	zero(m.proposals, "committed", "unavailable", "refused")
+	zero(m.credentials, credentialMissing, credentialUnknown, credentialRevoked, credentialScope)
+	zero(m.heads, "signed", "fetched", "failed")
+	zero(m.pulls, "changes", "empty", "below_floor", "other_history", "busy")
+	zero(m.certificates, "issued", "refused")
+	for _, env := range entitlement.Environments {
+		zero(m.sessionsIssued, string(env))
+	}
+	for _, l := range []string{listenerPublic, listenerInternal} {
+		m.requestSeconds.WithLabelValues(l)
+		m.route(l, "")
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("head_age_seconds"),
+		Help: "Seconds since the as_of of the newest head that this node holds; -1 before the first."}, w.headAge))
+	return m
+}
+
+func zero(v *prometheus.CounterVec, labels ...string) {
+	for _, l := range labels {
+		v.WithLabelValues(l)
+	}
+}
+
+// The classes of status that requests are counted by; what is in none ended without an answer.
+var statusClasses = []string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// route makes a route's series. The empty one counts what has no route.
+func (m *metrics) route(listener, route string) {
+	for _, class := range statusClasses {
+		m.requests.WithLabelValues(listener, route, class)
+	}
+}
+
+func (m *metrics) request(listener, route string, status int, d time.Duration) {
+	m.requests.WithLabelValues(listener, route, statusClass(status)).Inc()
+	m.requestSeconds.WithLabelValues(listener).Observe(d.Seconds())
+}
+
+func statusClass(status int) string {
+	if class := status / 100; class >= 1 && class <= 5 {
+		return strconv.Itoa(class) + "xx"
+	}
+	return "none"
+}
+
+func (m *metrics) webhook(p entitlement.Provider, outcome string, d time.Duration) {
+	m.webhooks.WithLabelValues(string(p), outcome).Inc()
+	m.webhookSeconds.Observe(d.Seconds())
+}
+
+func (m *metrics) proposed(err error, d time.Duration) {
+	var p *problem.Problem
+	outcome := "committed"
+	if errors.As(err, &p) && p.Status() < http.StatusInternalServerError {
+		outcome = "refused"
+	} else if err != nil {
+		outcome = "unavailable"
+	}
+	m.proposals.WithLabelValues(outcome).Inc()
+	m.proposalSeconds.Observe(d.Seconds())
+}
+
+func (m *metrics) readFailed()                { m.readFailures.Inc() }
+func (m *metrics) refused(reason string)      { m.credentials.WithLabelValues(reason).Inc() }
+func (m *metrics) head(outcome string)        { m.heads.WithLabelValues(outcome).Inc() }
+func (m *metrics) pulled(outcome string)      { m.pulls.WithLabelValues(outcome).Inc() }
+func (m *metrics) certificate(outcome string) { m.certificates.WithLabelValues(outcome).Inc() }
+func (m *metrics) session(env entitlement.Environment) {
+	m.sessionsIssued.WithLabelValues(string(env)).Inc()
+}

@@ -1,0 +1,148 @@
+package writer
+
+import (
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+func (w *Writer) routeOps(s *server) {
+	metrics := promhttp.HandlerFor(w.metrics.registry, promhttp.HandlerOpts{})
+	s.handle("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) error {
+		return writeJSON(rw, http.StatusOK, map[string]bool{"ok": true})
+	})
+	s.handle("GET /readyz", w.handleReady)
+	s.handle("GET /status", w.handleStatus)
+	s.handle("GET /metrics", func(rw http.ResponseWriter, r *http.Request) error {
+		metrics.ServeHTTP(rw, r)
+		return nil
+	})
+}
+
+// The roles of a writer.
+const (
+	roleLeader   = "leader"
+	roleFollower = "follower"
+)
+
+func (w *Writer) role() string {
+	if w.store.IsLeader() {
+		return roleLeader
+	}
+	return roleFollower
+}
+
+// ready is the answer of /readyz.
+type ready struct {
+	Ready   bool     `json:"ready"`
+	Role    string   `json:"role"`
+	Reasons []string `json:"reasons"` // why not; empty when ready
+}
+
+func (w *Writer) readiness() ready {
+	r := ready{Role: w.role(), Reasons: []string{}}
+	if w.store.Leader() == "" {
+		r.Reasons = append(r.Reasons, "no leader")
+	}
+	h := w.newestHead()
+	switch {
+	case h == nil:
+		r.Reasons = append(r.Reasons, "no head from a leader yet")
+	case w.headAge() > headFresh.Seconds():
+		r.Reasons = append(r.Reasons, "the newest head is older than "+headFresh.String())
+	case r.Role == roleFollower && w.store.Position().Epoch == 0:
+		r.Reasons = append(r.Reasons, "no data yet")
+	}
+	r.Ready = len(r.Reasons) == 0
+	return r
+}
+
+func (w *Writer) handleReady(rw http.ResponseWriter, _ *http.Request) error {
+	r := w.readiness()
+	status := http.StatusOK
+	if !r.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	return writeJSON(rw, status, r)
+}
+
+// Status is what /status and `latchkey-writer status` show of a writer.
+type Status struct {
+	Node      string  `json:"node"`
+	Cluster   string  `json:"cluster"`
+	Version   string  `json:"version"`
+	Role      string  `json:"role"`
+	Leader    string  `json:"leader"` // empty: none is known
+	Ready     bool    `json:"ready"`
+	Epoch     uint64  `json:"epoch"`
+	Revision  uint64  `json:"revision"`
+	AsOf      *string `json:"as_of"` // of the newest head
+	StateHash string  `json:"state_hash"`
+	FullHash  string  `json:"full_hash"` // of what writers keep beyond records, at AppliedIndex
+	Rules     uint32  `json:"rules"`
+
+	AppliedIndex uint64 `json:"applied_index"`
+	Floor        uint64 `json:"change_log_floor"` // changes up to here are no longer kept
+
+	Members []Member   `json:"members"`
+	Edges   []edgeSeen `json:"edges"` // that asked this writer for something since it started
+}
+
+// Member is a writer of the cluster.
+type Member struct {
+	ID       string `json:"id"`
+	Raft     string `json:"raft"`
+	Internal string `json:"internal"`
+	Leader   bool   `json:"leader"`
+}
+
+func (w *Writer) status() (Status, error) {
+	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Role: w.role(), Leader: w.store.Leader(), Ready: w.readiness().Ready}
+	stats := w.store.Stats()
+	p := stats.Position
+	s.Epoch, s.Revision, s.StateHash, s.Rules = p.Epoch, p.N, p.StateHash.String(), p.Rules
+	s.FullHash, s.AppliedIndex, s.Floor = stats.FullHash.String(), stats.AppliedIndex, stats.Floor
+	if h := w.newestHead(); h != nil {
+		s.AsOf = optionalTime(h.AsOf)
+	}
+	for _, v := range w.cfg.Cluster.Voters {
+		s.Members = append(s.Members, Member{ID: v.ID, Raft: v.Raft, Internal: v.Internal, Leader: v.ID == s.Leader})
+	}
+	w.edgesMu.Lock()
+	defer w.edgesMu.Unlock()
+	s.Edges = []edgeSeen{}
+	for _, e := range w.edges {
+		s.Edges = append(s.Edges, e)
+	}
+	slices.SortFunc(s.Edges, func(a, b edgeSeen) int { return strings.Compare(a.ID, b.ID) })
+	return s, nil
+}
+
+func (w *Writer) handleStatus(rw http.ResponseWriter, _ *http.Request) error {
+	s, err := w.status()
+	if err != nil {
+		return err
+	}
+	return writeJSON(rw, http.StatusOK, s)
+}
+
+// Version says what was built: the module's version, or the commit.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
+			version = s.Value
+		}
+	}
+	if version == "" {
+		version = "unknown"
+	}
+	return version
+}

@@ -1,0 +1,92 @@
+package writer
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// maxWebhookBytes is the largest message of a provider that is taken. The largest that any of them sends is about 256 KiB.
+const maxWebhookBytes = 1 << 20
+
+// webhookAnswer is what a provider is told, and what an operator sees in the provider's log of deliveries.
+type webhookAnswer struct {
+	EventID   string        `json:"event_id"`
+	Revision  string        `json:"revision"`
+	Duplicate bool          `json:"duplicate"`
+	Outcome   store.Outcome `json:"outcome"`
+}
+
+// handleWebhook takes a provider's message: verify the raw bytes, parse, commit, answer. The answer comes after the commit: the
+// provider stops repeating itself at the first 2xx, so an earlier one would lose the event if this node died here.
+func (w *Writer) handleWebhook(rw http.ResponseWriter, r *http.Request) error {
+	began := time.Now()
+	env, name := entitlement.Environment(r.PathValue("env")), entitlement.Provider(r.PathValue("provider"))
+	adapter, err := w.adapter(env, name)
+	if err != nil {
+		return err
+	}
+	answer, outcome, err := w.takeWebhook(r, env, adapter)
+	w.metrics.webhook(name, outcome, time.Since(began))
+	if err != nil {
+		w.log.InfoContext(r.Context(), "webhook refused", "provider", name, "environment", env, "outcome", outcome, "request_id", problem.RequestID(r.Context()))
+		return err
+	}
+	return writeJSON(rw, http.StatusOK, answer)
+}
+
+// adapter returns what understands the provider's messages in the environment. Error: a problem.
+func (w *Writer) adapter(env entitlement.Environment, name entitlement.Provider) (provider.Adapter, error) {
+	if _, ok := w.cfg.Environments[env]; !ok {
+		return nil, problem.New(problem.UnknownEnvironment, "This cluster does not serve such an environment.")
+	}
+	adapter := w.adapters[env][name]
+	if adapter == nil {
+		return nil, problem.New(problem.NotFound, "No such provider is configured in this environment.")
+	}
+	return adapter, nil
+}
+
+// takeWebhook returns the answer, and the outcome in the words of the metrics.
+func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapter provider.Adapter) (webhookAnswer, string, error) {
+	var answer webhookAnswer
+	ctx := r.Context()
+	body, err := readBody(r, maxWebhookBytes)
+	if errors.Is(err, problem.New(problem.BodyTooLarge, "")) {
+		return answer, outcomeBodyTooLarge, err
+	}
+	if err != nil {
+		return answer, outcomeInvalid, err
+	}
+	// The tolerance is judged by the clock of the node that the message reached, before anything waits for a leader.
+	switch err := adapter.Verify(provider.Request{Header: r.Header, Body: body}, w.now()); {
+	case errors.Is(err, provider.ErrStale):
+		return answer, outcomeStale, problem.New(problem.StaleSignature, "The signature's time is too far from now.")
+	case err != nil:
+		return answer, outcomeSignature, problem.New(problem.InvalidSignature, "The signature does not match any configured secret.")
+	}
+	ev, err := adapter.Parse(body, env)
+	if err != nil {
+		return answer, outcomeError, err
+	}
+	result, err := w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
+	if err != nil {
+		return answer, outcomeUnavailable, err
+	}
+	w.log.InfoContext(ctx, "event recorded", "provider", ev.Provider, "environment", env, "event_id", result.EventID, "type", ev.Type,
+		"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
+	answer = webhookAnswer{EventID: result.EventID, Revision: result.Revision.String(), Duplicate: result.Duplicate, Outcome: result.Outcome}
+	return answer, webhookOutcome(result), nil
+}
+
+func webhookOutcome(result store.Result) string {
+	if result.Duplicate && result.Outcome != store.Conflicting {
+		return outcomeDuplicate
+	}
+	return string(result.Outcome)
+}

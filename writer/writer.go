@@ -1,0 +1,275 @@
+// Package writer is one node of the cluster that decides who may use what until when: it takes providers' webhooks and the customer's
+// API calls, commits them by Raft, and serves every change to the edges, signed.
+//
+// It promises: a 2xx is sent only after a majority of writers has the event on disk; every read of the server API sees every write
+// that returned before it, on every node; a head with as_of = T covers everything that was acknowledged before T.
+//
+// Start at Open and Run. A webhook goes webhook.go -> propose.go -> internal/store; a read goes api.go -> read.go -> internal/store; an
+// edge's pull goes internal_api.go -> internal/store.
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/config"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// The listeners, as the metrics name them.
+const (
+	listenerPublic   = "public"
+	listenerInternal = "internal"
+	listenerOperator = "operator"
+)
+
+const (
+	// attemptTimeout is how long one try at the leader may take: a node that is frozen must not eat the whole of proposeTimeout,
+	// in which another one is elected.
+	attemptTimeout = 3 * time.Second
+	dialTimeout    = time.Second
+	// maxPeerConnections is how many connections to the leader are kept: as many as webhooks are taken at a time.
+	maxPeerConnections = 512
+)
+
+// Writer is a running node. Make one with Open.
+type Writer struct {
+	cfg      Config
+	log      *slog.Logger
+	now      func() time.Time
+	store    *store.Store
+	keys     *keyring
+	signer   *signer
+	verifier *replication.Verifier
+	adapters map[entitlement.Environment]map[entitlement.Provider]provider.Adapter
+	metrics  *metrics
+
+	peers  map[string]string // internal addresses of all writers, by id
+	client *http.Client      // to them
+	reads  *sharedReads
+
+	catalogs        catalogCache
+	frames          frames
+	spool           *spool
+	polls           chan struct{}
+	snapshotReaders chan struct{}
+
+	headMu sync.Mutex
+	head   *head
+
+	edgesMu sync.Mutex
+	edges   map[string]edgeSeen
+
+	touchMu sync.Mutex
+	touched map[string]int64 // SHA-256 of an API key, in hex, to when it was used last
+
+	servers    []*server
+	serving    context.Context // ends when requests are to end
+	stop       context.CancelFunc
+	background sync.WaitGroup
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// Open reads keys, takes the listeners and opens the store; nothing is answered before Run. Error: config.Mistakes for what is wrong
+// with cfg, all at once.
+func Open(cfg Config) (w *Writer, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	var mistakes config.Mistakes
+	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}}
+	if err := mistakes.Err(); err != nil { // files that changed since Validate
+		return nil, err
+	}
+	w.serving, w.stop = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+			w = nil
+		}
+	}()
+	w.metrics = newMetrics(w)
+	w.verifier = replication.NewVerifier(w.keys.roots, cfg.Node.Cluster)
+	if w.signer, err = newSigner(w.keys, cfg.Node.Cluster, cfg.Node.ID, w.now()); err != nil {
+		return w, err
+	}
+	if w.adapters, err = cfg.adapters(); err != nil {
+		return w, err
+	}
+	w.connect()
+	if err := w.openFiles(); err != nil {
+		return w, err
+	}
+	return w, w.listen()
+}
+
+// connect prepares what asks the other writers.
+func (w *Writer) connect() {
+	for _, v := range w.cfg.Cluster.Voters {
+		w.peers[v.ID] = strings.TrimSuffix(v.Internal, "/")
+	}
+	w.client = &http.Client{
+		Transport: &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+			MaxIdleConnsPerHost: maxPeerConnections,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.background.Go}
+	w.frames.build = w.buildFrame
+}
+
+// openFiles opens what lies in the data folder.
+func (w *Writer) openFiles() error {
+	dir := w.cfg.Node.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	var err error
+	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.background.Go, w.buildSnapshot); err != nil {
+		return err
+	}
+	voters := make([]store.Voter, len(w.cfg.Cluster.Voters))
+	for i, v := range w.cfg.Cluster.Voters {
+		voters[i] = store.Voter{ID: v.ID, Addr: v.Raft}
+	}
+	w.store, err = store.Open(store.Config{
+		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters,
+		Rules: store.RulesVersion, Now: w.now, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
+		FetchSegment: w.fetchSegment,
+	})
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	return nil
+}
+
+// listen takes the addresses and lays the routes.
+func (w *Writer) listen() error {
+	public, err := listenOn(w.cfg.listeners.public, w.cfg.Node.Listen)
+	if err != nil {
+		return fmt.Errorf("node.listen: %w", err)
+	}
+	s := w.addServer(listenerPublic, public)
+	s.handle("POST /v1/webhooks/{env}/{provider}", w.handleWebhook)
+	w.routeAccounts(s)
+	w.routeCatalog(s)
+	w.routeEvents(s)
+	w.routeOps(s)
+	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
+	if err != nil {
+		return fmt.Errorf("node.internal_listen: %w", err)
+	}
+	w.routeInternal(w.addServer(listenerInternal, internal))
+	operator, err := listenOperator(w.cfg.Node.DataDir)
+	if err != nil {
+		return fmt.Errorf("operator's socket: %w", err)
+	}
+	w.routeOperator(w.addServer(listenerOperator, operator))
+	return nil
+}
+
+func listenOn(given net.Listener, address string) (net.Listener, error) {
+	if given != nil {
+		return given, nil
+	}
+	return net.Listen("tcp", address)
+}
+
+func (w *Writer) addServer(name string, l net.Listener) *server {
+	s := newServer(w, name, l)
+	w.servers = append(w.servers, s)
+	return s
+}
+
+// PublicAddr is where the public listener really listens: of interest where the configured port is 0.
+func (w *Writer) PublicAddr() net.Addr { return w.addr(listenerPublic) }
+
+// InternalAddr is where the internal listener really listens.
+func (w *Writer) InternalAddr() net.Addr { return w.addr(listenerInternal) }
+
+func (w *Writer) addr(name string) net.Addr {
+	for _, s := range w.servers {
+		if s.name == name {
+			return s.listener.Addr()
+		}
+	}
+	return nil
+}
+
+// Run answers until ctx ends or a listener fails, then closes the writer: it stops accepting, lets requests in flight finish, hands
+// leadership over and closes the store.
+func (w *Writer) Run(ctx context.Context) error {
+	failed := make(chan error, len(w.servers))
+	for _, s := range w.servers {
+		w.background.Go(func() {
+			if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s listener: %w", s.name, err)
+			}
+		})
+	}
+	w.background.Go(func() { w.makeHeads(w.serving) })
+	w.background.Go(func() { w.lead(w.serving) })
+	w.background.Go(func() { w.flushTouches(w.serving) })
+	w.log.InfoContext(ctx, "writer runs", "node", w.cfg.Node.ID, "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
+		"internal_listen", w.InternalAddr().String(), "version", Version())
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	w.log.InfoContext(ctx, "writer stops", "node", w.cfg.Node.ID)
+	return errors.Join(err, w.Close())
+}
+
+// Close stops everything and returns when it has ended. It may be called more than once, with or without Run.
+func (w *Writer) Close() error {
+	w.closeOnce.Do(func() { w.closeErr = w.close() })
+	return w.closeErr
+}
+
+func (w *Writer) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	// First no more connections, then the end of what waits, so that nobody connects in vain in between.
+	var draining sync.WaitGroup
+	for _, s := range w.servers {
+		draining.Go(func() {
+			if err := s.http.Shutdown(ctx); err != nil {
+				_ = s.http.Close()
+			}
+			_ = s.listener.Close() // for a server that never ran
+		})
+	}
+	time.AfterFunc(pollDrain, w.stop)
+	draining.Wait()
+	w.stop()
+	var err error
+	if w.store != nil {
+		err = w.store.Close(ctx)
+	}
+	w.background.Wait()
+	if w.client != nil {
+		w.client.CloseIdleConnections()
+	}
+	return err
+}
+
+// pollDrain is how long short requests get before those that wait for something are ended.
+const pollDrain = 300 * time.Millisecond
