@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Errors of a Copy. Follow acts on each of them; anything else that a copy returns is tried again later.
+// Errors of a Moving. Follow acts on each of them; anything else that it returns is tried again later.
 var (
 	// ErrDiverged means that changes or a head do not lead to the signed position: the copy is not the writers' history. Take a snapshot.
 	ErrDiverged = errors.New("copy diverged from the signed position")
@@ -29,9 +29,9 @@ var (
 	errBehind     = errors.New("snapshot and changes end before what is served")
 )
 
-// Copy is all records at one position, which only moves forward. All methods may be called at any time from any goroutine;
+// Moving is all records at one position, which only moves forward. All methods may be called at any time from any goroutine;
 // Follow itself never calls Apply or Advance concurrently.
-type Copy interface {
+type Moving interface {
 	// Head is what the copy holds. Epoch 0 means nothing.
 	Head() Head
 	// Apply applies consecutive changes, of which the first follows the copy's position, if they lead exactly to the position
@@ -39,13 +39,18 @@ type Copy interface {
 	Apply(to Position, changes [][]byte) error
 	// Advance notes a newer as_of. Follow has made sure that the copy covers h. Error: ErrNoData.
 	Advance(h Head) error
+}
+
+// Copy is a copy that is not served yet.
+type Copy interface {
+	Moving
 	// Discard gives the copy up and frees what it holds.
 	Discard()
 }
 
 // Replica is where Follow puts what it has verified.
 type Replica interface {
-	Copy
+	Moving
 	// Build makes a new copy beside the one that is served, from the records that ReadSnapshot reads, and checks that they have the
 	// manifest's state hash. Errors: ErrDiverged, ErrRules, ErrFrame.
 	Build(ctx context.Context, m Manifest, records io.Reader) (Copy, error)
@@ -63,6 +68,7 @@ type Source interface {
 
 // FollowConfig is what a Follower needs.
 type FollowConfig struct {
+	Node      string   // name of this node, for the writers' status pages; may be empty
 	Writers   []string // base addresses of the internal API, the preferred one first
 	Verifier  *Verifier
 	Replica   Replica
@@ -128,7 +134,7 @@ func NewFollower(cfg FollowConfig) *Follower {
 		f.cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	for _, base := range cfg.Writers {
-		f.clients = append(f.clients, NewClient(base, cfg.Transport))
+		f.clients = append(f.clients, NewClient(base, cfg.Node, cfg.Transport))
 	}
 	return f
 }

@@ -23,6 +23,7 @@ const (
 	ChangesPath    = "/internal/v1/changes"
 	SnapshotPath   = "/internal/v1/snapshot"
 	ManifestHeader = "Latchkey-Manifest"
+	NodeHeader     = "Latchkey-Node" // who asks, for the writers' status pages alone
 )
 
 // MaxWait is how long a writer holds a request for changes at most.
@@ -56,11 +57,13 @@ func NewBackoff() *backoff.ExponentialBackOff {
 // Client pulls from one writer. It verifies nothing: all that it returns is to be judged by a Verifier.
 type Client struct {
 	base string
+	node string
 	http *http.Client
 }
 
-// NewClient returns a client of the writer whose internal API is at base ("http://127.0.0.1:8421"). transport may be nil.
-func NewClient(base string, transport http.RoundTripper) *Client {
+// NewClient returns a client of the writer whose internal API is at base ("http://127.0.0.1:8421"). node names
+// who asks; it may be empty, and transport nil.
+func NewClient(base, node string, transport http.RoundTripper) *Client {
 	if transport == nil {
 		transport = &http.Transport{
 			DialContext:           (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -71,7 +74,7 @@ func NewClient(base string, transport http.RoundTripper) *Client {
 			DisableCompression:    true,
 		}
 	}
-	return &Client{base: strings.TrimSuffix(base, "/"), http: &http.Client{
+	return &Client{base: strings.TrimSuffix(base, "/"), node: node, http: &http.Client{
 		Transport: transport,
 		// A writer never redirects; following one would send us to a host that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -230,6 +233,9 @@ func (c *Client) get(ctx context.Context, path string, header http.Header) (*htt
 	}
 	if header != nil {
 		req.Header = header
+	}
+	if c.node != "" {
+		req.Header.Set(NodeHeader, c.node)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -194,7 +194,7 @@ type row struct {
 	stored []byte
 }
 
-// Apply implements replication.Copy.
+// Apply implements replication.Moving.
 func (f *file) Apply(to replication.Position, changes [][]byte) error {
 	v, head, _, err := f.acquire()
 	if err != nil {
@@ -352,7 +352,7 @@ func (f *file) write(rows []row, head replication.Head) error {
 	return nil
 }
 
-// Advance implements replication.Copy. The as_of in memory moves at once, that on the disk now and then: losing it makes us older, never
+// Advance implements replication.Moving. The as_of in memory moves at once, that on the disk now and then: losing it makes us older, never
 // newer.
 func (f *file) Advance(h replication.Head) error {
 	f.mu.Lock()

@@ -254,7 +254,7 @@ func (r *Replica) Lookup(env entitlement.Environment, kind replication.Kind, key
 	return value, x.Head, found, err
 }
 
-// Head implements replication.Copy.
+// Head implements replication.Moving.
 func (r *Replica) Head() replication.Head {
 	f := r.current.Load()
 	if f == nil {
@@ -286,7 +286,7 @@ func (r *Replica) announce() {
 // Lost implements replication.Replica.
 func (r *Replica) Lost() <-chan struct{} { return r.lost }
 
-// Apply implements replication.Copy. It is one transaction: after a crash all of the batch is there, or nothing.
+// Apply implements replication.Moving. It is one transaction: after a crash all of the batch is there, or nothing.
 func (r *Replica) Apply(to replication.Position, changes [][]byte) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -303,7 +303,7 @@ func (r *Replica) Apply(to replication.Position, changes [][]byte) error {
 	return r.after(f, err)
 }
 
-// Advance implements replication.Copy.
+// Advance implements replication.Moving.
 func (r *Replica) Advance(h replication.Head) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()

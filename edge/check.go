@@ -1,0 +1,422 @@
+package edge
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey/latchkey/edge/internal/replica"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/pkg/token"
+	"github.com/latchkey/latchkey/replication"
+)
+
+const (
+	// defaultWait is how long a check with min_revision is held for it, and maxWait at most.
+	defaultWait = 2 * time.Second
+	maxWait     = 20 * time.Second
+
+	// notModifiedSeconds is how far behind the replica's as_of the answer that an app holds may be for a 304. Beyond it a new token is due,
+	// because the held one's grace is running out.
+	notModifiedSeconds = 3600
+
+	// reuseSeconds is how far behind the replica's as_of a token may be that is handed out again: a crowd that opens the app at one moment
+	// costs one signature each.
+	reuseSeconds = 5
+
+	retryAfter = time.Second
+)
+
+// check is one request for entitlements while it is being answered. It is pooled: nothing of it outlives the request.
+type check struct {
+	minRevision    replication.Revision
+	hasMinRevision bool
+	wait           time.Duration
+	nonce          string // a part of the request
+	noneMatch      []byte // a part of the request
+	wantsToken     bool   // Accept: application/jwt
+
+	claims   token.GraceClaims
+	token    []byte
+	body     []byte
+	revision []byte
+}
+
+var checks = sync.Pool{New: func() any {
+	return &check{token: make([]byte, 0, 4096), body: make([]byte, 0, 8192), revision: make([]byte, 0, 40)}
+}}
+
+// handleCheck answers GET /v1/entitlements: session, record, entitlements at now, signature. An error never takes access away, and no answer
+// is older than what the client asked for (I11).
+func (e *Edge) handleCheck(ctx *fasthttp.RequestCtx) error {
+	c := checks.Get().(*check)
+	defer c.recycle()
+	if err := c.parse(ctx); err != nil {
+		return err
+	}
+	bearer, ok := bearerToken(ctx)
+	if !ok {
+		return problem.New(problem.InvalidCredential, "Send a session token: Authorization: Bearer <token>.")
+	}
+	x, ses, err := e.read(bearer, c)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	s, err := e.stateOf(&x)
+	if err != nil {
+		return err
+	}
+	env := s.environment(ses.env)
+	now := e.clock.now(x.Head.AsOf)
+	k, found, err := env.account(&x, ses.account, now, e.cfg.ManageURLs)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return problem.New(problem.UnknownAccount, "This edge has no record of the session's account.").After(retryAfter)
+	}
+	if ses.issuedAt < k.account.SessionsFrom {
+		return problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
+	}
+	fresh := now < x.Head.AsOf+token.FreshSeconds
+	if tag := c.matches(k.digest, x.Head.AsOf); tag != nil && fresh {
+		e.metrics.notModified.Inc()
+		ctx.Response.Header.SetBytesV(fasthttp.HeaderETag, tag)
+		ctx.SetStatusCode(fasthttp.StatusNotModified)
+		return nil
+	}
+	return e.answer(ctx, c, env, k, ses, x.Head, now)
+}
+
+// read verifies the session and waits for the revision that the client and its session ask for.
+func (e *Edge) read(bearer string, c *check) (replica.Reading, *session, error) {
+	var deadline <-chan time.Time
+	for {
+		x, err := e.replica.Read()
+		if err != nil {
+			return x, nil, err
+		}
+		ses, err := e.verify(&x, bearer)
+		if err != nil {
+			x.Close()
+			return x, nil, err
+		}
+		err = c.reached(x.Head.Revision(), ses.floor)
+		if err == nil {
+			return x, ses, nil
+		}
+		x.Close()
+		if !errors.Is(err, errNotYet) || c.wait == 0 {
+			return x, nil, err
+		}
+		if deadline == nil {
+			timer := time.NewTimer(c.wait)
+			defer timer.Stop()
+			deadline = timer.C
+		}
+		changed := e.replica.Updated()
+		if e.replica.Head().Revision() != x.Head.Revision() {
+			continue // it moved before we began to listen
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			return x, nil, err
+		case <-e.stopped:
+			return x, nil, err
+		}
+	}
+}
+
+var errNotYet = problem.New(problem.NotYet, "")
+
+// reached compares the replica's revision with what was asked for. A session of an older epoch is covered: its account was carried over,
+// or it is unknown.
+func (c *check) reached(at, floor replication.Revision) error {
+	if c.hasMinRevision && c.minRevision.Epoch < at.Epoch {
+		return problem.Newf(problem.OtherHistory, "min_revision %s belongs to a history that has ended; this one is at %s.", c.minRevision, at)
+	}
+	want := floor
+	if c.hasMinRevision && c.minRevision.Compare(want) > 0 {
+		want = c.minRevision
+	}
+	if want.Compare(at) <= 0 || want.Epoch < at.Epoch {
+		return nil
+	}
+	return problem.Newf(problem.NotYet, "This edge is at %s, not yet at %s.", at, want).After(retryAfter)
+}
+
+// verify returns the session of bearer.
+func (e *Edge) verify(x *replica.Reading, bearer string) (*session, error) {
+	s, err := e.stateOf(x)
+	if err != nil {
+		return nil, err
+	}
+	ses, err := s.session(bearer, e.clock.now(x.Head.AsOf))
+	if err != nil {
+		detail := "The session token is not valid here."
+		if errors.Is(err, token.ErrExpired) {
+			detail = "The session token has expired."
+		}
+		return nil, problem.New(problem.InvalidCredential, detail)
+	}
+	return ses, nil
+}
+
+// answer signs and sends what k shows.
+func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *known, ses *session, head replication.Head, now int64) error {
+	asOf, revision := head.AsOf, head.Revision()
+	signer := env.key.signer.Load()
+	var tok []byte
+	var exp int64
+	if old := k.newest.Load(); signer != nil && c.nonce == "" && old.again(signer, ses, head, now) && c.allows(old.revision, ses.floor) {
+		tok, exp, asOf, revision = old.token, old.exp, old.asOf, old.revision
+		e.metrics.reused.Inc()
+	} else if signer != nil && asOf > 0 && now < signer.ExpiresAt(asOf) {
+		var err error
+		if tok, exp, err = c.sign(signer, k, ses, asOf, revision, now); err != nil {
+			return err
+		}
+		e.metrics.signed.Inc()
+		if c.nonce == "" {
+			k.newest.Store(&signedToken{asOf: asOf, revision: revision, device: ses.device, exp: exp, signer: signer, token: bytes.Clone(tok)})
+		}
+	}
+	h := &ctx.Response.Header
+	c.body = appendTag(c.body[:0], asOf, k.digest)
+	h.SetBytesV(fasthttp.HeaderETag, c.body)
+	h.Set(fasthttp.HeaderCacheControl, "private, no-cache")
+	h.Set(fasthttp.HeaderVary, "Authorization, Accept")
+	if c.wantsToken {
+		if tok == nil {
+			e.metrics.unsigned.Inc()
+			return problem.New(problem.NoData, "This edge cannot sign now: what it holds is too old, or it is not certified.").After(retryAfter)
+		}
+		h.SetContentType("application/jwt")
+		ctx.Response.SetBody(tok)
+		return nil
+	}
+	if tok == nil {
+		e.metrics.unsigned.Inc()
+	}
+	b := append(c.body[:0], `{"account_id":"`...)
+	b = append(b, ses.account...)
+	b = append(b, `","environment":"`...)
+	b = append(b, env.env...)
+	b = append(b, `","revision":"`...)
+	b = revision.Append(b)
+	b = append(b, `","server_time":`...)
+	b = entitlement.AppendTime(b, now)
+	b = append(b, `,"as_of":`...)
+	b = entitlement.AppendTime(b, asOf)
+	b = append(b, `,"fresh_until":`...)
+	b = entitlement.AppendTime(b, asOf+token.FreshSeconds)
+	b = append(b, `,"stale":`...)
+	b = strconv.AppendBool(b, now >= asOf+token.FreshSeconds)
+	b = append(b, `,"state":"settled",`...)
+	b = k.view.AppendJSON(b, env.env, exp)
+	b = append(b, `,"apple_app_account_token":"`...)
+	b = append(b, k.appleToken...)
+	b = append(b, '"')
+	if tok != nil {
+		b = append(b, `,"grace_token":"`...)
+		b = append(b, tok...)
+		b = append(b, '"')
+	}
+	b = append(b, '}')
+	c.body = b
+	h.SetContentType("application/json")
+	ctx.Response.SetBody(b)
+	return nil
+}
+
+// again reports whether t may be handed out once more: as fresh as reuseSeconds ask, of the same device and key, of the same history. That nothing shown
+// has changed follows from its being kept with the view.
+func (t *signedToken) again(signer *token.GraceSigner, ses *session, head replication.Head, now int64) bool {
+	return t != nil && head.AsOf-t.asOf < reuseSeconds && t.signer == signer && t.device == ses.device && t.revision.Epoch == head.Epoch && now < t.exp
+}
+
+// allows reports whether an answer of revision at may be given.
+func (c *check) allows(at, floor replication.Revision) bool { return c.reached(at, floor) == nil }
+
+// sign makes the token of what k shows.
+func (c *check) sign(signer *token.GraceSigner, k *known, ses *session, asOf int64, revision replication.Revision, now int64) (tok []byte, exp int64, err error) {
+	exp = signer.ExpiresAt(asOf)
+	c.revision = revision.Append(c.revision[:0])
+	g := &c.claims
+	*g = token.GraceClaims{
+		Subject: string(ses.account), Device: ses.device, IssuedAt: now, AsOf: asOf, Revision: view(c.revision), Nonce: c.nonce,
+		Entitlements: g.Entitlements[:0], Balances: g.Balances[:0],
+	}
+	for i := range k.view.Entitlements {
+		en := &k.view.Entitlements[i]
+		g.Entitlements = append(g.Entitlements, token.GraceEntitlement{
+			ID: en.ID, Status: string(en.Status), Reason: string(en.Reason), Until: en.ExpiresAt, OfflineUntil: en.OfflineUntil(exp),
+			WillRenew: en.WillRenew, Plan: en.Plan, Trial: en.Trial,
+		})
+	}
+	for _, b := range k.view.Balances {
+		g.Balances = append(g.Balances, token.Balance{Credit: b.Credit, Amount: b.Amount})
+	}
+	c.token, err = signer.AppendSign(c.token[:0], g)
+	return c.token, exp, err
+}
+
+// maxPooledBody is the largest buffer that is kept: one account with a thousand purchases must not make every buffer as large.
+const maxPooledBody = 64 << 10
+
+func (c *check) recycle() {
+	if cap(c.body) > maxPooledBody {
+		return
+	}
+	c.minRevision, c.hasMinRevision, c.wait, c.nonce, c.noneMatch, c.wantsToken = replication.Revision{}, false, 0, "", nil, false
+	checks.Put(c)
+}
+
+// parse reads what the request asks for. Unknown parameters are ignored.
+func (c *check) parse(ctx *fasthttp.RequestCtx) error {
+	c.wait = defaultWait
+	if len(ctx.URI().QueryString()) > 0 {
+		if err := c.parseQuery(ctx.QueryArgs()); err != nil {
+			return err
+		}
+	}
+	h := &ctx.Request.Header
+	c.noneMatch = h.Peek(fasthttp.HeaderIfNoneMatch)
+	c.wantsToken = prefersToken(h.Peek(fasthttp.HeaderAccept))
+	return nil
+}
+
+func (c *check) parseQuery(args *fasthttp.Args) error {
+	if text := args.Peek("min_revision"); len(text) > 0 {
+		r, err := replication.ParseRevision(string(text))
+		if err != nil {
+			return problem.New(problem.InvalidRequest, "min_revision is not a revision.")
+		}
+		c.minRevision, c.hasMinRevision = r, true
+	}
+	if text := args.Peek("wait"); len(text) > 0 {
+		n, err := strconv.ParseUint(string(text), 10, 16)
+		if err != nil || time.Duration(n)*time.Second > maxWait {
+			return problem.Newf(problem.InvalidRequest, "wait is not a whole number of seconds from 0 to %d.", maxWait/time.Second)
+		}
+		c.wait = time.Duration(n) * time.Second
+	}
+	nonce := args.Peek("nonce")
+	if len(nonce) > token.MaxNonceBytes || !isBase64URL(nonce) {
+		return problem.Newf(problem.InvalidRequest, "nonce is not up to %d base64url characters.", token.MaxNonceBytes)
+	}
+	c.nonce = view(nonce)
+	return nil
+}
+
+func isBase64URL(b []byte) bool {
+	for _, ch := range b {
+		if (ch < 'a' || ch > 'z') && (ch < 'A' || ch > 'Z') && (ch < '0' || ch > '9') && ch != '-' && ch != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// prefersToken reports whether accept asks for the token alone. JSON is what everybody else gets: q-values are not weighed, whoever names the
+// type wants it.
+func prefersToken(accept []byte) bool {
+	return bytes.Contains(accept, []byte("application/jwt")) && !bytes.Contains(accept, []byte("application/json"))
+}
+
+// bearerToken returns the credential; it is a part of the request.
+func bearerToken(ctx *fasthttp.RequestCtx) (string, bool) {
+	const scheme = "Bearer "
+	value := ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)
+	if len(value) <= len(scheme) || len(value) > maxSessionBytes || !bytes.EqualFold(value[:len(scheme)], []byte(scheme)) {
+		return "", false
+	}
+	return view(value[len(scheme):]), true
+}
+
+// An entity tag is W/"<as_of in hex>-<digest in hex>".
+const tagBytes = len(`W/""`) + 16 + 1 + 16
+
+func appendTag(dst []byte, asOf int64, digest uint64) []byte {
+	dst = append(dst, `W/"`...)
+	dst = appendHex(dst, uint64(asOf))
+	dst = append(dst, '-')
+	dst = appendHex(dst, digest)
+	return append(dst, '"')
+}
+
+func appendHex(dst []byte, n uint64) []byte {
+	const digits = "0123456789abcdef"
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	for _, c := range b {
+		dst = append(dst, digits[c>>4], digits[c&15])
+	}
+	return dst
+}
+
+func parseHex(b []byte) (n uint64, ok bool) {
+	for _, c := range b {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return 0, false
+		}
+		n = n<<4 | uint64(c)
+	}
+	return n, true
+}
+
+// matches returns the tag in If-None-Match for which a 304 may be given, as the client wrote it, or nil.
+func (c *check) matches(digest uint64, asOf int64) []byte {
+	if c.nonce != "" {
+		return nil
+	}
+	for rest := c.noneMatch; len(rest) > 0; {
+		var tag []byte
+		tag, rest, _ = bytes.Cut(rest, []byte(","))
+		tag = bytes.TrimSpace(tag)
+		if len(tag) != tagBytes || string(tag[:3]) != `W/"` || tag[19] != '-' || tag[len(tag)-1] != '"' {
+			continue
+		}
+		tagged, ok1 := parseHex(tag[3:19])
+		shown, ok2 := parseHex(tag[20 : len(tag)-1])
+		if ok1 && ok2 && shown == digest && asOf-int64(tagged) < notModifiedSeconds {
+			return tag
+		}
+	}
+	return nil
+}
+
+// view is b as a string without a copy, for as long as b does not change.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// asProblem turns what the parts return into what the client is told.
+func (e *Edge) asProblem(err error) *problem.Problem {
+	switch {
+	case errors.Is(err, replication.ErrNoData):
+		return problem.New(problem.NoData, "This edge has no data yet.").After(retryAfter)
+	case errors.Is(err, replica.ErrUnproven):
+		return problem.New(problem.NoData, "This edge has not finished checking its data.").After(retryAfter)
+	case errors.Is(err, replication.ErrCorrupt):
+		return problem.New(problem.NoData, "This edge found its data damaged and fetches it anew.").After(retryAfter)
+	}
+	p := problem.From(err)
+	if p.Slug == problem.Internal {
+		e.log.LogAttrs(e.logContext(), slog.LevelError, "request failed", slog.Any("error", err))
+	}
+	return p
+}

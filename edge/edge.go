@@ -1,0 +1,187 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey/latchkey/edge/internal/replica"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// KnownRules is the newest rules version that this program reads records by. Of a newer one it applies nothing.
+const KnownRules = 1
+
+// Version is the program's, set when it is built.
+var Version = "dev"
+
+const (
+	drainTimeout = 3 * time.Second
+	dirMode      = 0o700
+)
+
+// Edge is one edge node. Make one with Open.
+type Edge struct {
+	cfg      Config
+	log      *slog.Logger
+	replica  *replica.Replica
+	follower *replication.Follower
+	nats     *replication.NATS // nil when it is off
+	keys     []*signingKey     // by environment, ascending
+	clock    clock
+	registry *prometheus.Registry
+	metrics  *metrics
+
+	stateMu sync.Mutex
+	state   atomic.Pointer[state]
+
+	listener net.Listener
+	server   *fasthttp.Server
+	draining atomic.Bool
+	stopped  chan struct{} // closed when draining begins: who waits for a revision is let go
+	close    sync.Once
+	closeErr error
+}
+
+// Open checks cfg, opens the replica and the keys in its data folder, and listens. Requests are answered once Run is called. Error: config.Mistakes
+// for what is wrong with cfg.
+func Open(cfg Config) (*Edge, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	e := &Edge{cfg: cfg, log: cfg.Logger, clock: clock{wall: cfg.Now}, stopped: make(chan struct{})}
+	if e.log == nil {
+		e.log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
+	}
+	e.log = e.log.With("node", cfg.Node.ID)
+	if err := e.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open edge: %w", err), e.Close())
+	}
+	return e, nil
+}
+
+func (e *Edge) open() error {
+	dir := e.cfg.Node.DataDir
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return err
+	}
+	for _, env := range slices.Sorted(maps.Keys(e.cfg.Environments)) {
+		k, err := loadKey(dir, env, e.cfg.Environments[env].Audience, &e.cfg)
+		if err != nil {
+			return err
+		}
+		e.keys = append(e.keys, k)
+	}
+	var err error
+	e.replica, err = replica.Open(replica.Config{Dir: filepath.Join(dir, "replica"), Rules: KnownRules, Logger: e.log})
+	if err != nil {
+		return err
+	}
+	follow := replication.FollowConfig{
+		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Verifier: replication.NewVerifier(e.cfg.roots, e.cfg.Node.Cluster),
+		Replica: heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Logger: e.log,
+	}
+	if e.cfg.NATS.Enabled {
+		if e.nats, err = replication.ConnectNATS(e.cfg.NATS.URLs, e.cfg.Node.ID, e.log); err != nil {
+			return err
+		}
+		follow.Source = e.nats
+	}
+	e.follower = replication.NewFollower(follow)
+	e.registry = prometheus.NewRegistry()
+	e.metrics = newMetrics(e.registry, e)
+	e.server = e.newServer()
+	e.listener, err = net.Listen("tcp", e.cfg.Node.Listen)
+	return err
+}
+
+// heard tells the clock of each head that the replica takes over.
+type heard struct {
+	*replica.Replica
+	edge *Edge
+}
+
+// Adopt implements replication.Replica.
+func (h heard) Adopt(c replication.Copy) error {
+	h.edge.clock.head(c.Head().AsOf)
+	return h.Replica.Adopt(c)
+}
+
+// Advance implements replication.Moving.
+func (h heard) Advance(head replication.Head) error {
+	// The clock moves first: an answer must never see an as_of that its now does not know.
+	h.edge.clock.head(head.AsOf)
+	return h.Replica.Advance(head)
+}
+
+// Addr is the address that the edge listens on.
+func (e *Edge) Addr() net.Addr { return e.listener.Addr() }
+
+// Run answers requests and follows the writers until ctx ends, then lets requests under way finish. It returns an error when
+// the listener fails.
+func (e *Edge) Run(ctx context.Context) error {
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	var workers sync.WaitGroup
+	workers.Go(func() {
+		if err := e.follower.Follow(work); err != nil {
+			e.log.Error("replication", "error", err)
+		}
+	})
+	workers.Go(func() { e.keepCertified(work) })
+	served := make(chan error, 1)
+	go func() { served <- e.server.Serve(e.listener) }()
+	e.log.Info("edge serves", "address", e.Addr().String(), "revision", e.replica.Head().Revision().String())
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		e.draining.Store(true)
+		close(e.stopped)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		if shutErr := e.server.ShutdownWithContext(drain); shutErr != nil {
+			e.log.Warn("requests cut off at shutdown", "error", shutErr)
+		}
+		cancel()
+	}
+	stop()
+	workers.Wait()
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// Close frees what Open took. It may be called more than once, and after Run has returned.
+func (e *Edge) Close() error {
+	e.close.Do(func() {
+		if e.listener != nil {
+			_ = e.listener.Close() // Run has closed it already, most often
+		}
+		if e.nats != nil {
+			e.nats.Close()
+		}
+		if e.replica != nil {
+			e.closeErr = e.replica.Close()
+		}
+	})
+	return e.closeErr
+}
+
+// now is the edge's time, Unix seconds.
+func (e *Edge) now() int64 { return e.clock.now(e.replica.Head().AsOf) }

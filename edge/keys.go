@@ -1,0 +1,207 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/token"
+	"github.com/latchkey/latchkey/replication"
+)
+
+const (
+	certificatesPath = "/internal/v1/edge-certificates"
+
+	// renewBelow is how much of a certificate's 72 h must be left. A token of 24 h then always fits, and writers may be away for a day
+	// before any token is cut short.
+	renewBelow = 48 * time.Hour
+	// renewEvery is how often that is looked at, and how long after a failure it is tried again at first.
+	renewEvery   = time.Minute
+	certTimeout  = 5 * time.Second
+	maxCertReply = 16 << 10
+)
+
+// signingKey is the edge's key for one environment. The private key is made here and never leaves the data folder.
+type signingKey struct {
+	env      entitlement.Environment
+	audience string
+	key      *ecdsa.PrivateKey
+	certFile string
+	signer   atomic.Pointer[token.GraceSigner] // nil until certified
+}
+
+// loadKey reads the environment's key and certificates from dir, making the key if there is none.
+func loadKey(dir string, env entitlement.Environment, audience string, cfg *Config) (*signingKey, error) {
+	k := &signingKey{env: env, audience: audience, certFile: filepath.Join(dir, "edge-"+string(env)+".certs.json")}
+	path := filepath.Join(dir, "edge-"+string(env)+".key.pem")
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if k.key, err = token.GenerateKey(); err != nil {
+			return nil, err
+		}
+		if text, err = token.MarshalPrivateKeyPEM(k.key); err != nil {
+			return nil, err
+		}
+		return k, writePrivate(path, text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("edge key: %w", err)
+	}
+	if k.key, err = token.ParsePrivateKeyPEM(text); err != nil {
+		return nil, fmt.Errorf("edge key %s: %w", path, err)
+	}
+	certs, err := k.readCertificates()
+	if err != nil {
+		return k, nil // asked for anew
+	}
+	// Judged at their own beginning: whether they still count is seen at each signature, by the time that the edge can prove.
+	leaf, err := token.ParseCertificate(certs[0])
+	if err != nil {
+		return k, nil
+	}
+	signer, err := token.NewGraceSigner(k.key, certs, cfg.roots, time.Unix(leaf.NotBefore, 0))
+	if err == nil && k.fits(signer, cfg) {
+		k.signer.Store(signer)
+	}
+	return k, nil
+}
+
+// fits reports whether the certificate is for what the edge is configured to be now.
+func (k *signingKey) fits(s *token.GraceSigner, cfg *Config) bool {
+	c := s.Certificate()
+	return c.Issuer == cfg.Node.Cluster && c.Audience == k.audience && c.Environment == string(k.env) && c.Subject == cfg.Node.ID
+}
+
+func (k *signingKey) readCertificates() ([]string, error) {
+	text, err := os.ReadFile(k.certFile)
+	if err != nil {
+		return nil, err
+	}
+	var certs []string
+	if err := json.Unmarshal(text, &certs); err != nil || len(certs) != 2 {
+		return nil, fmt.Errorf("%s: not two certificates", k.certFile)
+	}
+	return certs, nil
+}
+
+// due reports whether the certificate should be renewed at now, Unix seconds.
+func (k *signingKey) due(now int64) bool {
+	s := k.signer.Load()
+	return s == nil || s.Certificate().ExpiresAt-now < int64(renewBelow/time.Second)
+}
+
+// renew has a writer certify the key.
+func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg *Config, now int64) error {
+	jwk, err := token.PublicJWK(&k.key.PublicKey)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]any{"node": cfg.Node.ID, "environment": k.env, "audience": k.audience, "jwk": jwk})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, certTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, client.Base()+certificatesPath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.HTTP().Do(req)
+	if err != nil {
+		return fmt.Errorf("ask for a certificate: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask for a certificate of %s: status %d", k.env, resp.StatusCode)
+	}
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxCertReply))
+	if err != nil {
+		return fmt.Errorf("ask for a certificate: %w", err)
+	}
+	var answer struct {
+		Certificates []string `json:"certificates"`
+	}
+	if err := json.Unmarshal(reply, &answer); err != nil {
+		return fmt.Errorf("certificate of %s: %w", k.env, err)
+	}
+	signer, err := token.NewGraceSigner(k.key, answer.Certificates, cfg.roots, time.Unix(now, 0))
+	if err != nil {
+		return fmt.Errorf("certificate of %s: %w", k.env, err)
+	}
+	if !k.fits(signer, cfg) {
+		return fmt.Errorf("certificate of %s is for another edge", k.env)
+	}
+	text, err := json.Marshal(answer.Certificates)
+	if err != nil {
+		return err
+	}
+	if err := writePrivate(k.certFile, text); err != nil {
+		return err
+	}
+	k.signer.Store(signer)
+	return nil
+}
+
+// keepCertified renews the keys' certificates until ctx ends.
+func (e *Edge) keepCertified(ctx context.Context) {
+	delays := replication.NewBackoff()
+	delays.MaxInterval = renewEvery / 2
+	failing := false
+	for {
+		wait := renewEvery
+		for _, k := range e.keys {
+			if client := e.follower.Client(); k.due(e.now()) && client != nil {
+				err := k.renew(ctx, client, &e.cfg, e.now())
+				if ctx.Err() != nil {
+					return
+				}
+				if err != nil {
+					if !failing {
+						e.log.LogAttrs(ctx, slog.LevelWarn, "certificate not renewed", slog.String("environment", string(k.env)), slog.Any("error", err))
+					}
+					failing, wait = true, delays.NextBackOff()
+					continue
+				}
+				failing = false
+				delays.Reset()
+				e.log.LogAttrs(ctx, slog.LevelInfo, "edge key certified", slog.String("environment", string(k.env)), slog.Int64("expires_at", k.signer.Load().Certificate().ExpiresAt))
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// writePrivate replaces a file that only this user may read.
+func writePrivate(path string, content []byte) error {
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}

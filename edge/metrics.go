@@ -1,0 +1,55 @@
+package edge
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/valyala/fasthttp"
+	"github.com/valyala/fasthttp/fasthttpadaptor"
+
+	"github.com/latchkey/latchkey/pkg/problem"
+)
+
+// metrics are what the edge counts. Labels come from closed lists.
+type metrics struct {
+	signed, reused, unsigned, notModified prometheus.Counter
+	problems                              *prometheus.CounterVec
+	duration                              prometheus.Histogram
+	handler                               fasthttp.RequestHandler
+}
+
+func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
+	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "latchkey_edge_checks_total", Help: "Checks answered, by how: a new token, one handed out again, none, or not modified.",
+	}, []string{"outcome"})
+	m := &metrics{
+		signed: checks.WithLabelValues("signed"), reused: checks.WithLabelValues("reused"),
+		unsigned: checks.WithLabelValues("unsigned"), notModified: checks.WithLabelValues("not_modified"),
+		problems: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_problems_total", Help: "Requests answered with a problem, by its type."}, []string{"type"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "latchkey_edge_check_duration_seconds", Help: "Time from the request's header read to the answer made.",
+			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 20},
+		}),
+		handler: fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
+	}
+	for _, k := range problem.Kinds() {
+		m.problems.WithLabelValues(string(k.Slug))
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration,
+		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),
+		gauge("latchkey_edge_replica_epoch", "Epoch of the replica; 0 without data.", func() float64 { return float64(e.replica.Head().Epoch) }),
+		gauge("latchkey_edge_replica_revision", "Revision of the replica within its epoch.", func() float64 { return float64(e.replica.Head().N) }),
+		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 {
+			if len(e.unready()) == 0 {
+				return 1
+			}
+			return 0
+		}),
+	)
+	return m
+}
+
+func (m *metrics) problem(slug problem.Slug) { m.problems.WithLabelValues(string(slug)).Inc() }

@@ -1,0 +1,159 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey/latchkey/pkg/problem"
+)
+
+// Limits of the public listener. A check is one small request without a body: whatever is larger or slower is not one.
+const (
+	readTimeout   = 3 * time.Second
+	writeTimeout  = 5 * time.Second
+	idleTimeout   = 75 * time.Second // longer than the 60 s after which apps ask again
+	maxHeader     = 8 << 10          // also the size of the read buffer
+	maxBody       = 4 << 10
+	maxConns      = 65_536
+	requestIDSize = 12
+)
+
+// newServer returns the hardened server.
+func (e *Edge) newServer() *fasthttp.Server {
+	return &fasthttp.Server{
+		Handler:                      e.handle,
+		ErrorHandler:                 e.handleMalformed,
+		Name:                         "latchkey-edge",
+		ReadTimeout:                  readTimeout,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		ReadBufferSize:               maxHeader,
+		MaxRequestBodySize:           maxBody,
+		Concurrency:                  maxConns,
+		DisablePreParseMultipartForm: true,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true,
+		CloseOnShutdown:              true,
+		Logger:                       quiet{},
+	}
+}
+
+// quiet drops what fasthttp logs: errors of clients, which are no events of ours and would repeat what they sent.
+type quiet struct{}
+
+// Printf implements fasthttp.Logger.
+func (quiet) Printf(string, ...any) {}
+
+const entitlementsPath = "/v1/entitlements"
+
+// handle answers one request. A panic must not end the process: fasthttp recovers none.
+func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.LogAttrs(e.logContext(), slog.LevelError, "panic while answering", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			ctx.Response.Reset()
+			e.sendProblem(ctx, problem.From(fmt.Errorf("panic")))
+			ctx.SetConnectionClose()
+		}
+	}()
+	if e.draining.Load() {
+		ctx.SetConnectionClose()
+	}
+	path := ctx.Path()
+	if string(path) == entitlementsPath {
+		began := time.Now()
+		err := e.refuse(ctx)
+		if err == nil {
+			err = e.handleCheck(ctx)
+		}
+		if err != nil {
+			e.sendProblem(ctx, e.asProblem(err))
+		}
+		e.metrics.duration.Observe(time.Since(began).Seconds())
+		return
+	}
+	err := e.refuse(ctx)
+	if err == nil {
+		err = e.handleOther(ctx, string(path))
+	}
+	if err != nil {
+		e.sendProblem(ctx, e.asProblem(err))
+	}
+}
+
+// refuse turns away what no route here takes.
+func (e *Edge) refuse(ctx *fasthttp.RequestCtx) error {
+	// Of Content-Length and Transfer-Encoding in one request fasthttp believes the latter, a proxy in front perhaps the former: one of
+	// them would take the rest for another request. No route here takes a chunked body.
+	if n := ctx.Request.Header.ContentLength(); n == -1 {
+		ctx.SetConnectionClose()
+		return problem.New(problem.InvalidRequest, "Transfer-Encoding is not accepted.")
+	}
+	if !ctx.IsGet() {
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, fasthttp.MethodGet)
+		return problem.New(problem.MethodNotAllowed, "Use GET.")
+	}
+	return nil
+}
+
+func (e *Edge) handleOther(ctx *fasthttp.RequestCtx, path string) error {
+	switch path {
+	case "/healthz":
+		ctx.SetContentType("text/plain; charset=utf-8")
+		ctx.SetBodyString("ok\n")
+		return nil
+	case "/readyz":
+		return e.handleReady(ctx)
+	case "/status":
+		return e.handleStatus(ctx)
+	case "/.well-known/jwks.json":
+		return e.handleJWKS(ctx)
+	case "/metrics":
+		e.metrics.handler(ctx)
+		return nil
+	}
+	return problem.New(problem.NotFound, "There is no such address on an edge.")
+}
+
+// sendProblem answers with p.
+func (e *Edge) sendProblem(ctx *fasthttp.RequestCtx, p *problem.Problem) {
+	e.metrics.problem(p.Slug)
+	ctx.Response.ResetBody()
+	h := &ctx.Response.Header
+	h.Del(fasthttp.HeaderETag)
+	h.Set(fasthttp.HeaderCacheControl, "no-store")
+	h.SetContentType(problem.ContentType)
+	if s := p.RetryAfterSeconds(); s > 0 {
+		h.Set(fasthttp.HeaderRetryAfter, strconv.Itoa(s))
+	}
+	if c := p.Challenge(); c != "" {
+		h.Set(fasthttp.HeaderWWWAuthenticate, c)
+	}
+	ctx.SetStatusCode(p.Status())
+	ctx.SetBody(problem.AppendJSON(nil, p, requestID(ctx)))
+}
+
+// handleMalformed answers what fasthttp could not read.
+func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
+	p := problem.New(problem.InvalidRequest, "This is no HTTP request that can be read.")
+	if strings.Contains(err.Error(), fasthttp.ErrBodyTooLarge.Error()) {
+		p = problem.Newf(problem.BodyTooLarge, "The body is longer than %d bytes.", maxBody)
+	}
+	e.sendProblem(ctx, p)
+	ctx.SetConnectionClose()
+}
+
+// requestID names an answer that is not what was asked for, so that a user's report finds our log line.
+func requestID(*fasthttp.RequestCtx) string { return rand.Text()[:requestIDSize] }
+
+// logContext is that of log lines about requests: fasthttp's own must not outlive the request.
+func (e *Edge) logContext() context.Context { return context.Background() }

@@ -1,0 +1,134 @@
+package edge
+
+import (
+	"errors"
+	"hash/maphash"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/token"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// session is what a verified session token says. It is immutable.
+type session struct {
+	env       entitlement.Environment
+	account   entitlement.AccountID
+	device    string
+	issuedAt  int64
+	expiresAt int64
+	floor     replication.Revision // where the account existed
+}
+
+// maxSessionBytes bounds a session token: ours have about 500.
+const maxSessionBytes = 4 << 10
+
+// verifySession verifies text with the keys of whichever environment knows its key. The key decides the environment, and the claims must
+// agree. Errors: those of token.SessionVerifier.
+func (s *state) verifySession(text string, now int64) (*session, error) {
+	err := error(token.ErrUnknownKey)
+	for _, e := range s.envs {
+		var c token.SessionClaims
+		c, err = e.sessions.Verify(text, time.Unix(now, 0))
+		if errors.Is(err, token.ErrUnknownKey) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		floor, err := replication.ParseRevision(c.Revision)
+		if err != nil {
+			return nil, token.ErrMalformed
+		}
+		return &session{env: e.env, account: entitlement.AccountID(c.Subject), device: c.Device, issuedAt: c.IssuedAt, expiresAt: c.ExpiresAt, floor: floor}, nil
+	}
+	return nil, err
+}
+
+// Sizes of the caches, in entries. A session takes about 1 KB, an account about 3 KB; what does not fit is computed again.
+const (
+	maxSessions = 32_768
+	maxRefusals = 8_192
+	maxAccounts = 32_768
+)
+
+// cache is a bounded map for many readers: two generations, of which the older one is dropped when the younger is full. What is used
+// often moves over.
+type cache[K comparable, V any] struct {
+	limit  int
+	seed   maphash.Seed
+	shards [16]shard[K, V]
+}
+
+type shard[K comparable, V any] struct {
+	mu         sync.RWMutex
+	young, old map[K]V
+}
+
+func newCache[K comparable, V any](limit int) *cache[K, V] {
+	return &cache[K, V]{limit: limit / len(cache[K, V]{}.shards) / 2, seed: maphash.MakeSeed()}
+}
+
+func (c *cache[K, V]) shard(k K) *shard[K, V] {
+	return &c.shards[maphash.Comparable(c.seed, k)%uint64(len(c.shards))]
+}
+
+func (c *cache[K, V]) get(k K) (V, bool) {
+	s := c.shard(k)
+	s.mu.RLock()
+	v, ok := s.young[k]
+	var again bool
+	if !ok {
+		v, again = s.old[k]
+	}
+	s.mu.RUnlock()
+	if again {
+		c.put(k, v)
+	}
+	return v, ok || again
+}
+
+func (c *cache[K, V]) put(k K, v V) {
+	s := c.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.young == nil || len(s.young) >= c.limit {
+		s.young, s.old = make(map[K]V, 64), s.young
+	}
+	s.young[k] = v
+}
+
+// sessionCache remembers what tokens were verified, and which were not, under one set of keys. Refusals have a map of their own, so that
+// garbage from the outside pushes out no session of a user.
+type sessionCache struct {
+	good    *cache[string, *session]
+	refused *cache[string, error]
+}
+
+func newSessionCache() *sessionCache {
+	return &sessionCache{good: newCache[string, *session](maxSessions), refused: newCache[string, error](maxRefusals)}
+}
+
+// session returns the session of text, which may be a view of the request's buffer. Errors: those of token.SessionVerifier.
+func (s *state) session(text string, now int64) (*session, error) {
+	if ses, ok := s.cache.good.get(text); ok {
+		if now >= ses.expiresAt {
+			return nil, token.ErrExpired
+		}
+		return ses, nil
+	}
+	if err, ok := s.cache.refused.get(text); ok {
+		return nil, err
+	}
+	ses, err := s.verifySession(text, now)
+	if err == nil {
+		s.cache.good.put(strings.Clone(text), ses)
+		return ses, nil
+	}
+	if !errors.Is(err, token.ErrNotYetValid) { // that one changes with time
+		s.cache.refused.put(strings.Clone(text), err)
+	}
+	return nil, err
+}

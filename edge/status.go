@@ -1,0 +1,144 @@
+package edge
+
+import (
+	"crypto/ecdsa"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey/latchkey/pkg/token"
+)
+
+// Status is what /status says and `latchkey-edge status` prints.
+type Status struct {
+	ID           string              `json:"id"`
+	Role         string              `json:"role"`
+	Cluster      string              `json:"cluster"`
+	Version      string              `json:"version"`
+	Epoch        uint64              `json:"epoch"`    // 0: no data
+	Revision     uint64              `json:"revision"` // within the epoch
+	AsOf         string              `json:"as_of,omitempty"`
+	StateHash    string              `json:"state_hash"`
+	Chain        string              `json:"chain"`
+	Rules        uint32              `json:"rules"`
+	Source       string              `json:"source"`      // how the newest data came: disk, nats, pull, snapshot
+	LagSeconds   int64               `json:"lag_seconds"` // the age of as_of; -1 without data
+	Proven       bool                `json:"proven"`      // the whole file was read and agrees with the state hash
+	Writer       string              `json:"writer,omitempty"`
+	NATS         *bool               `json:"nats_connected,omitempty"`
+	Certificates []CertificateStatus `json:"certificates"`
+	Reasons      []string            `json:"reasons"` // what is wrong; empty when all is well
+}
+
+// CertificateStatus is one environment's certificate.
+type CertificateStatus struct {
+	Environment string `json:"environment"`
+	KeyID       string `json:"kid,omitempty"`
+	ExpiresAt   string `json:"expires_at,omitempty"` // absent: not certified yet
+}
+
+// lagMax is how old as_of may be for the edge to call itself ready. Older data is still served, marked stale.
+const lagMax = token.FreshSeconds * time.Second
+
+// Status says how the edge fares now.
+func (e *Edge) Status() Status {
+	head, now := e.replica.Head(), e.now()
+	follow := e.follower.Status()
+	s := Status{
+		ID: e.cfg.Node.ID, Role: "edge", Cluster: e.cfg.Node.Cluster, Version: Version,
+		Epoch: head.Epoch, Revision: head.N, StateHash: head.StateHash.String(), Chain: head.Chain.String(), Rules: head.Rules,
+		Source: follow.Source, LagSeconds: -1, Proven: e.replica.Proven(), Writer: follow.Writer, Certificates: []CertificateStatus{},
+		Reasons: slices.Clone(follow.Reasons),
+	}
+	if head.AsOf > 0 {
+		s.AsOf, s.LagSeconds = formatTime(head.AsOf), now-head.AsOf
+	}
+	if e.nats != nil {
+		connected := e.nats.Connected()
+		s.NATS = &connected
+	}
+	for _, k := range e.keys {
+		c := CertificateStatus{Environment: string(k.env)}
+		if signer := k.signer.Load(); signer != nil {
+			c.KeyID, c.ExpiresAt = signer.KeyID(), formatTime(signer.Certificate().ExpiresAt)
+		}
+		s.Certificates = append(s.Certificates, c)
+	}
+	if s.Reasons == nil {
+		s.Reasons = []string{}
+	}
+	return s
+}
+
+// unready lists what keeps the edge from being ready: from giving answers that are fresh and signed.
+func (e *Edge) unready() []string {
+	head, now := e.replica.Head(), e.now()
+	var reasons []string
+	switch age := now - head.AsOf; {
+	case head.Epoch == 0:
+		reasons = append(reasons, "no data")
+	case head.AsOf == 0:
+		reasons = append(reasons, "no head yet")
+	case age > int64(lagMax/time.Second):
+		reasons = append(reasons, fmt.Sprintf("as_of is %d s old", age))
+	}
+	for _, k := range e.keys {
+		if signer := k.signer.Load(); signer == nil || now >= signer.Certificate().ExpiresAt {
+			reasons = append(reasons, "not certified for "+string(k.env))
+		}
+	}
+	if e.draining.Load() {
+		reasons = append(reasons, "stopping")
+	}
+	return reasons
+}
+
+func (e *Edge) handleReady(ctx *fasthttp.RequestCtx) error {
+	reasons := e.unready()
+	ready := len(reasons) == 0
+	if !ready {
+		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+	}
+	// What does not keep it from being ready is said all the same.
+	reasons = append(reasons, e.follower.Status().Reasons...)
+	if reasons == nil {
+		reasons = []string{}
+	}
+	return sendJSON(ctx, map[string]any{"ready": ready, "role": "edge", "reasons": reasons})
+}
+
+func (e *Edge) handleStatus(ctx *fasthttp.RequestCtx) error { return sendJSON(ctx, e.Status()) }
+
+// handleJWKS serves the public keys of this edge's tokens, for servers that verify without the chain in the token's header.
+func (e *Edge) handleJWKS(ctx *fasthttp.RequestCtx) error {
+	var keys []*ecdsa.PublicKey
+	for _, k := range e.keys {
+		if k.signer.Load() != nil {
+			keys = append(keys, &k.key.PublicKey)
+		}
+	}
+	body, err := token.AppendJWKS(nil, keys...)
+	if err != nil {
+		return err
+	}
+	ctx.Response.Header.Set(fasthttp.HeaderCacheControl, "public, max-age=300")
+	ctx.SetContentType("application/jwk-set+json")
+	ctx.SetBody(body)
+	return nil
+}
+
+func sendJSON(ctx *fasthttp.RequestCtx, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	ctx.Response.Header.Set(fasthttp.HeaderCacheControl, "no-store")
+	ctx.SetContentType("application/json")
+	ctx.SetBody(append(body, '\n'))
+	return nil
+}
+
+func formatTime(t int64) string { return time.Unix(t, 0).UTC().Format(time.RFC3339) }
