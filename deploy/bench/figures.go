@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+type config struct {
+	only     string
+	programs string // folder of the built programs, absolute once taking begins
+	results  string
+	accounts int
+}
+
+// figure is one result. README.md says how each was taken.
+type figure struct {
+	Name  string   `json:"name"`
+	Value float64  `json:"value"`
+	Unit  string   `json:"unit"`
+	Goal  float64  `json:"goal"`  // for "of floor" the least, for times the most that Value may be
+	Floor *float64 `json:"floor"` // what the floor program reached, answers a second; null where there is none
+	Min   float64  `json:"min"`   // of the single runs, in Unit
+	Max   float64  `json:"max"`
+	Runs  int      `json:"runs"`
+}
+
+// ofFloor is the unit of figures that are measured against a floor program.
+const ofFloor = "of floor"
+
+func (f figure) holds() bool {
+	if f.Unit == ofFloor {
+		return f.Value >= f.Goal
+	}
+	return f.Value < f.Goal
+}
+
+// takers are the figures by name. One function may yield several that come from the same runs.
+var takers = map[string]func(context.Context, config) ([]figure, error){
+	"edge_check_fresh":     takeFresh,
+	"edge_check_304":       takeNotModified,
+	"edge_check_half_peak": takeHalfPeak,
+	"edge_start_1m":        takeStart,
+	"propagation":          takePropagation,
+}
+
+var (
+	errUsage  = errors.New("wrong usage")
+	errMissed = errors.New("a goal is missed")
+)
+
+func takeAll(ctx context.Context, config config) error {
+	names := slices.Sorted(maps.Keys(takers))
+	if config.only != "" {
+		if takers[config.only] == nil {
+			return fmt.Errorf("%w: no figure %q; there are: %s", errUsage, config.only, strings.Join(names, " "))
+		}
+		names = []string{config.only}
+	}
+	var err error
+	if config.programs, err = filepath.Abs(config.programs); err != nil {
+		return err
+	}
+	var figures []figure
+	for _, name := range names {
+		fmt.Fprintf(os.Stderr, "taking %s\n", name)
+		taken, err := takers[name](ctx, config)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		figures = append(figures, taken...)
+	}
+	printTable(os.Stdout, figures)
+	path, err := keep(config.results, figures)
+	if err != nil {
+		return err
+	}
+	fmt.Println(path)
+	for _, f := range figures {
+		if !f.holds() {
+			return fmt.Errorf("%w: %s is %.3g %s, want %.3g", errMissed, f.Name, f.Value, f.Unit, f.Goal)
+		}
+	}
+	return nil
+}
+
+func printTable(w io.Writer, figures []figure) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "name\tvalue\tunit\tgoal\tfloor\tmin\tmax\truns\t")
+	for _, f := range figures {
+		floor, verdict := "-", "holds"
+		if f.Floor != nil {
+			floor = fmt.Sprintf("%.0f/s", *f.Floor)
+		}
+		if !f.holds() {
+			verdict = "MISSED"
+		}
+		fmt.Fprintf(t, "%s\t%.3g\t%s\t%.3g\t%s\t%.3g\t%.3g\t%d\t%s\n", f.Name, f.Value, f.Unit, f.Goal, floor, f.Min, f.Max, f.Runs, verdict)
+	}
+	t.Flush()
+}
+
+// keep writes the figures into a file named by date and machine.
+func keep(dir string, figures []figure) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("results: %w", err)
+	}
+	b, err := json.MarshalIndent(figures, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("results: %w", err)
+	}
+	path := filepath.Join(dir, time.Now().UTC().Format("2006-01-02T150405Z")+"-"+machine()+".json")
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return "", fmt.Errorf("results: %w", err)
+	}
+	return path, nil
+}
+
+// machine names what the figures were taken on: system, architecture, cores and the processor's name where the system tells it.
+func machine() string {
+	name := fmt.Sprintf("%s-%s-%dcores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return name
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			plain := strings.FieldsFunc(strings.ToLower(value), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+			return name + "-" + strings.Join(plain, "-")
+		}
+	}
+	return name
+}
+
+// spread is the least and the greatest of values, and the one in the middle.
+func spread(values []float64) (least, middle, greatest float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[0], sorted[len(sorted)/2], sorted[len(sorted)-1]
+}

@@ -1,0 +1,388 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/deploy/stripemsg"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// load posts purchases of a few customers until it is stopped, and keeps what was acknowledged.
+type load struct {
+	d        *dev
+	accounts []account
+	stopping context.CancelFunc
+	workers  sync.WaitGroup
+
+	mu       sync.Mutex
+	acked    []recorded // what a 200 answered
+	failed   int        // answers that were none, or 503: to be sent again
+	lastAck  time.Time
+	longest  time.Duration // between two acknowledgements
+	problems []string      // answers that no fault explains
+}
+
+// startLoad runs workers that post as fast as they are answered.
+func (d *dev) startLoad(workers int) *load {
+	d.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{d: d, stopping: stop, lastAck: time.Now()}
+	for range 4 {
+		l.accounts = append(l.accounts, d.account("sandbox"))
+	}
+	for w := range workers {
+		l.workers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				l.one(w+n, l.accounts[n%len(l.accounts)])
+			}
+		})
+	}
+	return l
+}
+
+// one sends one message until it is acknowledged once, as a provider does, but gives up after a few tries.
+func (l *load) one(writer int, a account) {
+	const tries = 20
+	message := stripemsg.NewSubscription(shapes[writer%2], a.id, time.Now()).Updated("created", time.Now())
+	for try := range tries {
+		got, err := l.d.post(a.env, writer+try, message)
+		var r recorded
+		if err == nil && got.status == http.StatusOK {
+			err = got.into(&r)
+		}
+		l.mu.Lock()
+		switch {
+		case err == nil && got.status == http.StatusOK:
+			l.acked = append(l.acked, r)
+			l.longest = max(l.longest, time.Since(l.lastAck))
+			l.lastAck = time.Now()
+			l.mu.Unlock()
+			return
+		case err == nil && got.status != http.StatusServiceUnavailable:
+			l.problems = append(l.problems, got.String())
+		}
+		l.failed++
+		l.mu.Unlock()
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.acked)
+}
+
+// progress returns when more acknowledgements have come.
+func (l *load) progress(more int) {
+	l.d.t.Helper()
+	want := l.count() + more
+	l.d.eventually(fmt.Sprintf("%d more acknowledgements", more), 30*time.Second, func() error {
+		if got := l.count(); got < want {
+			return fmt.Errorf("%d of %d", got, want)
+		}
+		return nil
+	})
+}
+
+// stop ends the load.
+func (l *load) stop() {
+	l.stopping()
+	l.workers.Wait()
+}
+
+// check shows that every acknowledged event is there, on every writer (I1), and that no answer was strange.
+func (l *load) check(t *testing.T) {
+	t.Helper()
+	for _, p := range l.problems {
+		t.Errorf("under load a writer answered %s, want 200 or 503", p)
+	}
+	lost := 0
+	for w := range l.d.info().Writers {
+		var all sync.WaitGroup
+		missing := make(chan string, len(l.acked))
+		for part := range 8 {
+			all.Go(func() {
+				for i := part; i < len(l.acked); i += 8 {
+					got, err := l.d.api("sandbox", w, http.MethodGet, "/v1/events/"+l.acked[i].EventID, nil)
+					if err != nil || got.status != http.StatusOK {
+						missing <- fmt.Sprintf("%+v: %s, %v", l.acked[i], got, err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		close(missing)
+		for m := range missing {
+			if lost++; lost <= 5 {
+				t.Errorf("acknowledged and not at writer %d: %s", w, m)
+			}
+		}
+	}
+	t.Logf("%d acknowledged, %d lost; %d tries failed, longest gap %s", len(l.acked), lost, l.failed, l.longest.Round(time.Millisecond))
+}
+
+// watch asks an edge all the time and notes whatever must never be: an answer that goes back (I7), or a denial of what was bought.
+type watch struct {
+	stopping context.CancelFunc
+	done     sync.WaitGroup
+	answers  int
+	wrong    []string
+}
+
+func (d *dev) startWatch(a account, edge int, want entitlement) *watch {
+	ctx, stop := context.WithCancel(context.Background())
+	w := &watch{stopping: stop}
+	var last view
+	w.done.Go(func() {
+		for ctx.Err() == nil {
+			<-time.After(5 * time.Millisecond)
+			got, err := d.ask(a, edge, "")
+			if err != nil || got.status == http.StatusServiceUnavailable {
+				continue // it may say that it cannot answer
+			}
+			var v view
+			switch err := got.into(&v); {
+			case got.status != http.StatusOK || err != nil:
+				w.wrong = append(w.wrong, got.String())
+			case v.pro() != want:
+				w.wrong = append(w.wrong, fmt.Sprintf("pro is %+v, want %+v", v.pro(), want))
+			case older(v, last):
+				w.wrong = append(w.wrong, fmt.Sprintf("%s as of %s after %s as of %s", v.Revision, v.AsOf, last.Revision, last.AsOf))
+			}
+			w.answers++
+			last = v
+		}
+	})
+	return w
+}
+
+func older(v, last view) bool {
+	if last.Revision == "" {
+		return false
+	}
+	a, err1 := replication.ParseRevision(v.Revision)
+	b, err2 := replication.ParseRevision(last.Revision)
+	return err1 != nil || err2 != nil || a.Compare(b) < 0 || a.Compare(b) == 0 && v.AsOf.Before(last.AsOf)
+}
+
+func (w *watch) check(t *testing.T) {
+	t.Helper()
+	w.stopping()
+	w.done.Wait()
+	for i, wrong := range w.wrong {
+		if i == 5 {
+			t.Errorf("and %d more", len(w.wrong)-i)
+			break
+		}
+		t.Errorf("the edge answered wrongly: %s", wrong)
+	}
+	if w.answers == 0 {
+		t.Error("the edge gave no answer at all")
+	}
+	t.Logf("%d answers, %d wrong", w.answers, len(w.wrong))
+}
+
+// buy gives a new account a paid subscription, and returns it with what every edge must show from now on.
+func (d *dev) buy(env string) (account, view) {
+	d.t.Helper()
+	a := d.account(env)
+	s := stripemsg.NewSubscription(stripemsg.Basil, a.id, time.Now())
+	s.Live = env == "production"
+	var revision string
+	for _, message := range s.Bought(time.Now()) {
+		revision = d.mustPost(env, 0, message).Revision
+	}
+	var v view
+	for edge := range d.info().Edges {
+		if v = d.mustAsk(a, edge, revision); !v.pro().Active {
+			d.t.Fatalf("after the purchase pro is %+v, want it active", v.pro())
+		}
+	}
+	return a, v
+}
+
+// TestKilledUnderLoadLosesNothing: writers and edges are killed as by a power cut while messages come in. Every 200 is there afterwards
+// (I1), edges never answer wrongly or go back (I7), and in the end every node holds the same state (I3, I6).
+func TestKilledUnderLoadLosesNothing(t *testing.T) {
+	d := start(t, t.TempDir())
+	a, before := d.buy("sandbox")
+	watched := d.startWatch(a, 0, before.pro())
+	l := d.startLoad(8)
+	const rounds = 3
+	for round := range rounds {
+		l.progress(50)
+		d.kill(d.info().Writers[round%len(d.info().Writers)])
+		l.progress(50)
+		d.kill(d.info().Edges[round%len(d.info().Edges)])
+	}
+	l.progress(50)
+	l.stop()
+	d.agree(10 * time.Second)
+	watched.check(t)
+	l.check(t)
+	if l.longest > 10*time.Second {
+		t.Errorf("the longest time without an acknowledgement is %s, want 10 s at most", l.longest)
+	}
+}
+
+// TestCutOffEdgeKeepsAnswering: without any writer an edge answers on, also after its own restart, but proves nothing newer: as_of,
+// fresh_until and exp stand still (I9). It recovers within 5 s of the end of the cut (I19).
+func TestCutOffEdgeKeepsAnswering(t *testing.T) {
+	d := start(t, t.TempDir())
+	a, _ := d.buy("production")
+	// Frozen, not ended: connections open and nothing answers, which is worse than a refused connection.
+	d.signal(syscall.SIGSTOP, d.info().Writers...)
+	frozen := time.Now()
+	var cut view
+	d.eventually("what was under way has come", 10*time.Second, func() error {
+		cut = d.mustAsk(a, 0, "")
+		if cut.AsOf.After(frozen) || time.Since(frozen) < 3*time.Second {
+			return fmt.Errorf("as of %s, cut off at %s", cut.AsOf, frozen)
+		}
+		return nil
+	})
+	still := func(when string) {
+		t.Helper()
+		v := d.mustAsk(a, 0, "")
+		if !v.pro().Active || !v.AsOf.Equal(cut.AsOf) || !v.FreshUntil.Equal(cut.FreshUntil) || v.Revision != cut.Revision {
+			t.Errorf("%s: %+v, want as at the cut %+v", when, v, cut)
+		}
+		if got, want := expiry(t, v.Token), expiry(t, cut.Token); got != want {
+			t.Errorf("%s: the token's exp is %d, want %d as at the cut: nothing newer is proved", when, got, want)
+		}
+	}
+	still("cut off")
+	edge := d.info().Edges[0]
+	d.kill(edge)
+	d.eventually("the edge answers from its own disk", 10*time.Second, func() error {
+		got, err := d.ask(a, 0, "")
+		if err == nil && got.status != http.StatusOK {
+			err = fmt.Errorf("%s", got)
+		}
+		return err
+	})
+	still("cut off and restarted")
+	d.signal(syscall.SIGCONT, d.info().Writers...)
+	healed := time.Now()
+	d.eventually("the edge is fresh again", 5*time.Second, func() error {
+		if v := d.mustAsk(a, 0, ""); v.AsOf.Before(healed.Add(-time.Second).Truncate(time.Second)) || v.Stale {
+			return fmt.Errorf("as of %s", v.AsOf)
+		}
+		return nil
+	})
+	t.Logf("fresh again %s after the cut", time.Since(healed).Round(time.Millisecond))
+	d.agree(5 * time.Second)
+}
+
+// TestFlippedBitIsNeverAnAnswer: one bit of an edge's file is turned over while it is down, in or near the records or anywhere. The edge
+// never answers wrongly for it, and in the end holds the writers' state again (I13).
+func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
+	d := start(t, t.TempDir())
+	a, before := d.buy("sandbox")
+	l := d.startLoad(4) // more records, so that a bit anywhere hits one
+	l.progress(200)
+	l.stop()
+	d.agree(10 * time.Second)
+	watched := d.startWatch(a, 0, before.pro())
+	const rounds = 6
+	lot := rand.New(rand.NewPCG(7, 7))
+	for round := range rounds {
+		edge := d.info().Edges[0]
+		d.signal(syscall.SIGKILL, edge)
+		d.eventually("the process is gone", 5*time.Second, func() error {
+			if syscall.Kill(edge.PID, 0) == nil {
+				return fmt.Errorf("%d still runs", edge.PID)
+			}
+			return nil
+		})
+		where := flipBit(t, edge.Dir, []byte(a.id), round%2 == 0, lot)
+		d.awaitRestart(edge)
+		d.eventually("the edge answers rightly after "+where, 10*time.Second, func() error {
+			got, err := d.ask(a, 0, "")
+			if err == nil && got.status != http.StatusOK {
+				err = fmt.Errorf("%s", got)
+			}
+			return err
+		})
+		d.agree(10 * time.Second)
+	}
+	watched.check(t)
+}
+
+// flipBit turns over one bit of the replica's file: near an occurrence of target, or anywhere. It says where.
+func flipBit(t *testing.T, dir string, target []byte, near bool, lot *rand.Rand) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.db"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no replica file in %s: %v", dir, err)
+	}
+	content, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := lot.IntN(len(content))
+	if near {
+		const reach = 200 // a record's key and the beginning of its value
+		last := bytes.LastIndex(content, target)
+		if last < 0 {
+			t.Fatalf("%s does not hold the account", files[0])
+		}
+		at = min(last+lot.IntN(reach), len(content)-1)
+	}
+	f, err := os.OpenFile(files[0], os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{content[at] ^ 1<<lot.IntN(8)}, int64(at)); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("a bit of byte %d of %d was turned over", at, len(content))
+}
+
+// TestSecondStartKeepsEverything: after an orderly end, and after a power cut of everything, a new start on the same folder, at other
+// ports, has all events, accounts and keys.
+func TestSecondStartKeepsEverything(t *testing.T) {
+	dir := t.TempDir()
+	d := start(t, dir)
+	a, first := d.buy("sandbox")
+	message := stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())
+	sent := d.mustPost("sandbox", 0, message)
+	for _, end := range []struct {
+		name string
+		stop func(*dev)
+	}{
+		{"stopped", (*dev).stop},
+		{"killed", func(d *dev) { d.cmd.Process.Kill(); <-d.ended }},
+	} {
+		end.stop(d)
+		d = start(t, dir)
+		again := d.mustPost("sandbox", 0, message)
+		if !again.Duplicate || again.Revision != sent.Revision {
+			t.Errorf("%s: the same message again is %+v, want a duplicate of %+v", end.name, again, sent)
+		}
+		v := d.mustAsk(a, 0, sent.Revision)
+		if v.pro().Plan != first.pro().Plan || !v.pro().Active {
+			t.Errorf("%s: pro is %+v, want it as before %+v", end.name, v.pro(), first.pro())
+		}
+		got, err := d.api("sandbox", 0, http.MethodGet, "/v1/events/"+sent.EventID, nil)
+		if err != nil || got.status != http.StatusOK {
+			t.Errorf("%s: GET the event: %s, %v, want 200", end.name, got, err)
+		}
+		if fresh := d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())); mustRevision(t, fresh.Revision).Compare(mustRevision(t, sent.Revision)) <= 0 {
+			t.Errorf("%s: a new message has revision %s, want it above %s", end.name, fresh.Revision, sent.Revision)
+		}
+		d.agree(10 * time.Second)
+	}
+}

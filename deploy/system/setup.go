@@ -1,0 +1,227 @@
+package system
+
+import (
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer"
+)
+
+// catalog is what the example app sells, in both environments.
+//
+//go:embed catalog.json
+var catalog []byte
+
+var environments = []entitlement.Environment{entitlement.Production, entitlement.Sandbox}
+
+// rootFiles are the public root keys that an app pins, in DIR/keys: the active one and the spare.
+var rootFiles = []string{"root.pub.pem", "root-spare.pub.pem"}
+
+// audience is the app's name in tokens. The sandbox one differs, so that no sandbox token passes in production.
+func audience(env string) string {
+	if env == string(entitlement.Sandbox) {
+		return "com.example.app/sandbox"
+	}
+	return "com.example.app"
+}
+
+// secrets is what the first start draws by lot and every later one finds: DIR/secrets.json.
+type secrets struct {
+	Cluster      string                       `json:"cluster"`
+	Writers      int                          `json:"writers"`
+	Environments map[string]environmentSecret `json:"environments"`
+}
+
+type environmentSecret struct {
+	ServerKey      string `json:"server_key"`
+	PublishableKey string `json:"publishable_key"`
+	StripeSecret   string `json:"stripe_webhook_secret"`
+}
+
+func random(prefix string) string {
+	var b [24]byte
+	rand.Read(b[:])
+	return prefix + hex.EncodeToString(b[:])
+}
+
+// loadSecrets returns the folder's secrets, and makes them and the keys when there are none.
+func loadSecrets(config Config) (secrets, error) {
+	var s secrets
+	path := filepath.Join(config.Dir, "secrets.json")
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return makeSecrets(config, path)
+	case err != nil:
+		return s, fmt.Errorf("secrets: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	// The members of a Raft cluster are part of its data; a different number here would leave it without a majority, or split.
+	if s.Writers != config.Writers {
+		return s, fmt.Errorf("%w: %s was made with --writers %d; start it so, or choose another --dir", ErrUsage, config.Dir, s.Writers)
+	}
+	return s, nil
+}
+
+func makeSecrets(config Config, path string) (secrets, error) {
+	s := secrets{Cluster: random("dev-")[:16], Writers: config.Writers, Environments: map[string]environmentSecret{}}
+	for _, env := range environments {
+		s.Environments[string(env)] = environmentSecret{
+			ServerKey:      random("lk_" + string(env) + "_sk_"),
+			PublishableKey: random("lk_" + string(env) + "_pk_"),
+			StripeSecret:   random("whsec_"),
+		}
+	}
+	// The keys go first and arrive whole: secrets.json says that they are there.
+	keys := filepath.Join(config.Dir, "keys")
+	if err := errors.Join(os.RemoveAll(keys+".tmp"), os.RemoveAll(keys), os.Mkdir(keys+".tmp", 0o700)); err != nil {
+		return s, fmt.Errorf("keys: %w", err)
+	}
+	if err := writer.MakeKeys(keys+".tmp", s.Cluster, environments); err != nil {
+		return s, fmt.Errorf("keys: %w", err)
+	}
+	if err := os.Rename(keys+".tmp", keys); err != nil {
+		return s, fmt.Errorf("keys: %w", err)
+	}
+	b, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return s, fmt.Errorf("secrets: %w", err)
+	}
+	return s, writeFile(path, append(b, '\n'))
+}
+
+func (s *System) keysDir() string { return filepath.Join(s.config.Dir, "keys") }
+
+// roots are the paths of the keys that apps and nodes pin.
+func (s *System) roots() []string {
+	var paths []string
+	for _, name := range rootFiles {
+		paths = append(paths, filepath.Join(s.keysDir(), name))
+	}
+	return paths
+}
+
+// settings is a part of a node's configuration file; docs/configuration.md lists them all.
+type settings = map[string]any
+
+// prepareNodes writes every node's configuration and returns the nodes.
+func (s *System) prepareNodes() ([]*child, error) {
+	for _, dir := range []string{"config", "logs"} {
+		if err := os.MkdirAll(filepath.Join(s.config.Dir, dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make folder: %w", err)
+		}
+	}
+	if err := writeFile(filepath.Join(s.config.Dir, "config", "catalog.json"), catalog); err != nil {
+		return nil, err
+	}
+	var children []*child
+	for i := range s.config.Writers {
+		c, err := s.prepareNode(roleWriter, fmt.Sprintf("w%d", i+1), s.config.address(writerPort, i), s.writerSettings(i))
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, c)
+	}
+	for i := range s.config.Edges {
+		c, err := s.prepareNode(roleEdge, fmt.Sprintf("e%d", i+1), s.config.address(edgePort, i), s.edgeSettings(i))
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, c)
+	}
+	return children, nil
+}
+
+func (s *System) prepareNode(role role, id, listen string, conf settings) (*child, error) {
+	dir := filepath.Join(s.config.Dir, id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder: %w", err)
+	}
+	b, err := yaml.Marshal(conf)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of %s: %w", id, err)
+	}
+	path := filepath.Join(s.config.Dir, "config", id+".yaml")
+	if err := writeFile(path, b); err != nil {
+		return nil, err
+	}
+	return &child{
+		id: id, role: role, url: "http://" + listen, dir: dir,
+		program: filepath.Join(s.config.Programs, "latchkey-"+string(role)),
+		args:    []string{"serve", "--config", path},
+		logPath: filepath.Join(s.config.Dir, "logs", id+".log"),
+	}, nil
+}
+
+func (s *System) writerSettings(i int) settings {
+	var voters []settings
+	for v := range s.config.Writers {
+		voters = append(voters, settings{
+			"id": fmt.Sprintf("w%d", v+1), "raft": s.config.address(raftPort, v), "internal": "http://" + s.config.address(internalPort, v),
+		})
+	}
+	sessionKeys, envs := settings{}, settings{}
+	for _, env := range environments {
+		env := string(env)
+		sessionKeys[env] = filepath.Join(s.keysDir(), "session-"+env+".key.pem")
+		secret := s.secrets.Environments[env]
+		envs[env] = settings{
+			"audience": audience(env),
+			"api_keys": []settings{
+				{"name": "dev-server", "scope": "sk", "key": secret.ServerKey},
+				{"name": "dev-app", "scope": "pk", "key": secret.PublishableKey},
+			},
+			"catalog_file": filepath.Join(s.config.Dir, "config", "catalog.json"),
+			"stripe":       settings{"webhook_secrets": []string{secret.StripeSecret}},
+		}
+	}
+	return settings{
+		"trust": settings{"root_public_keys": s.roots()},
+		"node": settings{
+			"id": fmt.Sprintf("w%d", i+1), "data_dir": filepath.Join(s.config.Dir, fmt.Sprintf("w%d", i+1)), "cluster": s.secrets.Cluster,
+			"listen": s.config.address(writerPort, i), "internal_listen": s.config.address(internalPort, i), "raft_listen": s.config.address(raftPort, i),
+		},
+		"cluster": settings{"voters": voters},
+		"keys": settings{
+			"issuer_key_file":   filepath.Join(s.keysDir(), "issuer.key.pem"),
+			"issuer_cert_file":  filepath.Join(s.keysDir(), "issuer.cert"),
+			"session_key_files": sessionKeys,
+		},
+		"manage_urls":  manageURLs,
+		"environments": envs,
+	}
+}
+
+var manageURLs = settings{"stripe": "https://billing.example.com/manage"}
+
+func (s *System) edgeSettings(i int) settings {
+	var urls []string
+	for w := range s.config.Writers {
+		urls = append(urls, "http://"+s.config.address(internalPort, w))
+	}
+	envs := settings{}
+	for _, env := range environments {
+		envs[string(env)] = settings{"audience": audience(string(env))}
+	}
+	return settings{
+		"node": settings{
+			"id": fmt.Sprintf("e%d", i+1), "data_dir": filepath.Join(s.config.Dir, fmt.Sprintf("e%d", i+1)), "cluster": s.secrets.Cluster,
+			"listen": s.config.address(edgePort, i),
+		},
+		"writers":      settings{"urls": urls},
+		"trust":        settings{"root_public_keys": s.roots()},
+		"manage_urls":  manageURLs,
+		"environments": envs,
+	}
+}
