@@ -56,11 +56,13 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 		err    error
 	}
 	done := make(chan answer, 1)
-	s.proposals.Go(func() {
+	if !s.waiting.run(func() {
 		defer func() { <-slots }()
 		result, err := s.outcome(entry, future)
 		done <- answer{result, err}
-	})
+	}) {
+		return Result{}, ErrOutcomeUnknown
+	}
 	select {
 	case a := <-done:
 		return a.result, a.err
@@ -138,7 +140,9 @@ func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 	index := s.lastCommand(s.raft.CommitIndex())
 	// After taking the index: a leader that was deposed before it cannot confirm this (hashicorp/raft#603).
 	verified := make(chan error, 1)
-	s.proposals.Go(func() { verified <- s.raft.VerifyLeader().Error() })
+	if !s.waiting.run(func() { verified <- s.raft.VerifyLeader().Error() }) {
+		return 0, ErrNotLeader
+	}
 	select {
 	case err := <-verified:
 		if now, _, _ := s.lead.current(); err != nil || now != term {

@@ -40,8 +40,8 @@ type Store struct {
 	ctx        context.Context // ends with Close; only our own goroutines run under it
 	cancel     context.CancelFunc
 	background sync.WaitGroup
-	proposals  sync.WaitGroup // waits of callers that may have gone
-	segments   chan struct{}  // asks for a look at missing segments
+	waiting    waiters
+	segments   chan struct{} // asks for a look at missing segments
 	closed     sync.Once
 	closeErr   error
 }
@@ -123,7 +123,7 @@ func (s *Store) close(ctx context.Context) error {
 	err := s.closeRaft()
 	s.fsm.stop()
 	s.background.Wait()
-	s.proposals.Wait()
+	s.waiting.close()
 	s.metrics.unregister()
 	return errors.Join(err, s.fsm.close(), s.lock.Close())
 }
@@ -142,6 +142,31 @@ func (s *Store) handOver(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 	}
+}
+
+// waiters are goroutines that wait for Raft on behalf of callers who may have gone; Close waits for them.
+type waiters struct {
+	mu     sync.RWMutex
+	closed bool
+	group  sync.WaitGroup
+}
+
+// run starts fn; false: the store is closed.
+func (w *waiters) run(fn func()) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed {
+		return false
+	}
+	w.group.Go(fn)
+	return true
+}
+
+func (w *waiters) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.group.Wait()
 }
 
 // clock is the time as we store and compare it.
