@@ -28,8 +28,6 @@ const (
 	maxCertificateBytes = 4 << 10
 	// maxEdges bounds what /status remembers of edges, by the names that they give themselves.
 	maxEdges = 1024
-	// nodeHeader is where an edge that pulls says who it is, for /status alone.
-	nodeHeader = "Latchkey-Node"
 )
 
 // routeInternal lays the routes of the internal listener: for edges what they replicate from, for the other writers what they
@@ -90,7 +88,7 @@ func (w *Writer) handleChanges(rw http.ResponseWriter, r *http.Request) error {
 	if err := errors.Join(err1, err2, err3, err4); err != nil || limit == 0 {
 		return problem.New(problem.InvalidRequest, "Want epoch, after, limit and wait as whole numbers.")
 	}
-	w.sawEdge(r.Header.Get(nodeHeader), replication.Revision{Epoch: epoch, N: after})
+	w.sawEdge(r.Header.Get(replication.NodeHeader), replication.Revision{Epoch: epoch, N: after})
 	_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(replication.MaxWait + writeTimeout))
 	position, err := w.awaitChange(r.Context(), epoch, after, time.Duration(wait)*time.Second)
 	if err != nil {
