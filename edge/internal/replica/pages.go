@@ -64,8 +64,16 @@ func (t *tree) page(id uint64) (page, error) {
 	if native.Uint64(head) != id || overflow >= pages-id {
 		return page{}, errPage
 	}
-	p := page{id: id, data: head[:(overflow+1)*uint64(t.pageSize)], count: int(native.Uint16(head[10:]))}
-	switch native.Uint16(head[8:]) {
+	return checkPage(id, head[:(overflow+1)*uint64(t.pageSize)])
+}
+
+// checkPage checks a page's header against its size.
+func checkPage(id uint64, data []byte) (page, error) {
+	if len(data) < pageHeaderBytes {
+		return page{}, errPage
+	}
+	p := page{id: id, data: data, count: int(native.Uint16(data[10:]))}
+	switch native.Uint16(data[8:]) {
 	case flagBranch:
 		if p.count == 0 {
 			return page{}, errPage
@@ -121,14 +129,10 @@ func (p *page) search(key []byte) (int, bool, error) {
 	return low, false, nil
 }
 
-// walk goes from page id down to the leaf where key belongs. Every page on the way is shown to visit, or, without visit, compared with
+// walk goes from page p down to the leaf where key belongs. Every page on the way is shown to visit, or, without visit, compared with
 // its seal.
-func (t *tree) walk(id uint64, key []byte, visit func(page)) (page, error) {
+func (t *tree) walk(p page, key []byte, visit func(page)) (page, error) {
 	for range maxDepth {
-		p, err := t.page(id)
-		if err != nil {
-			return page{}, err
-		}
 		if visit != nil {
 			visit(p)
 		} else if !t.seals.hold(p) {
@@ -144,31 +148,46 @@ func (t *tree) walk(id uint64, key []byte, visit func(page)) (page, error) {
 		if !exact && i > 0 {
 			i--
 		}
-		if _, _, _, id, err = p.element(i); err != nil {
+		_, _, _, child, err := p.element(i)
+		if err != nil {
+			return page{}, err
+		}
+		if p, err = t.page(child); err != nil {
 			return page{}, err
 		}
 	}
 	return page{}, errDepth
 }
 
-// root finds the bucket's own root page. The bucket must not be empty: it always holds the position.
-func (t *tree) root(visit func(page)) (uint64, error) {
-	p, err := t.walk(t.top, bucketName, visit)
+// root finds the bucket's own root page. A small bucket has none: its only leaf lies within the element that names it.
+func (t *tree) root(visit func(page)) (page, error) {
+	top, err := t.page(t.top)
 	if err != nil {
-		return 0, err
+		return page{}, err
+	}
+	p, err := t.walk(top, bucketName, visit)
+	if err != nil {
+		return page{}, err
 	}
 	i, exact, err := p.search(bucketName)
 	if err != nil {
-		return 0, err
+		return page{}, err
 	}
 	if !exact {
-		return 0, errNoBucket
+		return page{}, errNoBucket
 	}
 	_, value, flags, _, err := p.element(i)
 	if err != nil || flags != flagBucketInLeaf || len(value) < bucketBytes {
-		return 0, errNoBucket
+		return page{}, errNoBucket
 	}
-	return native.Uint64(value), nil
+	if id := native.Uint64(value); id != 0 {
+		return t.page(id)
+	}
+	inline, err := checkPage(0, value[bucketBytes:])
+	if err == nil && !inline.leaf {
+		err = errPage
+	}
+	return inline, err
 }
 
 // get returns the value of key; it is a part of the mapping and valid only inside the transaction. Error: replication.ErrCorrupt.
@@ -242,16 +261,12 @@ type eacher struct {
 	any   bool
 }
 
-func (e *eacher) page(id uint64, depth int) error {
+func (e *eacher) page(p page, depth int) error {
 	if depth >= maxDepth {
 		return errDepth
 	}
 	if e.left--; e.left < 0 {
 		return errDuplicate
-	}
-	p, err := e.t.page(id)
-	if err != nil {
-		return err
 	}
 	if e.visit != nil {
 		e.visit(p)
@@ -262,7 +277,11 @@ func (e *eacher) page(id uint64, depth int) error {
 			return err
 		}
 		if !p.leaf {
-			if err := e.page(child, depth+1); err != nil {
+			below, err := e.t.page(child)
+			if err != nil {
+				return err
+			}
+			if err := e.page(below, depth+1); err != nil {
 				return err
 			}
 			continue
@@ -301,7 +320,7 @@ func sealOf(p page) uint64 { return maphash.Bytes(sealSeed, p.data) | sealBit }
 
 // hold reports whether p is not known to differ from what was proven.
 func (s *seals) hold(p page) bool {
-	cell := s.cell(p.id)
+	cell := s.cell(p.id) // an inline page has none: it is a part of its sealed parent
 	if cell == nil {
 		return true
 	}
@@ -310,7 +329,7 @@ func (s *seals) hold(p page) bool {
 }
 
 func (s *seals) cell(id uint64) *atomic.Uint64 {
-	if s == nil {
+	if s == nil || id == 0 {
 		return nil
 	}
 	cells := s.pages.Load()
