@@ -142,7 +142,8 @@ func (c *Client) Snapshot(ctx context.Context, file *os.File, judge func(signed 
 		if done {
 			return d.manifest, err
 		}
-		if try == resumeTries || ctx.Err() != nil {
+		// With nothing downloaded yet another writer may as well be asked.
+		if try == resumeTries || d.have == 0 || ctx.Err() != nil {
 			return Manifest{}, fmt.Errorf("snapshot: %w", err)
 		}
 		if err := pause(ctx, delays.NextBackOff()); err != nil {
