@@ -37,8 +37,9 @@ type Config struct {
 	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
 	Logger *slog.Logger
 
-	listeners listeners   // taken already, by tests that run several writers
-	fatal     func(error) // instead of ending the process, in tests
+	listeners listeners     // taken already, by tests that run several writers
+	fatal     func(error)   // instead of ending the process, in tests
+	heartbeat time.Duration // shorter in tests that stop leaders; 0 is the store's default
 }
 
 type listeners struct{ public, internal, raft net.Listener }

@@ -152,7 +152,7 @@ func (w *Writer) openFiles() error {
 	w.store, err = store.Open(store.Config{
 		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters,
 		Rules: store.RulesVersion, Now: w.now, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
-		FetchSegment: w.fetchSegment,
+		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
