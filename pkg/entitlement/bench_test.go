@@ -37,7 +37,7 @@ func BenchmarkAnswer(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		var a Account
-		if err := Decode(record, &a); err != nil {
+		if err := a.Decode(record); err != nil {
 			b.Fatal(err)
 		}
 		a.ViewInto(&view, index, 1_796_000_000, urls)
