@@ -21,6 +21,9 @@ func decodeStrict(b []byte, v any) error {
 	if !utf8.Valid(b) {
 		return errors.New("the body is not UTF-8")
 	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return errors.New("the body is empty")
+	}
 	if err := checkNames(json.NewDecoder(bytes.NewReader(b)), reflect.TypeOf(v).Elem(), "", 0); err != nil {
 		return err
 	}
@@ -43,8 +46,6 @@ func explain(err error) error {
 		return fmt.Errorf("field %q: want %s, have %s", wrongType.Field, jsonKind(wrongType.Type), wrongType.Value)
 	case errors.As(err, &wrongType):
 		return fmt.Errorf("want %s, have %s", jsonKind(wrongType.Type), wrongType.Value)
-	case errors.Is(err, io.EOF):
-		return errors.New("the body is empty")
 	}
 	var field *fieldError
 	if errors.As(err, &field) {

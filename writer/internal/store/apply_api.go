@@ -51,7 +51,7 @@ func api[T any](c *command, what string, fn func(*T) Result) Result {
 		return first
 	}
 	result := fn(&body)
-	result.Revision, result.Stamp, result.Outcome = c.revision(), c.now, Rejected
+	result.Revision, result.Stamp, result.Outcome = c.revision(), max(result.Stamp, c.now), Rejected
 	if result.Rejection == nil {
 		result.Outcome = Recorded
 		result.EventID = c.audit(what, result.Account, digest)
@@ -293,10 +293,12 @@ func (c *command) endSessions(body *EndSessions) Result {
 
 // startSession changes nothing; its result and the audit trail are what it is for.
 func (c *command) startSession(body *StartSession) Result {
-	if !c.exists(body.Account) {
+	a := c.account(body.Account)
+	if a == nil {
 		return rejected(SlugNotFound, "account")
 	}
-	return Result{Account: body.Account}
+	// One that is started in the second in which others were ended must not end with them: it is dated a second later.
+	return Result{Account: body.Account, Stamp: a.acc.SessionsFrom}
 }
 
 func byGrantID(g entitlement.Grant, id string) int { return cmp.Compare(g.ID, id) }

@@ -18,7 +18,7 @@ func (c *command) recordEvent(d *decoded) Result {
 	var first eventRow
 	if c.decode(bucketEvents, key, &first) {
 		if bytes.Equal(first.Digest, d.digest[:]) {
-			return duplicateOf(&first, ev.ID)
+			return duplicateOf(&first, ev.ID, c.CorrelationID)
 		}
 		return c.recordConflict(ev, &first, d.digest[:])
 	}
@@ -58,8 +58,11 @@ func (c *command) recordEvent(d *decoded) Result {
 	return Result{Revision: replication.Revision{Epoch: row.Epoch, N: row.N}, Outcome: row.Outcome, Account: row.Account, EventID: ev.ID}
 }
 
-func duplicateOf(first *eventRow, id string) Result {
-	return Result{Revision: replication.Revision{Epoch: first.Epoch, N: first.N}, Outcome: first.Outcome, Duplicate: true, Account: first.Account, EventID: id}
+// duplicateOf answers for a message that was recorded before. One that comes again under its first correlation id is no duplicate: the node
+// that received it did not learn what became of its command, and sends the same one again.
+func duplicateOf(first *eventRow, id, correlation string) Result {
+	again := first.CorrelationID != "" && first.CorrelationID == correlation
+	return Result{Revision: replication.Revision{Epoch: first.Epoch, N: first.N}, Outcome: first.Outcome, Duplicate: !again, Account: first.Account, EventID: id}
 }
 
 // recordConflict stores a message whose id was used with another content. It has no effect; the provider is to be asked.
@@ -77,7 +80,7 @@ func (c *command) recordConflict(ev *entitlement.Event, first *eventRow, digest 
 		}
 		c.writeEvent(bucketConflicts, refConflict, key, &row, subjects)
 	}
-	return duplicateOf(&row, ev.ID)
+	return duplicateOf(&row, ev.ID, "")
 }
 
 func (c *command) newEventRow(eventType string, digest []byte) eventRow {

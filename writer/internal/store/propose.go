@@ -89,7 +89,7 @@ func (s *Store) known(d *decoded) (result Result, ok bool, err error) {
 		var first eventRow
 		found, err := r.decode(bucketEvents, eventKey(d.Env, ev.Provider, ev.ID), &first)
 		if err == nil && found && bytes.Equal(first.Digest, d.digest[:]) {
-			result, ok = duplicateOf(&first, ev.ID), true
+			result, ok = duplicateOf(&first, ev.ID, d.CorrelationID), true
 			result.Stamp = r.st.Stamp
 		}
 		return err
