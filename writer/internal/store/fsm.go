@@ -34,6 +34,7 @@ type fsm struct {
 	running        atomic.Bool // NewRaft returned: restores from now on come from a leader
 	restoresInARow int
 	closing        sync.WaitGroup // state files that were replaced and wait for their last reader
+	restored       atomic.Int64   // snapshots
 	missing        atomic.Int64   // sealed segments that are not on this disk
 
 	mu      sync.RWMutex // guards what follows: the goroutine of Raft writes, everyone reads
@@ -46,7 +47,7 @@ type fsm struct {
 
 // errRestoreLoop: a follower with divergent entries past a snapshot keeps them after installing it and is sent the snapshot
 // again for ever (hashicorp/raft#697). A restart heals it, because the log was emptied.
-var errRestoreLoop = errors.New("two snapshots restored with nothing applied between")
+var errRestoreLoop = errors.New("the same snapshot was restored twice with nothing applied between")
 
 // errUnknownCommand: only a newer version writes what this one does not know. Skipping it would make this node differ.
 var errUnknownCommand = errors.New("the log holds a command that this version does not know")

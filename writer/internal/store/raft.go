@@ -71,6 +71,19 @@ func (d *disk) guard(what string, call func() error) error {
 	return nil
 }
 
+// GetLog implements raft.LogStore. raft-wal goes on to find entries that were cut from the head of its newest file; for Raft
+// they must be gone, so that what a follower gets does not depend on where files end. Error: raft.ErrLogNotFound.
+func (d *disk) GetLog(index uint64, l *raft.Log) error {
+	first, err := d.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return raft.ErrLogNotFound
+	}
+	return d.WAL.GetLog(index, l)
+}
+
 // StoreLog implements raft.LogStore.
 func (d *disk) StoreLog(l *raft.Log) error {
 	return d.guard("store log entry", func() error { return d.WAL.StoreLog(l) })

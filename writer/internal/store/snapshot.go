@@ -100,23 +100,30 @@ func stateOf(tx *bolt.Tx) (st state, err error) {
 	return st, nil
 }
 
-// Restore takes a snapshot's place: it is written beside the present files, verified as a whole, and swapped in by renames.
-// A crash before leaves the present files; one between the two renames leaves files that the next start makes anew.
+// maxRestoresInARow is how many snapshots a leader may send with nothing applied between, each newer than the one before: while
+// one is installed, the log behind it may be cut again.
+const maxRestoresInARow = 4
+
+// Restore puts a snapshot into the present state's place: it is written beside the present files, verified as a whole, and
+// swapped in by renames. A crash before leaves the present files; one between the two renames leaves files that the next
+// start makes anew.
 func (f *fsm) Restore(source io.ReadCloser) error {
-	if f.running.Load() {
-		if f.restoresInARow++; f.restoresInARow > 1 {
-			f.fail(errRestoreLoop)
-			return errRestoreLoop
-		}
-	}
-	err := f.restore(source)
-	if err != nil {
+	before := f.state.Applied
+	if err := f.restore(source); err != nil {
 		err = fmt.Errorf("restore snapshot: %w", err)
 		if f.running.Load() { // while starting, Raft tries the older snapshot
 			f.fail(err)
 		}
 		return err
 	}
+	if f.running.Load() {
+		f.restoresInARow++
+		if f.restoresInARow > 1 && f.state.Applied == before || f.restoresInARow > maxRestoresInARow {
+			f.fail(errRestoreLoop)
+			return errRestoreLoop
+		}
+	}
+	f.restored.Add(1)
 	f.metrics.restores.Inc()
 	f.fetchSegments()
 	return nil

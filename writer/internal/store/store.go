@@ -202,6 +202,7 @@ type Stats struct {
 	JournalHash     replication.Hash // of the unsealed segment
 	MissingSegments int              // sealed segments that are not on this disk yet: not a full member before 0
 	LastContact     time.Duration    // since a follower heard the leader; 0 on the leader
+	Restores        int64            // snapshots restored since the start; more than one in ten minutes is to be alarmed about
 	Broken          bool             // a fault stopped the state machine
 	Voters          []Voter          // as Raft has them
 }
@@ -212,7 +213,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Term: s.raft.CurrentTerm(), CommitIndex: s.raft.CommitIndex(),
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
 		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
-		MissingSegments: int(s.fsm.missing.Load()), Broken: s.fsm.broken.Load()}
+		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load()}
 	if out.State != raft.Leader.String() {
 		if at := s.raft.LastContact(); !at.IsZero() {
 			out.LastContact = time.Since(at)
@@ -234,11 +235,11 @@ func (s *Store) OpenSegment(sum replication.Hash) (io.ReadSeekCloser, error) {
 		if seg.sum != sum {
 			continue
 		}
-		file, err := os.Open(s.fsm.journal.path(seg.number))
-		if errors.Is(err, os.ErrNotExist) {
-			break
+		path := s.fsm.journal.path(seg.number)
+		if info, err := os.Stat(path); err != nil || info.Size() != seg.size {
+			break // not fetched yet
 		}
-		return file, err
+		return os.Open(path)
 	}
 	return nil, fmt.Errorf("%s: %w", sum, ErrNoSegment)
 }
