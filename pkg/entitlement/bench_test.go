@@ -59,3 +59,26 @@ func BenchmarkView(b *testing.B) {
 		out = view.AppendJSON(out[:0], Production, 1_796_086_400)
 	}
 }
+
+// BenchmarkDecode compares the two ways of reading a record.
+func BenchmarkDecode(b *testing.B) {
+	account, _ := oneSubscription()
+	record := Encode(account)
+	for _, way := range []struct {
+		name   string
+		decode func(*Account) error
+	}{
+		{"account", func(a *Account) error { return a.Decode(record) }},
+		{"any", func(a *Account) error { return Decode(record, a) }},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				var a Account
+				if err := way.decode(&a); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

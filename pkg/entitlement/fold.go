@@ -180,13 +180,15 @@ func (f *facts) paidThrough(item string) (best InvoiceLine, ok bool) {
 }
 
 // termRefundedAt returns when the money for the term of item that starts at start was given back in full, or 0. An invoice touches the
-// terms of its own lines and no others, so the refund of a proration leaves the period that it was part of alone.
-func (f *facts) termRefundedAt(s *Subscription, item string, start int64) int64 {
+// terms of its own lines and no others, so the refund of a proration leaves the period that it was part of alone, and the refund of a
+// product that an upgrade has replaced leaves the new one alone.
+func (f *facts) termRefundedAt(s *Subscription, item *SubscriptionItem, start int64) int64 {
 	var at int64
 	covered := false
 	for _, inv := range f.paid {
 		for _, l := range inv.lines {
-			if f.itemOf(l) == item && clampTime(l.StartsAt) == start {
+			replaced := l.Product != "" && item.Product != "" && l.Product != item.Product
+			if f.itemOf(l) == item.ID && clampTime(l.StartsAt) == start && !replaced {
 				if inv.refundedAt == 0 && inv.Invoice.AmountPaid > 0 {
 					covered = true // another payment for the same term stands
 				}
@@ -276,7 +278,7 @@ func (f *facts) foldItem(o *Object, item *SubscriptionItem, grace int64) Item {
 		out.endAtPaid(item, paid)
 		out.AccessUntil = out.Term.EndsAt
 	}
-	if at := f.termRefundedAt(s, item.ID, start); at != 0 && out.State != Pending {
+	if at := f.termRefundedAt(s, item, start); at != 0 && out.State != Pending {
 		out.revoke(at, ReasonRefunded)
 	}
 	return out

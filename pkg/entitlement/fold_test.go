@@ -45,6 +45,7 @@ func trialUntil(t int64) option {
 	return func(o *Object) { o.Subscription.TrialStart, o.Subscription.TrialEnd = start, t }
 }
 func endedAt(t int64) option       { return func(o *Object) { o.Subscription.EndedAt = t } }
+func sells(p ProductID) option     { return func(o *Object) { o.Subscription.Items[0].Product = p } }
 func latest(invoice string) option { return func(o *Object) { o.Subscription.LatestInvoice = invoice } }
 func period(from, to int64) option {
 	return func(o *Object) { o.Subscription.Items[0].StartsAt, o.Subscription.Items[0].EndsAt = from, to }
@@ -202,6 +203,7 @@ func TestFoldRefunds(t *testing.T) {
 		{"of the latest invoice, tied by basil's payment alone", []Object{sub, invoicePayment("in_2", "pi_1", 999), charge("ch_1", "pi_1", "", 999)}, Revoked, start + hour},
 		{"of an earlier term: the present one stands", []Object{sub, paidFirst, paidNow, charge("ch_0", "pi_0", "", 999)}, Live, end + spare},
 		{"of a proration: the period that it was part of stands", []Object{sub, paidNow, proration, charge("ch_3", "pi_3", "", 999)}, Live, end + spare},
+		{"of a product that an upgrade replaced: the new one stands", []Object{subscriptionIs(Active, sells("price_pro_yearly")), paidNow, charge("ch_1", "pi_1", "", 999)}, Live, end + spare},
 		{"of one part of an invoice paid in two", []Object{sub, invoice("in_2", InvoicePaid, line(start, end, 1998)), invoicePayment("in_2", "pi_1", 999), charge("ch_1", "pi_1", "", 999)}, Live, end + spare},
 		{"of both parts of an invoice paid in two", []Object{sub, invoice("in_2", InvoicePaid, line(start, end, 1998)), invoicePayment("in_2", "pi_1", 999), invoicePayment("in_2", "pi_2", 999),
 			charge("ch_1", "pi_1", "", 999), charge("ch_2", "pi_2", "", 999)}, Revoked, start + hour},
