@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +35,13 @@ func TestASingleVoterKeepsWhatItAcknowledged(t *testing.T) {
 		t.Fatalf("after a restart %+v, before %+v", after, before)
 	}
 	checkState(t, nodes[0].fsm)
-	again := propose(t, nodes, record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "", customer("cus_1")))))
+	delivered := record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "", customer("cus_1"))))
+	retried := propose(t, nodes, delivered)
+	if retried.Duplicate || retried.Revision != paid.Revision {
+		t.Fatalf("the same command again: %+v, first %+v", retried, paid)
+	}
+	delivered.CorrelationID = "another-delivery"
+	again := propose(t, nodes, delivered)
 	if !again.Duplicate || again.Revision != paid.Revision {
 		t.Fatalf("the same event after a restart: %+v, first %+v", again, paid)
 	}
@@ -45,13 +52,14 @@ func TestNineDeliveriesAtOnceHaveOneEffect(t *testing.T) {
 	nodes := startCluster(t, 1, nil)
 	propose(t, nodes, create("acc_1"))
 	leader := leaderOf(t, nodes...)
-	encoded := record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"))).Encode()
 	results := make([]Result, 9)
 	var wait sync.WaitGroup
 	for i := range results {
 		wait.Go(func() {
+			delivery := record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1")))
+			delivery.CorrelationID = strconv.Itoa(i)
 			var err error
-			if results[i], err = leader.Propose(testContext(t), encoded); err != nil {
+			if results[i], err = leader.Propose(testContext(t), delivery.Encode()); err != nil {
 				t.Errorf("delivery %d: %v", i, err)
 			}
 		})
