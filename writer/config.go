@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Node    NodeConfig    `config:"node"`
 	Cluster ClusterConfig `config:"cluster"`
+	NATS    NATSConfig    `config:"nats"`
 	Keys    KeysConfig    `config:"keys"`
 	Trust   TrustConfig   `config:"trust"`
 	Log     LogConfig     `config:"log"`
@@ -94,6 +95,20 @@ type VoterConfig struct {
 	Internal string `config:"internal"` // http://host:port
 }
 
+// NATSConfig is the fast path to the edges. Without it they pull, as right and hardly later.
+type NATSConfig struct {
+	Enabled bool `config:"enabled"`
+
+	// URLs name servers that run elsewhere, nats://host:port on this machine or tls://host:port. None: this writer runs one itself.
+	URLs []string `config:"urls"`
+
+	// Listen is where the own server takes edges, ClusterListen where it takes the other writers' servers, host:port; Routes are
+	// those others, nats://host:port. They believe whoever reaches them, so only loopback addresses are accepted.
+	Listen        string   `config:"listen"`
+	ClusterListen string   `config:"cluster_listen"`
+	Routes        []string `config:"routes"`
+}
+
 // KeysConfig names the private keys. They are in no log, snapshot or backup of ours: keep them as you keep any private key.
 type KeysConfig struct {
 	IssuerKeyFile   string                             `config:"issuer_key_file"`   // PKCS#8 PEM
@@ -153,6 +168,7 @@ func (c *Config) Validate() error {
 	var m config.Mistakes
 	c.validateNode(&m)
 	c.validateVoters(&m)
+	c.validateNATS(&m)
 	c.validateEnvironments(&m)
 	for _, p := range slices.Sorted(maps.Keys(c.ManageURLs)) {
 		at := "manage_urls." + string(p)
@@ -227,6 +243,40 @@ func (c *Config) validateVoters(m *config.Mistakes) {
 	}
 	if !seen[c.Node.ID] {
 		m.Add("cluster.voters", "lacks this writer, %q", c.Node.ID)
+	}
+}
+
+func (c *Config) validateNATS(m *config.Mistakes) {
+	n := c.NATS
+	if !n.Enabled {
+		return
+	}
+	for i, text := range n.URLs {
+		if err := checkNATSURL(text); err != nil {
+			m.Add(fmt.Sprintf("nats.urls[%d]", i), "%v", err)
+		}
+	}
+	for i, text := range n.Routes {
+		if err := checkNATSURL(text); err != nil {
+			m.Add(fmt.Sprintf("nats.routes[%d]", i), "%v", err)
+		}
+	}
+	if len(n.URLs) > 0 {
+		return
+	}
+	for _, f := range []struct {
+		field, value string
+		needed       bool
+	}{{"nats.listen", n.Listen, true}, {"nats.cluster_listen", n.ClusterListen, len(c.Cluster.Voters) > 1}} {
+		if f.value == "" {
+			if f.needed {
+				m.Add(f.field, "must be given, as nats.enabled is true and nats.urls names no server")
+			}
+		} else if host, _, err := net.SplitHostPort(f.value); err != nil {
+			m.Add(f.field, "%q is not host:port", f.value)
+		} else if !isLoopback(host) {
+			m.Add(f.field, "%q is not a loopback address, and this listener has no mutual TLS yet", f.value)
+		}
 	}
 }
 

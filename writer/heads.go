@@ -51,6 +51,7 @@ func (w *Writer) refreshHead(ctx context.Context) error {
 		}
 		w.metrics.head("signed")
 		w.keepHead(h)
+		w.publishHead(h)
 		return nil
 	}
 	signed, err := w.askLeader(ctx, http.MethodGet, "/internal/v1/head?local=1", nil)

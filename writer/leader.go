@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -29,8 +30,11 @@ func (w *Writer) lead(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		var publishing sync.WaitGroup
+		publishing.Go(func() { w.publish(leading) })
 		w.setUp(leading)
 		<-leading.Done()
+		publishing.Wait()
 	}
 }
 

@@ -47,6 +47,7 @@ type metrics struct {
 	snapshots       prometheus.Counter
 	certificates    *prometheus.CounterVec
 	sessionsIssued  *prometheus.CounterVec
+	nats            *prometheus.CounterVec
 }
 
 // latencyBuckets run from what loopback takes to what a provider waits.
@@ -75,9 +76,10 @@ func newMetrics(w *Writer) *metrics {
 		snapshots:       prometheus.NewCounter(prometheus.CounterOpts{Name: name("edge_snapshots_total"), Help: "Snapshots built for edges."}),
 		certificates:    counter("edge_certificates_total", "Certificates asked for by edges.", "outcome"),
 		sessionsIssued:  counter("sessions_total", "Session tokens issued.", "environment"),
+		nats:            counter("nats_messages_total", "Batches and heads for the edges over NATS. What could not be sent is pulled.", "outcome"),
 	}
 	m.registry.MustRegister(m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
-		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued,
+		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range providers {
 		for _, o := range webhookOutcomes {
@@ -89,6 +91,7 @@ func newMetrics(w *Writer) *metrics {
 	zero(m.heads, "signed", "fetched", "failed")
 	zero(m.pulls, "changes", "empty", "below_floor", "other_history", "busy")
 	zero(m.certificates, "issued", "refused")
+	zero(m.nats, natsSent, natsFailed)
 	for _, env := range entitlement.Environments {
 		zero(m.sessionsIssued, string(env))
 	}

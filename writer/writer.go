@@ -24,6 +24,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/replication/natsd"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
@@ -59,6 +60,9 @@ type Writer struct {
 	peers  map[string]string // internal addresses of all writers, by id
 	client *http.Client      // to them
 	reads  *sharedReads
+
+	natsServer *natsd.Server     // nil: NATS is off or runs elsewhere
+	nats       *replication.NATS // nil: NATS is off
 
 	catalogs        catalogCache
 	frames          frames
@@ -112,6 +116,9 @@ func Open(cfg Config) (w *Writer, err error) {
 	}
 	w.connect()
 	if err := w.openFiles(); err != nil {
+		return w, err
+	}
+	if err := w.openNATS(); err != nil {
 		return w, err
 	}
 	return w, w.listen()
@@ -265,6 +272,7 @@ func (w *Writer) close() error {
 		err = w.store.Close(ctx)
 	}
 	w.background.Wait()
+	w.closeNATS()
 	if w.client != nil {
 		w.client.CloseIdleConnections()
 	}

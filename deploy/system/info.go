@@ -18,6 +18,7 @@ const InfoFile = "latchkey-dev.json"
 type Info struct {
 	Writers      []Node                 `json:"writers"`
 	Edges        []Node                 `json:"edges"`
+	NATS         *NATS                  `json:"nats,omitempty"` // absent: NATS is off
 	Roots        []string               `json:"root_public_keys"`
 	Environments map[string]Environment `json:"environments"`
 }
@@ -28,6 +29,11 @@ type Node struct {
 	URL string `json:"url"`
 	PID int    `json:"pid"`
 	Dir string `json:"dir"`
+}
+
+// NATS is where its clients connect.
+type NATS struct {
+	URLs []string `json:"urls"`
 }
 
 // Environment is what a client of one environment needs.
@@ -70,6 +76,9 @@ func (s *System) describe() Info {
 			info.Edges = append(info.Edges, n)
 		}
 	}
+	if urls := s.natsURLs(); len(urls) > 0 {
+		info.NATS = &NATS{URLs: urls}
+	}
 	for env, secret := range s.secrets.Environments {
 		info.Environments[env] = Environment{
 			ServerKey:      secret.ServerKey,
@@ -108,10 +117,12 @@ func writeFile(path string, content []byte) error {
 
 // Where each kind of listener begins in the block of ports.
 const (
-	writerPort   = 1
-	edgePort     = 11
-	internalPort = 21
-	raftPort     = 41
+	writerPort    = 1
+	edgePort      = 11
+	internalPort  = 21
+	natsPort      = 31
+	raftPort      = 41
+	natsRoutePort = 51
 )
 
 // address is that of the i-th node's listener of one kind; i counts from 0.
@@ -126,6 +137,8 @@ func (s *System) ports() map[string]string {
 		ports[s.config.address(writerPort, i)] = fmt.Sprintf("writer w%d", i+1)
 		ports[s.config.address(internalPort, i)] = fmt.Sprintf("writer w%d's internal listener", i+1)
 		ports[s.config.address(raftPort, i)] = fmt.Sprintf("writer w%d's Raft", i+1)
+		ports[s.config.address(natsPort, i)] = fmt.Sprintf("writer w%d's NATS server", i+1)
+		ports[s.config.address(natsRoutePort, i)] = fmt.Sprintf("writer w%d's NATS routes", i+1)
 	}
 	for i := range s.config.Edges {
 		ports[s.config.address(edgePort, i)] = fmt.Sprintf("edge e%d", i+1)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -193,6 +195,7 @@ func (s *System) writerSettings(i int) settings {
 			"listen": s.config.address(writerPort, i), "internal_listen": s.config.address(internalPort, i), "raft_listen": s.config.address(raftPort, i),
 		},
 		"cluster": settings{"voters": voters},
+		"nats":    s.writerNATS(i),
 		"keys": settings{
 			"issuer_key_file":   filepath.Join(s.keysDir(), "issuer.key.pem"),
 			"issuer_cert_file":  filepath.Join(s.keysDir(), "issuer.cert"),
@@ -201,6 +204,37 @@ func (s *System) writerSettings(i int) settings {
 		"manage_urls":  manageURLs,
 		"environments": envs,
 	}
+}
+
+// writerNATS is the i-th writer's own NATS server. LATCHKEY_NATS_ENABLED and LATCHKEY_NATS_URLS, which the nodes inherit, go before it.
+func (s *System) writerNATS(i int) settings {
+	var routes []string
+	for w := range s.config.Writers {
+		if w != i {
+			routes = append(routes, "nats://"+s.config.address(natsRoutePort, w))
+		}
+	}
+	return settings{"enabled": true, "listen": s.config.address(natsPort, i), "cluster_listen": s.config.address(natsRoutePort, i), "routes": routes}
+}
+
+// ownNATS is where the writers' own servers take clients.
+func (s *System) ownNATS() []string {
+	var urls []string
+	for w := range s.config.Writers {
+		urls = append(urls, "nats://"+s.config.address(natsPort, w))
+	}
+	return urls
+}
+
+// natsURLs is where NATS clients connect, after what the environment says. None: NATS is off.
+func (s *System) natsURLs() []string {
+	if enabled, err := strconv.ParseBool(os.Getenv("LATCHKEY_NATS_ENABLED")); err == nil && !enabled {
+		return nil
+	}
+	if outside := os.Getenv("LATCHKEY_NATS_URLS"); outside != "" {
+		return strings.Split(outside, ",")
+	}
+	return s.ownNATS()
 }
 
 var manageURLs = settings{"stripe": "https://billing.example.com/manage"}
@@ -220,6 +254,7 @@ func (s *System) edgeSettings(i int) settings {
 			"listen": s.config.address(edgePort, i),
 		},
 		"writers":      settings{"urls": urls},
+		"nats":         settings{"enabled": true, "urls": s.ownNATS()},
 		"trust":        settings{"root_public_keys": s.roots()},
 		"manage_urls":  manageURLs,
 		"environments": envs,

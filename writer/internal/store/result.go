@@ -73,7 +73,7 @@ var (
 	// ErrTooLarge: the encoded command is larger than MaxEntryBytes.
 	ErrTooLarge = errors.New("command too large")
 	// ErrBelowFloor: the change log no longer holds what was asked for; take a snapshot.
-	ErrBelowFloor = errors.New("below the change log's floor")
+	ErrBelowFloor = replication.ErrBelowFloor
 	// ErrAhead: a revision was asked for that this node does not have.
 	ErrAhead = errors.New("ahead of this node")
 	// ErrClosed: the store was closed, or a fault stopped it.

@@ -1,0 +1,90 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+
+	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/replication/natsd"
+)
+
+// The fast path to the edges. It only ever repeats what the change log says, so nothing depends on it: without it every edge
+// pulls.
+
+// What became of messages for NATS, as the metrics count them.
+const (
+	natsSent   = "sent"
+	natsFailed = "failed"
+)
+
+// openNATS starts this writer's own server, unless the configuration names outside ones, and connects to it.
+func (w *Writer) openNATS() error {
+	c := w.cfg.NATS
+	if !c.Enabled {
+		return nil
+	}
+	log := w.log.With("part", "nats")
+	urls := c.URLs
+	if len(urls) == 0 {
+		var err error
+		w.natsServer, err = natsd.Start(natsd.Config{Name: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: c.Listen,
+			ClusterListen: c.ClusterListen, Routes: c.Routes, Logger: log})
+		if err != nil {
+			return err
+		}
+		urls = []string{w.natsServer.ClientURL()}
+	}
+	var err error
+	w.nats, err = replication.ConnectNATS(urls, w.cfg.Node.ID, log)
+	return err
+}
+
+// closeNATS hands the edges' connections to the other writers' servers and ends.
+func (w *Writer) closeNATS() {
+	if w.nats != nil {
+		w.nats.Close()
+	}
+	if w.natsServer != nil {
+		w.natsServer.Close()
+	}
+}
+
+// publish sends every change to the edges while ctx lives, which is while this node leads.
+func (w *Writer) publish(ctx context.Context) {
+	if w.nats == nil {
+		return
+	}
+	err := replication.Publish(ctx, replication.PublishConfig{Log: w.store, Sign: w.signPosition, Send: func(frame []byte) error {
+		return w.countNATS(w.nats.PublishBatch(frame))
+	}})
+	if err != nil && ctx.Err() == nil {
+		// The edges notice the gap and pull; the next leader publishes again.
+		w.log.ErrorContext(ctx, "publishing stopped", "error", err)
+	}
+}
+
+// publishHead sends a head that this leader made.
+func (w *Writer) publishHead(h *head) {
+	if w.nats != nil {
+		_ = w.countNATS(w.nats.PublishHead(h.signed)) // the next one follows in a second
+	}
+}
+
+func (w *Writer) countNATS(err error) error {
+	if err != nil {
+		w.metrics.nats.WithLabelValues(natsFailed).Inc()
+		return err
+	}
+	w.metrics.nats.WithLabelValues(natsSent).Inc()
+	return nil
+}
+
+// checkNATSURL holds what leaves this machine to TLS: a record is about people.
+func checkNATSURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || u.Port() == "" || u.User != nil || u.Scheme != "tls" && !(u.Scheme == "nats" && isLoopback(u.Hostname())) {
+		return fmt.Errorf("%q is neither nats://host:port of a loopback address nor tls://host:port", text)
+	}
+	return nil
+}
