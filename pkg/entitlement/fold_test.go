@@ -196,6 +196,7 @@ func TestFoldRefunds(t *testing.T) {
 		{"a failed refund is undone", []Object{sub, paidNow, refund("re_1", RefundFailed, "ch_1", "", 999, made)}, Live, end + spare},
 		{"a cancelled refund is undone", []Object{sub, paidNow, refund("re_1", RefundCanceled, "ch_1", "", 999, made)}, Live, end + spare},
 		{"a failed refund corrects a charge that still counts it", []Object{sub, paidNow, charge("ch_1", "pi_1", "", 999), refund("re_1", RefundFailed, "ch_1", "pi_1", 999, start, at(start+day))}, Live, end + spare},
+		{"a failed refund corrects a charge of the same second", []Object{sub, paidNow, charge("ch_1", "pi_1", "", 999), refund("re_1", RefundFailed, "ch_1", "pi_1", 999, start+hour)}, Live, end + spare},
 		{"a failed refund leaves a newer charge alone", []Object{sub, paidNow, charge("ch_1", "pi_1", "", 999, at(start+2*day)), refund("re_1", RefundFailed, "ch_1", "pi_1", 999, start, at(start+day))}, Revoked, start + 2*day},
 		{"one refund failed, the next one succeeded", []Object{sub, paidNow, charge("ch_1", "pi_1", "", 999), refund("re_1", RefundFailed, "ch_1", "pi_1", 999, start, at(start+day)), refund("re_2", RefundSucceeded, "ch_1", "pi_1", 999, start+2*day)}, Revoked, start + 2*day},
 		{"of an unknown payment: waits", []Object{sub, basil, charge("ch_1", "pi_1", "", 999)}, Live, end + spare},
