@@ -1,0 +1,227 @@
+package writer
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// startCluster starts n writers of one cluster and waits until all of them answer.
+func startCluster(t *testing.T, n int) []*testWriter {
+	t.Helper()
+	var writers []*testWriter
+	for _, cfg := range testConfigs(t, n) {
+		writers = append(writers, startWriter(t, cfg))
+	}
+	for _, w := range writers {
+		w.awaitReady()
+	}
+	return writers
+}
+
+// roles returns the leader and the others.
+func roles(t *testing.T, writers []*testWriter) (leader *testWriter, followers []*testWriter) {
+	t.Helper()
+	await(t, "a leader", func() bool {
+		leader, followers = nil, nil
+		for _, w := range writers {
+			if w.store.IsLeader() {
+				leader = w
+			} else {
+				followers = append(followers, w)
+			}
+		}
+		return leader != nil
+	})
+	return leader, followers
+}
+
+// TestEveryNodeTakesEverything sends writes to one node and reads them at the next one at once, round and round: every read sees
+// every write that returned before it, on any node.
+func TestEveryNodeTakesEverything(t *testing.T) {
+	writers := startCluster(t, 3)
+	acc := writers[1].account()
+	for i := range 30 {
+		w, next := writers[i%3], writers[(i+1)%3]
+		r := w.api("PATCH", "/v1/accounts/"+acc, fmt.Sprintf(`{"attributes": {"n": "%d"}}`, i))
+		if r.status != http.StatusOK {
+			t.Fatalf("write %d at %s = %d %s", i, w.cfg.Node.ID, r.status, r.text)
+		}
+		got := next.api("GET", "/v1/accounts/"+acc, "")
+		if n := got.json["attributes"].(object)["n"]; n != fmt.Sprint(i) {
+			t.Fatalf("write %d returned at %s with %s, and %s then has %v at %s", i, w.cfg.Node.ID, r.str("revision"), next.cfg.Node.ID, n, got.str("revision"))
+		}
+	}
+	// The same event nine times at once, over all nodes.
+	body := event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), acc, "price_pro"))
+	replies := make([]reply, 9)
+	var group sync.WaitGroup
+	for i := range replies {
+		group.Go(func() { replies[i] = writers[i%3].stripe(body) })
+	}
+	group.Wait()
+	fresh := 0
+	for i, r := range replies {
+		if r.status != http.StatusOK || r.str("revision") != replies[0].str("revision") {
+			t.Errorf("answer %d = %d %s", i, r.status, r.text)
+		}
+		if r.json["duplicate"] == false {
+			fresh++
+		}
+	}
+	if fresh != 1 {
+		t.Errorf("%d answers without duplicate, want 1", fresh)
+	}
+	// The same answer for a repeat at another node, session token included.
+	key := header{"Idempotency-Key": "k1"}
+	first := writers[0].api("POST", "/v1/accounts/"+acc+"/sessions", `{"device_id": "d"}`, key)
+	again := writers[2].api("POST", "/v1/accounts/"+acc+"/sessions", `{"device_id": "d"}`, key)
+	if first.status != http.StatusCreated || first.text != again.text {
+		t.Errorf("a repeat at another node = %d %s, want %s", again.status, again.text, first.text)
+	}
+	for _, w := range writers {
+		if pro := w.pro(acc); pro["active"] != true {
+			t.Errorf("%s: pro = %v", w.cfg.Node.ID, pro)
+		}
+		if h, err := send("GET", "http://"+w.InternalAddr().String()+"/internal/v1/head", "", nil); err != nil || h.status != http.StatusOK {
+			t.Errorf("%s: head = %d %s, %v", w.cfg.Node.ID, h.status, h.text, err)
+		}
+	}
+	sameState(t, writers)
+}
+
+// sameState waits until all writers are at one revision and compares what they hold (I3).
+func sameState(t *testing.T, writers []*testWriter) {
+	t.Helper()
+	await(t, "all writers at one index with one state", func() bool {
+		first := writers[0].store.Stats()
+		for _, w := range writers[1:] {
+			s := w.store.Stats()
+			if s.AppliedIndex == first.AppliedIndex && (s.Position != first.Position || s.FullHash != first.FullHash) {
+				t.Fatalf("at index %d %s has %+v and %s %+v", s.AppliedIndex, writers[0].cfg.Node.ID, first.Position, w.cfg.Node.ID, s.Position)
+			}
+			if s.AppliedIndex != first.AppliedIndex {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestLeaderStops stops the leader under load: no request fails, every 200 is there afterwards, and an idempotent request has
+// its first answer at the next leader.
+func TestLeaderStops(t *testing.T) {
+	writers := startCluster(t, 3)
+	leader, followers := roles(t, writers)
+	acc := followers[0].account()
+	key := header{"Idempotency-Key": "before"}
+	grant := followers[0].api("POST", "/v1/accounts/"+acc+"/grants", `{"entitlement": "extra", "duration_days": 3}`, key)
+
+	var mu sync.Mutex
+	acknowledged := map[string]string{}
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for i, w := range followers {
+		for range 4 {
+			load.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					id := unique(fmt.Sprintf("evt_%d_", i))
+					body := event(id, "customer.subscription.created", subscription(unique("sub_"), acc, "price_pro"))
+					r, err := send("POST", w.url+"/v1/webhooks/sandbox/stripe", string(body), signed(body, stripeSecret, time.Now()))
+					if err != nil || r.status != http.StatusOK || r.json["duplicate"] != false {
+						t.Errorf("%s while the leader stopped = %d %s, %v", id, r.status, r.text, err)
+						return
+					}
+					mu.Lock()
+					acknowledged[id] = r.str("revision")
+					enough := len(acknowledged) > 600
+					mu.Unlock()
+					if enough {
+						return
+					}
+				}
+			})
+		}
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acknowledged)
+	}
+	await(t, "load", func() bool { return count() > 30 })
+	leader.stop()
+	at := count()
+	await(t, "load after the leader stopped", func() bool { return count() > at+30 || t.Failed() })
+	close(stop)
+	load.Wait()
+	for id, revision := range acknowledged {
+		for _, w := range followers {
+			if r := w.api("GET", "/v1/events/"+id, ""); r.status != http.StatusOK || r.str("revision") != revision {
+				t.Fatalf("%s: acknowledged %s at %s, now %d %s", w.cfg.Node.ID, id, revision, r.status, r.text)
+			}
+		}
+	}
+	again := followers[1].api("POST", "/v1/accounts/"+acc+"/grants", `{"entitlement": "extra", "duration_days": 3}`, key)
+	if again.text != grant.text || again.status != grant.status {
+		t.Errorf("the repeat at the next leader = %d %s, want %d %s", again.status, again.text, grant.status, grant.text)
+	}
+	sameState(t, followers)
+}
+
+// TestNoMajority shows what a lone node of three says: 503 with Retry-After for what needs a majority, and not ready, but alive.
+func TestNoMajority(t *testing.T) {
+	writers := startCluster(t, 3)
+	acc := writers[0].account()
+	lone := writers[0]
+	writers[1].stop()
+	writers[2].stop()
+	await(t, "not ready", func() bool { return lone.get("/readyz").status == http.StatusServiceUnavailable })
+	if r := lone.get("/healthz"); r.status != http.StatusOK {
+		t.Errorf("/healthz = %d", r.status)
+	}
+	var group sync.WaitGroup
+	for what, ask := range map[string]func() reply{
+		"webhook": func() reply { return lone.stripe(event(unique("evt_"), "ping", object{"id": "x"})) },
+		"write":   func() reply { return lone.api("PATCH", "/v1/accounts/"+acc, `{}`) },
+		"read":    func() reply { return lone.api("GET", "/v1/accounts/"+acc, "") },
+	} {
+		group.Go(func() {
+			began := time.Now()
+			r := ask()
+			if r.status != http.StatusServiceUnavailable || r.slug() != "unavailable" || r.header.Get("Retry-After") == "" {
+				t.Errorf("%s without a majority = %d %s, Retry-After %q", what, r.status, r.text, r.header.Get("Retry-After"))
+			}
+			if took := time.Since(began); took > proposeTimeout+2*time.Second {
+				t.Errorf("%s without a majority took %s", what, took)
+			}
+		})
+	}
+	group.Wait()
+	if h, err := send("GET", "http://"+lone.InternalAddr().String()+"/internal/v1/head?local=1", "", nil); err != nil || h.status != http.StatusServiceUnavailable {
+		t.Errorf("a leader's head of one that does not lead = %d %s, %v", h.status, h.text, err)
+	}
+}
+
+// TestTransfer hands leadership over by the operator's command.
+func TestTransfer(t *testing.T) {
+	writers := startCluster(t, 3)
+	leader, _ := roles(t, writers)
+	if err := NewOperator(leader.cfg.Node.DataDir).Transfer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "another leader", func() bool {
+		now, _ := roles(t, writers)
+		return now != leader
+	})
+	if acc := leader.account(); !strings.HasPrefix(acc, "acc_") {
+		t.Errorf("a write at the former leader made %q", acc)
+	}
+}
