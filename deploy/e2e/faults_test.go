@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -323,24 +324,28 @@ func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
 // flipBit turns over one bit of the replica's file: near an occurrence of target, or anywhere. It says where.
 func flipBit(t *testing.T, dir string, target []byte, near bool, lot *rand.Rand) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*.db"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no replica file in %s: %v", dir, err)
+	file := ""
+	var content []byte
+	files, err := filepath.Glob(filepath.Join(dir, "replica", "*.db"))
+	for _, f := range files { // of several the one in use holds most
+		b, readErr := os.ReadFile(f)
+		if err = errors.Join(err, readErr); len(b) > len(content) {
+			file, content = f, b
+		}
 	}
-	content, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || file == "" {
+		t.Fatalf("no replica file in %s: %v", dir, err)
 	}
 	at := lot.IntN(len(content))
 	if near {
 		const reach = 200 // a record's key and the beginning of its value
 		last := bytes.LastIndex(content, target)
 		if last < 0 {
-			t.Fatalf("%s does not hold the account", files[0])
+			t.Fatalf("%s does not hold the account", file)
 		}
 		at = min(last+lot.IntN(reach), len(content)-1)
 	}
-	f, err := os.OpenFile(files[0], os.O_WRONLY, 0)
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

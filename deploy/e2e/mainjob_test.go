@@ -143,11 +143,20 @@ func TestReadmeCommandsWork(t *testing.T) {
 		close(ended)
 	}()
 	var info system.Info
-	err = poll(3*time.Minute, func() error {
-		var err error
+	early := false
+	err = poll(3*time.Minute, func() (err error) {
+		select {
+		case <-ended:
+			early = true
+			return nil
+		default:
+		}
 		info, err = system.ReadInfo(dir)
 		return err
 	})
+	if early {
+		t.Fatalf("make run ended by itself:\n%s", &out)
+	}
 	if err != nil {
 		syscall.Kill(-run.Process.Pid, syscall.SIGKILL)
 		<-ended

@@ -77,7 +77,7 @@ func freeBlock(t *testing.T) int {
 	for range 200 {
 		base := 20000 + int(int64(os.Getpid()%50)+nextBlock.Add(1))%100*100
 		free := true
-		for port := base; port < base+50 && free; port++ {
+		for port := base; port < base+100 && free; port++ {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 			if free = err == nil; free {
 				l.Close()

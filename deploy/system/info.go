@@ -122,7 +122,7 @@ const (
 	internalPort  = 21
 	natsPort      = 31
 	raftPort      = 41
-	natsRoutePort = 51
+	natsRoutePort = 61 // 51 is the simulated stores'
 )
 
 // address is that of the i-th node's listener of one kind; i counts from 0.

@@ -33,7 +33,7 @@ type Config struct {
 	Dir string
 
 	// Port is the first of the 100 ports that may be used: +1 to +9 writers, +11 to +19 edges, +21 to +29 the writers' internal
-	// listeners, +41 to +49 Raft.
+	// listeners, +31 to +39 their NATS, +41 to +49 Raft, +61 to +69 the NATS servers among themselves.
 	Port int
 
 	Writers, Edges int
