@@ -299,8 +299,7 @@ func TestHeartbeatsTakeNoFastPath(t *testing.T) {
 		leaderOf(t, nodes...)
 		term := leader.raft.CurrentTerm()
 		// What a heartbeat looks like to the transport: no entries, nothing before, no commit.
-		heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("w9"), Addr: []byte("127.0.0.1:1")},
-			Term: term + 1, Leader: []byte("127.0.0.1:1")}
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("w9"), Addr: []byte("127.0.0.1:1")}, Term: term + 1}
 		var answer raft.AppendEntriesResponse
 		if err := peer.AppendEntries("w1", raft.ServerAddress(leader.cfg.Voters[0].Addr), heartbeat, &answer); err != nil {
 			t.Fatalf("heartbeat: %v", err)

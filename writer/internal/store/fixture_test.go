@@ -284,6 +284,13 @@ func record(ev entitlement.Event) Command {
 	return NewCommand(TypeRecordEvent, sandbox, "corr-"+ev.ID, &RecordEvent{Event: ev})
 }
 
+// delivery is one of several deliveries of a message: the node that receives it gives each a correlation id of its own.
+func delivery(n int, ev entitlement.Event) Command {
+	c := record(ev)
+	c.CorrelationID += fmt.Sprintf("-%d", n)
+	return c
+}
+
 func event(id string, objects ...entitlement.Object) entitlement.Event {
 	return entitlement.Event{Provider: entitlement.Stripe, ID: id, Environment: sandbox, Type: "test.event", CreatedAt: startTime, Objects: objects,
 		Raw: []byte(`{"id":"` + id + `"}`)}

@@ -49,8 +49,8 @@ func TestEvents(t *testing.T) {
 			m := newMachine(t, 1<<20)
 			m.apply(create("acc_1"))
 			var got Result
-			for _, ev := range tt.events {
-				got = m.apply(record(ev))
+			for i, ev := range tt.events {
+				got = m.apply(delivery(i, ev))
 			}
 			if got.Outcome != tt.want || got.Duplicate != tt.duplicate || got.Revision.N > tt.revisions {
 				t.Errorf("%+v, want outcome %s, duplicate %t", got, tt.want, tt.duplicate)
@@ -206,7 +206,7 @@ func TestARecordThatWouldBeTooLargeIsRefusedBeforeAnythingIsWritten(t *testing.T
 		}
 		return nil
 	})
-	if again := m.apply(record(event("evt_1", big))); !again.Duplicate || again.Outcome != TooLarge {
+	if again := m.apply(delivery(2, event("evt_1", big))); !again.Duplicate || again.Outcome != TooLarge {
 		t.Errorf("again: %+v", again)
 	}
 	m.check()

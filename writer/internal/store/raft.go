@@ -26,10 +26,7 @@ type safeTransport struct{ *raft.NetworkTransport }
 func (safeTransport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 // streamLayer is TCP between the nodes.
-type streamLayer struct {
-	net.Listener
-	advertise net.Addr
-}
+type streamLayer struct{ net.Listener }
 
 // Dial implements raft.StreamLayer.
 func (streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -149,7 +146,7 @@ func (s *Store) openRaft() (err error) {
 		}
 	}
 	s.transport = safeTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                streamLayer{Listener: listener},
+		Stream:                streamLayer{listener},
 		ServerAddressProvider: known,
 		MaxPool:               transportPool,
 		Timeout:               transportTimeout,

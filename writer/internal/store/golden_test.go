@@ -1,0 +1,134 @@
+package store
+
+import (
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// This file holds the formats that logs, journals, state files and snapshots are full of: a change of any of them must show here.
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s changed: it is in logs and journals already\n got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+func goldenCommands() []Command {
+	key := &Idempotency{Scope: []byte("scope"), Body: []byte("body")}
+	tester := true
+	alias := customer("cus_1")
+	product := entitlement.Product{Provider: entitlement.Stripe, ID: "price_1", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}}
+	bodies := []struct {
+		kind CommandType
+		env  entitlement.Environment
+		body any
+	}{
+		{TypeInit, "", &Init{Cluster: testCluster, Rules: 1}},
+		{TypeRecordEvent, sandbox, &RecordEvent{Event: event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1", alias))}},
+		{TypeCreate, sandbox, &CreateAccount{ID: "acc_1", Aliases: []entitlement.Alias{alias}, Attributes: map[string]string{"b": "2", "a": "1"}, Idempotency: key}},
+		{TypeAddAlias, sandbox, &AddAlias{Account: "acc_1", Alias: customer("cus_2"), Idempotency: key}},
+		{TypePatch, sandbox, &PatchAccount{Account: "acc_1", Attributes: map[string]string{"a": ""}, Tester: &tester, Idempotency: key}},
+		{TypeEndSessions, sandbox, &EndSessions{Account: "acc_1", Idempotency: key}},
+		{TypePutGrant, sandbox, &PutGrant{Account: "acc_1", ID: "grant_1", Entitlement: "pro", DurationSeconds: 60, Reason: "r"}},
+		{TypeDeleteGrant, sandbox, &DeleteGrant{Account: "acc_1", ID: "grant_1"}},
+		{TypePutCatalog, entitlement.Production, &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{product}}}},
+		{TypePutKeys, sandbox, &PutSessionKeys{JWKs: [][]byte{[]byte("{}")}}},
+		{TypeAddAPIKey, sandbox, &AddAPIKey{Hash: make([]byte, 32), Name: "backend", Scope: "sk"}},
+		{TypeRevokeAPIKey, sandbox, &RevokeAPIKey{Name: "backend"}},
+		{TypeTouchAPIKeys, "", &TouchAPIKeys{LastUsed: map[string]int64{"00": 5}}},
+		{TypeTrim, "", &Trim{Floor: 3}},
+		{TypeRaiseRules, "", &RaiseRules{Rules: 1}},
+		{TypeRaiseEpoch, "", &RaiseEpoch{Cause: "restore"}},
+		{TypePutPolicy, sandbox, &PutPolicy{Policy: entitlement.Policy{BillingGrace: map[entitlement.Provider]int64{entitlement.Stripe: 60}}}},
+		{TypeStartSession, sandbox, &StartSession{Account: "acc_1", Device: "d", TTLSeconds: 60, Idempotency: key}},
+	}
+	var commands []Command
+	for _, b := range bodies {
+		c := NewCommand(b.kind, b.env, "corr", b.body)
+		c.Stamp = startTime
+		commands = append(commands, c)
+	}
+	return commands
+}
+
+func TestGoldenCommands(t *testing.T) {
+	var text strings.Builder
+	for i, c := range goldenCommands() {
+		if int(c.Type) != i+1 {
+			t.Errorf("command %d has no golden bytes", i+1)
+		}
+		encoded := c.Encode()
+		fmt.Fprintf(&text, "%d %x\n", c.Type, encoded)
+		if back, err := DecodeCommand(encoded); err != nil || !reflect.DeepEqual(back, c) {
+			t.Errorf("command %d does not come back: %+v, %v", c.Type, back, err)
+		}
+	}
+	golden(t, "commands.txt", text.String())
+}
+
+// The rows, the change log and the hashes after all the golden commands: they cover every row type.
+func TestGoldenState(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	commands := goldenCommands()
+	for _, c := range commands[:len(commands)-1] {
+		if c.Type != TypeTrim && c.Type != TypeRaiseEpoch && c.Type != TypeDeleteGrant {
+			m.apply(c)
+		}
+	}
+	m.apply(record(event("evt_1", refund("re_1", "pi_1", 1, 1))))
+	m.apply(record(event("evt_2", subscription("sub_2", 1, entitlement.Active, ""))))
+	m.check()
+	var text strings.Builder
+	m.read(func(r *Reader) error {
+		for _, name := range buckets {
+			c := r.tx.Bucket(name).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				fmt.Fprintf(&text, "%s %s %s\n", name, hex.EncodeToString(k), hex.EncodeToString(v))
+			}
+		}
+		return nil
+	})
+	fmt.Fprintf(&text, "chain %s\nstate %s\nfull %s\njournal %s\n", m.state.Chain, m.state.StateHash, m.state.FullHash, m.state.SegmentHash)
+	golden(t, "state.txt", text.String())
+}
+
+func TestCommandsAreCompressedOnlyWhereThatHelps(t *testing.T) {
+	short := create("acc_1").Encode()
+	long := record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"), invoice("in_1", "sub_1", "pi_1", 1, entitlement.InvoicePaid),
+		invoice("in_2", "sub_1", "pi_2", 1, entitlement.InvoicePaid), invoice("in_3", "sub_1", "pi_3", 1, entitlement.InvoicePaid)))
+	if short[3] != 0 {
+		t.Error("a short body was compressed")
+	}
+	encoded := long.Encode()
+	if encoded[3] != flagZstd || len(encoded) >= len(long.Body) {
+		t.Errorf("a body of %d bytes became %d", len(long.Body), len(encoded))
+	}
+	back, err := DecodeCommand(encoded)
+	if err != nil || string(back.Body) != string(long.Body) {
+		t.Errorf("it does not come back: %v", err)
+	}
+}
