@@ -162,6 +162,9 @@ func (e *Edge) verify(x *replica.Reading, bearer string) (*session, error) {
 		return nil, err
 	}
 	ses, err := s.session(bearer, e.clock.now(x.Head.AsOf))
+	if errors.Is(err, replica.ErrUnproven) {
+		return nil, err
+	}
 	if err != nil {
 		detail := "The session token is not valid here."
 		if errors.Is(err, token.ErrExpired) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/latchkey/latchkey/edge/internal/replica"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
@@ -26,10 +27,13 @@ type session struct {
 const maxSessionBytes = 4 << 10
 
 // verifySession verifies text with the keys of whichever environment knows its key. The key decides the environment, and the claims must
-// agree. Errors: those of token.SessionVerifier.
+// agree. Errors: those of token.SessionVerifier, replica.ErrUnproven.
 func (s *state) verifySession(text string, now int64) (*session, error) {
 	err := error(token.ErrUnknownKey)
 	for _, e := range s.envs {
+		if e.unproven != nil {
+			continue
+		}
 		var c token.SessionClaims
 		c, err = e.sessions.Verify(text, time.Unix(now, 0))
 		if errors.Is(err, token.ErrUnknownKey) {
@@ -43,6 +47,9 @@ func (s *state) verifySession(text string, now int64) (*session, error) {
 			return nil, token.ErrMalformed
 		}
 		return &session{env: e.env, account: entitlement.AccountID(c.Subject), device: c.Device, issuedAt: c.IssuedAt, expiresAt: c.ExpiresAt, floor: floor}, nil
+	}
+	if s.unproven != nil {
+		return nil, s.unproven // it may be a session of the environment whose keys are not known yet
 	}
 	return nil, err
 }
@@ -127,7 +134,7 @@ func (s *state) session(text string, now int64) (*session, error) {
 		s.cache.good.put(strings.Clone(text), ses)
 		return ses, nil
 	}
-	if !errors.Is(err, token.ErrNotYetValid) { // that one changes with time
+	if !errors.Is(err, token.ErrNotYetValid) && !errors.Is(err, replica.ErrUnproven) { // those change with time
 		s.cache.refused.put(strings.Clone(text), err)
 	}
 	return nil, err

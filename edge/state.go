@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type state struct {
 	generation atomic.Uint64 // of the records that it was last compared with
 	envs       []*environment
 	cache      *sessionCache
+	unproven   error // that of any environment
 }
 
 // environment is one environment's part of the state.
@@ -31,6 +33,10 @@ type environment struct {
 	catalogText []byte // the records, to see whether they have changed
 	keysText    []byte
 	accounts    *cache[entitlement.AccountID, *known]
+
+	// unproven is why the environment cannot be answered for yet: one of its records was not found in a file that is not proven. Without the
+	// catalog everything would look unmapped, and a signed denial of what was paid for would follow.
+	unproven error
 }
 
 func (s *state) environment(env entitlement.Environment) *environment {
@@ -62,11 +68,15 @@ func (e *Edge) stateOf(x *replica.Reading) (*state, error) {
 			before = old.envs[i]
 		}
 		env, err := e.readEnvironment(x, k, before)
+		if errors.Is(err, replica.ErrUnproven) {
+			env, err = &environment{env: k.env, key: k, unproven: err}, nil
+			fresh.unproven = env.unproven
+		}
 		if err != nil {
 			return nil, err
 		}
 		same = same && env == before
-		sameKeys = sameKeys && bytes.Equal(env.keysText, before.keysText)
+		sameKeys = sameKeys && env.unproven == nil && bytes.Equal(env.keysText, before.keysText)
 		fresh.envs = append(fresh.envs, env)
 	}
 	if same {
@@ -74,7 +84,9 @@ func (e *Edge) stateOf(x *replica.Reading) (*state, error) {
 		old.generation.Store(x.Generation)
 		return old, nil
 	}
-	fresh.generation.Store(x.Generation)
+	if fresh.unproven == nil {
+		fresh.generation.Store(x.Generation) // else it is looked at again by the next request
+	}
 	if fresh.cache = newSessionCache(); sameKeys {
 		fresh.cache = old.cache
 	}
@@ -92,7 +104,7 @@ func (e *Edge) readEnvironment(x *replica.Reading, k *signingKey, before *enviro
 	if err != nil {
 		return nil, err
 	}
-	if before != nil && bytes.Equal(catalogText, before.catalogText) && bytes.Equal(keysText, before.keysText) {
+	if before != nil && before.unproven == nil && bytes.Equal(catalogText, before.catalogText) && bytes.Equal(keysText, before.keysText) {
 		return before, nil
 	}
 	env := &environment{env: k.env, key: k, catalogText: catalogText, keysText: keysText,

@@ -43,6 +43,7 @@ const (
 	pullGrace     = 5 * time.Second // on top of the wait asked for
 	resumeTries   = 8               // of one snapshot download; each goes on where the last stopped
 	stallTimeout  = 20 * time.Second
+	buildTimeout  = 5 * time.Minute // until the first byte: the writer may have to read all its records first
 	firstBackoff  = 50 * time.Millisecond
 	backoffMax    = time.Second // 2 s with full jitter: an edge must be back within 5 s of the end of a cut
 	snapshotChunk = 256 << 10
@@ -66,12 +67,11 @@ type Client struct {
 func NewClient(base, node string, transport http.RoundTripper) *Client {
 	if transport == nil {
 		transport = &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-			MaxIdleConnsPerHost:   4,
-			IdleConnTimeout:       time.Minute,
-			TLSHandshakeTimeout:   3 * time.Second,
-			ResponseHeaderTimeout: MaxWait + pullGrace,
-			DisableCompression:    true,
+			DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			MaxIdleConnsPerHost: 4,
+			IdleConnTimeout:     time.Minute,
+			TLSHandshakeTimeout: 3 * time.Second,
+			DisableCompression:  true,
 		}
 	}
 	return &Client{base: strings.TrimSuffix(base, "/"), node: node, http: &http.Client{
@@ -165,7 +165,7 @@ func (c *Client) resume(ctx context.Context, file *os.File, d *download, judge f
 	// The timer starts anew with each chunk: a large snapshot may take long, a silent peer may not.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stall := time.AfterFunc(stallTimeout, cancel)
+	stall := time.AfterFunc(buildTimeout, cancel)
 	defer stall.Stop()
 	var header http.Header
 	if d.have > 0 && d.etag != "" {
@@ -198,6 +198,7 @@ func (c *Client) resume(ctx context.Context, file *os.File, d *download, judge f
 	if _, err := file.Seek(d.have, io.SeekStart); err != nil {
 		return true, err
 	}
+	stall.Reset(stallTimeout)
 	buf := make([]byte, snapshotChunk)
 	for d.have < d.manifest.Size {
 		n, err := resp.Body.Read(buf[:min(int64(len(buf)), d.manifest.Size-d.have)])

@@ -36,6 +36,10 @@ type Writer struct {
 	position  *token.PositionSigner
 	sessions  map[entitlement.Environment]*token.SessionSigner
 
+	snapshots sync.Mutex // over the two below, and taken before mu
+	body      []byte
+	snapshot  replication.Manifest
+
 	mu      sync.Mutex
 	records map[string]replication.Record
 	changes [][]byte // from floor+1 on
@@ -152,9 +156,11 @@ func (w *Writer) Records() []replication.Record {
 }
 
 func (w *Writer) sorted() []replication.Record {
-	return slices.SortedFunc(maps.Values(w.records), func(a, b replication.Record) int {
-		return cmp.Compare(string(a.DBKey()), string(b.DBKey()))
-	})
+	records := make([]replication.Record, 0, len(w.records))
+	for _, key := range slices.Sorted(maps.Keys(w.records)) {
+		records = append(records, w.records[key])
+	}
+	return records
 }
 
 // Trim drops all changes from the log: who needs them gets below-floor.
@@ -244,9 +250,15 @@ func (w *Writer) Batch(after uint64, limit int) (replication.Batch, error) {
 	return replication.Batch{}, fmt.Errorf("more than %d changes at once: positions in the middle are not kept", limit)
 }
 
-// Snapshot returns a snapshot's body and its signed manifest.
+// Snapshot returns a snapshot's body and its signed manifest. It is made once for each position.
 func (w *Writer) Snapshot() (body []byte, m replication.Manifest, signed string, err error) {
+	w.snapshots.Lock()
+	defer w.snapshots.Unlock()
 	w.mu.Lock()
+	if pos := w.pos; pos == w.snapshot.Position {
+		w.mu.Unlock()
+		return w.body, w.snapshot, w.Sign(w.snapshot.Claims(w.Now().Unix())), nil
+	}
 	records, pos := w.sorted(), w.pos
 	w.mu.Unlock()
 	var b bytes.Buffer
@@ -262,7 +274,8 @@ func (w *Writer) Snapshot() (body []byte, m replication.Manifest, signed string,
 		return nil, m, "", err
 	}
 	m = replication.Manifest{Position: pos, Size: info.Size, SHA256: info.SHA256}
-	return b.Bytes(), m, w.Sign(m.Claims(w.Now().Unix())), nil
+	w.body, w.snapshot = b.Bytes(), m
+	return w.body, m, w.Sign(m.Claims(w.Now().Unix())), nil
 }
 
 // Session signs a session token for an account of env, good for an hour, at the present revision.
