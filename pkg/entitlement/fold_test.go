@@ -380,6 +380,46 @@ func TestFoldChainWide(t *testing.T) {
 	})
 }
 
+// From evidence to answer: what the states are made for.
+func TestFoldShowsAs(t *testing.T) {
+	paidFirst := invoice("in_1", InvoicePaid, line(start-month, start, 999))
+	paidNow := paidBy(invoice("in_2", InvoicePaid, line(start, end, 999)), "ch_1", "pi_1")
+	tests := []struct {
+		name    string
+		objects []Object
+		now     int64
+		status  Status
+		reason  Reason
+		expires int64
+	}{
+		{"paid", []Object{subscriptionIs(Active), paidNow}, end - 1, StatusActive, ReasonPaid, end},
+		{"paid, in the leeway", []Object{subscriptionIs(Active), paidNow}, end + spare - 1, StatusActive, ReasonPaid, end},
+		{"paid, and nothing came since", []Object{subscriptionIs(Active), paidNow}, end + spare, StatusExpired, ReasonExpired, end},
+		{"on trial", []Object{subscriptionIs(Trialing, trialUntil(end))}, start, StatusTrialing, ReasonTrial, end},
+		{"cancelled until its end", []Object{subscriptionIs(Active, cancelAtEnd), paidNow}, end - 1, StatusActive, ReasonCancelledUntilEnd, end},
+		{"cancelled, at its end", []Object{subscriptionIs(Active, cancelAtEnd), paidNow}, end, StatusExpired, ReasonExpired, end},
+		{"past due, in billing grace", []Object{subscriptionIs(PastDue), paidFirst}, start + grace - 1, StatusBillingGrace, ReasonBillingGrace, start},
+		{"past due, after billing grace", []Object{subscriptionIs(PastDue), paidFirst}, start + grace, StatusBillingRetry, ReasonBillingRetry, start},
+		{"unpaid", []Object{subscriptionIs(Unpaid), paidNow}, start, StatusBillingRetry, ReasonBillingRetry, end},
+		{"incomplete", []Object{subscriptionIs(Incomplete)}, start, StatusPending, ReasonProvisional, end},
+		{"paused", []Object{subscriptionIs(Paused), paidFirst}, start, StatusPaused, ReasonPaused, start},
+		{"canceled", []Object{subscriptionIs(Canceled, endedAt(start+day)), paidNow}, start + day, StatusExpired, ReasonExpired, start + day},
+		{"refunded", []Object{subscriptionIs(Active), paidNow, charge("ch_1", "pi_1", "", 999)}, start, StatusRefunded, ReasonRefunded, end},
+		{"disputed", []Object{subscriptionIs(Active), paidNow, dispute("needs_response", start+day)}, start, StatusRevoked, ReasonDisputed, end},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := viewOf(tt.now, foldOf(tt.objects...))
+			if len(v.Entitlements) != 1 {
+				t.Fatalf("View = %+v, want one entitlement", v.Entitlements)
+			}
+			if e := v.Entitlements[0]; e.Status != tt.status || e.Reason != tt.reason || e.ExpiresAt != tt.expires {
+				t.Errorf("View = %s because %s, paid until %d, want %s because %s, %d", e.Status, e.Reason, e.ExpiresAt, tt.status, tt.reason, tt.expires)
+			}
+		})
+	}
+}
+
 func TestTerms(t *testing.T) {
 	e := Evidence{}.Add(subscriptionIs(Active), paidBy(invoice("in_1", InvoicePaid, line(start-month, start, 999)), "ch_1", "pi_1"),
 		invoice("in_2", InvoicePaid, line(start, end, 999)), charge("ch_1", "pi_1", "", 999))
