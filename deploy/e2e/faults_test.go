@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -137,8 +138,20 @@ func (l *load) check(t *testing.T) {
 type watch struct {
 	stopping context.CancelFunc
 	done     sync.WaitGroup
-	answers  int
-	wrong    []string
+	answers  atomic.Int64
+	wrong    []string // read it when done
+}
+
+// progress returns when the edge has given more answers.
+func (w *watch) progress(d *dev, more int64) {
+	d.t.Helper()
+	want := w.answers.Load() + more
+	d.eventually(fmt.Sprintf("%d more answers", more), 20*time.Second, func() error {
+		if got := w.answers.Load(); got < want {
+			return fmt.Errorf("%d of %d", got, want)
+		}
+		return nil
+	})
 }
 
 func (d *dev) startWatch(a account, edge int, want entitlement) *watch {
@@ -161,7 +174,7 @@ func (d *dev) startWatch(a account, edge int, want entitlement) *watch {
 			case older(v, last):
 				w.wrong = append(w.wrong, fmt.Sprintf("%s as of %s after %s as of %s", v.Revision, v.AsOf, last.Revision, last.AsOf))
 			}
-			w.answers++
+			w.answers.Add(1)
 			last = v
 		}
 	})
@@ -188,10 +201,10 @@ func (w *watch) check(t *testing.T) {
 		}
 		t.Errorf("the edge answered wrongly: %s", wrong)
 	}
-	if w.answers == 0 {
+	if w.answers.Load() == 0 {
 		t.Error("the edge gave no answer at all")
 	}
-	t.Logf("%d answers, %d wrong", w.answers, len(w.wrong))
+	t.Logf("%d answers, %d wrong", w.answers.Load(), len(w.wrong))
 }
 
 // buy gives a new account a paid subscription, and returns it with what every edge must show from now on.
@@ -317,6 +330,7 @@ func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
 			return err
 		})
 		d.agree(10 * time.Second)
+		watched.progress(d, 50)
 	}
 	watched.check(t)
 }

@@ -423,11 +423,10 @@ func (d *dev) status(n system.Node) (nodeStatus, error) {
 	return s, a.into(&s)
 }
 
-// agree waits until every node holds the same revision with the same state hash (I3, I6).
-func (d *dev) agree(within time.Duration) {
+// agree waits until every node holds the same revision with the same state hash (I3, I6), and returns it.
+func (d *dev) agree(within time.Duration) (first nodeStatus) {
 	d.t.Helper()
 	d.eventually("all nodes hold the same state", within, func() error {
-		var first nodeStatus
 		for i, n := range d.nodes() {
 			s, err := d.status(n)
 			if err != nil {
@@ -445,6 +444,7 @@ func (d *dev) agree(within time.Duration) {
 		}
 		return nil
 	})
+	return first
 }
 
 // kill ends a node's process as a power cut would, and returns when another one runs in its place.
