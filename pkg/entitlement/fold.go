@@ -335,7 +335,7 @@ func (f *facts) disputed() (since int64, yes bool) {
 	for _, o := range f.disputes {
 		switch status := o.Dispute.Status; {
 		case status == "needs_response", status == "under_review", strings.HasPrefix(status, "appeal_"):
-		case status == "lost" && !f.paidAfter(seconds(o.At)):
+		case status == "lost" && !f.paidAfter(o):
 		default:
 			continue
 		}
@@ -346,9 +346,15 @@ func (f *facts) disputed() (since int64, yes bool) {
 	return since, yes
 }
 
-func (f *facts) paidAfter(at int64) bool {
+// paidAfter reports whether a term was paid since the dispute o was lost. The disputed payment itself is none, whenever we were told of it.
+func (f *facts) paidAfter(o *Object) bool {
+	disputed := f.money.name(firstOf(o.Dispute.PaymentIntent, o.Dispute.Charge))
 	for _, inv := range f.paid {
-		if cmp.Or(inv.Invoice.PaidAt, seconds(inv.At)) > at && inv.Invoice.AmountPaid > 0 && inv.refundedAt == 0 && len(inv.lines) > 0 {
+		paysIt := func(id string) bool { return f.money.name(id) == disputed }
+		if inv.Invoice.AmountPaid <= 0 || inv.refundedAt != 0 || len(inv.lines) == 0 || slices.ContainsFunc(f.money.invoices[inv.ID], paysIt) {
+			continue
+		}
+		if cmp.Or(inv.Invoice.PaidAt, seconds(inv.At)) >= seconds(o.At) {
 			return true
 		}
 	}

@@ -69,7 +69,12 @@ func paidBy(o Object, charge, intent string) Object {
 	return o
 }
 
-func paidAt(o Object, t int64) Object { o.Invoice.PaidAt = t; return o }
+func paidAt(o Object, t int64) Object {
+	inv := *o.Invoice
+	inv.PaidAt = t
+	o.Invoice = &inv
+	return o
+}
 
 // payment is basil's tie from a payment intent to an invoice.
 func invoicePayment(invoice, intent string, amount int64) Object {
@@ -254,6 +259,8 @@ func TestFoldDisputes(t *testing.T) {
 		{"a closed inquiry takes nothing", []Object{sub, paidNow, dispute("warning_closed", start+day)}, false},
 		{"a term paid after the loss gives all back", append(renewed, dispute("lost", end-day)), false},
 		{"a term paid before the loss does not", append(renewed, dispute("lost", end+day)), true},
+		{"a term paid in the second of the loss gives all back", append(renewed, dispute("lost", end+hour)), false},
+		{"the disputed payment itself does not, though told in that second", []Object{sub, paidAt(paidNow, start+day), dispute("lost", start+day)}, true},
 		{"a term paid while it is open does not", append(renewed, dispute("under_review", end-day)), true},
 	}
 	for _, tt := range tests {
