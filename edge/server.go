@@ -3,8 +3,10 @@ package edge
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -144,6 +146,15 @@ func (e *Edge) sendProblem(ctx *fasthttp.RequestCtx, p *problem.Problem) {
 
 // handleMalformed answers what fasthttp could not read.
 func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
+	// A client may open a connection ahead of its need. If it sends its request just as we give up waiting, it takes what we say
+	// now for the answer: 408 is the one that clients and browsers know to mean "send it again" (RFC 9110 15.5.9).
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		ctx.Response.Reset()
+		ctx.SetStatusCode(fasthttp.StatusRequestTimeout)
+		ctx.SetConnectionClose()
+		return
+	}
 	p := problem.New(problem.InvalidRequest, "This is no HTTP request that can be read.")
 	if strings.Contains(err.Error(), fasthttp.ErrBodyTooLarge.Error()) {
 		p = problem.Newf(problem.BodyTooLarge, "The body is longer than %d bytes.", maxBody)
