@@ -42,6 +42,12 @@ func Encode(v any) []byte {
 
 // Decode reads what Encode wrote into the pointer v. Fields that this version does not know are ignored.
 func Decode(b []byte, v any) error {
+	if account, ok := v.(*Account); ok {
+		if account.decodeCanonical(b) {
+			return nil
+		}
+		*account = Account{}
+	}
 	if err := decMode.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("decode %T: %w", v, err)
 	}
