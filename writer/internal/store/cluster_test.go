@@ -345,6 +345,52 @@ func TestCloseHandsTheLeadOver(t *testing.T) {
 	}
 }
 
+func TestWithoutAMajorityNothingIsAcknowledged(t *testing.T) {
+	nodes := startCluster(t, 3, nil)
+	leader := leaderOf(t, nodes...)
+	propose(t, nodes, create("acc_1"))
+	leading, err := leader.LeaderContext(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range others(nodes, leader) {
+		n.transport.Close() //nolint:errcheck // cut off from the others, without a word
+	}
+	result, err := leader.Propose(testContext(t), create("acc_2").Encode())
+	if !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrNotLeader) {
+		t.Errorf("proposed %+v, %v; want ErrOutcomeUnknown or ErrNotLeader", result, err)
+	}
+	select {
+	case <-leading.Done():
+	case <-testContext(t).Done():
+		t.Error("it still leads")
+	}
+	if _, err := leader.ReadIndex(testContext(t)); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("read index: %v, want ErrNotLeader", err)
+	}
+	if _, err := leader.Propose(testContext(t), create("acc_3").Encode()); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("propose: %v, want ErrNotLeader", err)
+	}
+}
+
+func TestACallerMayStopWaiting(t *testing.T) {
+	nodes := startCluster(t, 1, nil)
+	leader := leaderOf(t, nodes...)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := leader.Propose(ctx, create("acc_1").Encode()); !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.Canceled) {
+		if err != nil { // it may have been quicker
+			t.Errorf("propose: %v, want ErrOutcomeUnknown", err)
+		}
+	}
+	if err := leader.WaitApplied(ctx, 1<<40); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait: %v, want context.Canceled", err)
+	}
+	if _, err := nodes[0].LeaderContext(testContext(t)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestADirectoryOfAnotherClusterIsRefused(t *testing.T) {
 	nodes := startCluster(t, 1, nil)
 	propose(t, nodes, create("acc_1"))

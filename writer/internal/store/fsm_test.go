@@ -259,6 +259,43 @@ func TestAnyOrderGivesOneStateHash(t *testing.T) {
 	})
 }
 
+// A message may prove several objects at once, of one purchase or of several; alone or together they give one state.
+func TestObjectsInOneMessageOrInSeveralGiveOneStateHash(t *testing.T) {
+	objects := []entitlement.Object{refund("re_1", "pi_1", 9, 999), subscription("sub_1", 2, entitlement.Active, "acc_1"),
+		subscription("sub_2", 2, entitlement.Active, "acc_2"), invoice("in_2", "sub_2", "pi_2", 2, entitlement.InvoicePaid),
+		invoice("in_1", "sub_1", "pi_1", 2, entitlement.InvoicePaid)}
+	run := func(portions ...[]entitlement.Object) *machine {
+		m := newMachine(t, 1<<20)
+		m.apply(create("acc_1"))
+		m.apply(create("acc_2"))
+		for i, portion := range portions {
+			m.apply(record(event(fmt.Sprintf("evt_%d", i), portion...)))
+		}
+		m.check()
+		return m
+	}
+	together := run(objects)
+	if a, b := together.account("acc_1"), together.account("acc_2"); len(a.Purchases) != 1 || len(b.Purchases) != 1 {
+		t.Errorf("accounts %+v and %+v, want one purchase each", a, b)
+	}
+	together.read(func(r *Reader) error {
+		p, ok, err := r.Purchase(sandbox, "stripe:pi_1")
+		if !ok || p.ID != "stripe:sub_1" || len(p.Evidence.Objects) != 3 {
+			t.Errorf("purchase %+v, %t", p, ok)
+		}
+		return err
+	})
+	for name, m := range map[string]*machine{
+		"one by one":      run(objects[:1], objects[1:2], objects[2:3], objects[3:4], objects[4:]),
+		"last ones first": run(objects[3:], objects[:3]),
+		"overlapping":     run(objects[1:4], objects),
+	} {
+		if m.state.StateHash != together.state.StateHash {
+			t.Errorf("%s: state hash %s, together %s", name, m.state.StateHash, together.state.StateHash)
+		}
+	}
+}
+
 func TestAPICommands(t *testing.T) {
 	yes := true
 	key := func(scope, body string) *Idempotency { return &Idempotency{Scope: []byte(scope), Body: []byte(body)} }
