@@ -2,7 +2,6 @@ package writer
 
 import (
 	"net/http"
-	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/problem"
@@ -67,7 +66,7 @@ func (c *apiCall) putPolicy() (answer, error) {
 		return answer{}, err
 	}
 	for provider, seconds := range req.BillingGrace {
-		if !slices.Contains(providers, provider) {
+		if !provider.Valid() {
 			return answer{}, wrong("billing_grace", "no such provider")
 		}
 		if seconds < 0 || seconds > maxBillingGrace {

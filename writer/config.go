@@ -172,7 +172,7 @@ func (c *Config) Validate() error {
 	c.validateEnvironments(&m)
 	for _, p := range slices.Sorted(maps.Keys(c.ManageURLs)) {
 		at := "manage_urls." + string(p)
-		if !knownProvider(p) {
+		if !p.Valid() {
 			m.Add(at, "no such provider")
 		} else if u, err := url.Parse(c.ManageURLs[p]); err != nil || u.Host == "" || u.Scheme != "https" {
 			m.Add(at, "want an https:// address")
@@ -184,15 +184,11 @@ func (c *Config) Validate() error {
 
 func (c *Config) validateNode(m *config.Mistakes) {
 	n := c.Node
-	for _, f := range []struct {
-		field, value string
-		form         *regexp.Regexp
-	}{{"node.id", n.ID, nodeName}, {"node.cluster", n.Cluster, clusterName}} {
-		if f.value == "" {
-			m.Add(f.field, "must be given")
-		} else if !f.form.MatchString(f.value) {
-			m.Add(f.field, "%q has other characters than %s", f.value, f.form)
-		}
+	if !nodeName.MatchString(n.ID) {
+		m.Add("node.id", "want 1 to 32 of a-z, 0-9 and -, beginning with a letter or digit")
+	}
+	if !clusterName.MatchString(n.Cluster) {
+		m.Add("node.cluster", "want 1 to 64 of A-Z, a-z, 0-9, _ and -, beginning with a letter or digit")
 	}
 	if n.DataDir == "" {
 		m.Add("node.data_dir", "must be given")
@@ -352,12 +348,6 @@ func (c *Config) adapters() (map[entitlement.Environment]map[entitlement.Provide
 	}
 	return all, nil
 }
-
-func knownProvider(p entitlement.Provider) bool { return slices.Contains(providers, p) }
-
-// providers are those that a webhook's address may name.
-var providers = []entitlement.Provider{entitlement.Stripe, entitlement.Apple, entitlement.Google, entitlement.RevenueCat,
-	entitlement.Adapty, entitlement.Iaptic, entitlement.Web2Wave}
 
 // readCatalog reads what could be sent with PUT /v1/catalog, as strictly.
 func readCatalog(path string) (entitlement.Catalog, error) {

@@ -15,6 +15,8 @@ const (
 	headInterval = time.Second
 	// headFresh is how old a head's as_of may be for a writer to call itself ready.
 	headFresh = 5 * time.Second
+	// firstHeadRetry is how often a node that has no head yet tries.
+	firstHeadRetry = 50 * time.Millisecond
 )
 
 // head is a replication.Head with its signature.
@@ -33,10 +35,17 @@ func (w *Writer) makeHeads(ctx context.Context) {
 			w.metrics.head("failed")
 			w.log.DebugContext(ctx, "no new head", "error", err)
 		}
+		// Without a head this node is not ready, so the first one is not left to the ticker.
+		var soon <-chan time.Time
+		if w.newestHead() == nil {
+			soon = time.After(firstHeadRetry)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-soon:
+		case <-w.elected:
 		}
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +44,7 @@ var ErrKeysExist = errors.New("keys exist already")
 // Error: ErrKeysExist.
 func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
 	if !clusterName.MatchString(cluster) {
-		return fmt.Errorf("cluster %q has other characters than %s", cluster, clusterName)
+		return fmt.Errorf("cluster %q: want 1 to 64 of A-Z, a-z, 0-9, _ and -, beginning with a letter or digit", cluster)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
@@ -146,12 +148,12 @@ func (c *Config) loadKeys(m *config.Mistakes) *keyring {
 		k.issuerText = strings.TrimSpace(string(text))
 		c.checkIssuer(k, m)
 	}
-	for env := range c.Environments {
+	for _, env := range slices.Sorted(maps.Keys(c.Environments)) {
 		if env.Valid() {
 			k.loadSession(env, c.Keys.SessionKeyFiles[env], m)
 		}
 	}
-	for env := range c.Keys.SessionKeyFiles {
+	for _, env := range slices.Sorted(maps.Keys(c.Keys.SessionKeyFiles)) {
 		if _, ok := c.Environments[env]; !ok {
 			m.Add("keys.session_key_files."+string(env), "no such environment here")
 		}

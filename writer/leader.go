@@ -30,6 +30,10 @@ func (w *Writer) lead(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		select {
+		case w.elected <- struct{}{}:
+		default: // is due already
+		}
 		var publishing sync.WaitGroup
 		publishing.Go(func() { w.publish(leading) })
 		w.setUp(leading)

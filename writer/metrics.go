@@ -81,7 +81,7 @@ func newMetrics(w *Writer) *metrics {
 	m.registry.MustRegister(m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, p := range providers {
+	for _, p := range entitlement.Providers {
 		for _, o := range webhookOutcomes {
 			m.webhooks.WithLabelValues(string(p), o)
 		}

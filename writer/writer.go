@@ -70,8 +70,9 @@ type Writer struct {
 	polls           chan struct{}
 	snapshotReaders chan struct{}
 
-	headMu sync.Mutex
-	head   *head
+	headMu  sync.Mutex
+	head    *head
+	elected chan struct{} // a new leader's first head is due
 
 	edgesMu sync.Mutex
 	edges   map[string]edgeSeen
@@ -95,7 +96,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	}
 	var mistakes config.Mistakes
 	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
-		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}}
+		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
 	}
