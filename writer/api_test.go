@@ -154,6 +154,9 @@ func TestAccounts(t *testing.T) {
 	}
 	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription("sub_known", id, "price_pro")))
 	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription("sub_unmapped", id, "price_nobody_knows")))
+	if m := w.get("/metrics").text; !strings.Contains(m, `latchkey_writer_unmapped_products_total{provider="stripe"} 1`) || !strings.Contains(w.logs.String(), "price_nobody_knows") {
+		t.Error("a product that the catalog does not know raised no alarm")
+	}
 	for _, path := range []string{id, "stripe_customer:cus_1", "custom:mine", "oidc_subject:" + url.PathEscape(subject)} {
 		r := w.api("GET", "/v1/accounts/"+path, "")
 		if r.status != 200 || r.str("account_id") != id {
@@ -433,6 +436,9 @@ func TestUnclaimed(t *testing.T) {
 	list, _ := r.json["unclaimed"].([]any)
 	if len(list) != 1 || list[0].(object)["purchase_id"] != "stripe:sub_lost" {
 		t.Fatalf("GET /v1/unclaimed = %d %s", r.status, r.text)
+	}
+	if m := w.get("/metrics").text; !strings.Contains(m, `latchkey_writer_unclaimed_purchases{environment="sandbox"} 1`) {
+		t.Error("the unclaimed payment is not in /metrics")
 	}
 	acc := w.api("POST", "/v1/accounts", `{"aliases": [{"kind": "stripe_customer", "value": "cus_sub_lost"}]}`).str("account_id")
 	if pro := w.pro(acc); pro["active"] != true {

@@ -48,6 +48,7 @@ type metrics struct {
 	certificates    *prometheus.CounterVec
 	sessionsIssued  *prometheus.CounterVec
 	nats            *prometheus.CounterVec
+	unmapped        *prometheus.CounterVec
 }
 
 // latencyBuckets run from what loopback takes to what a provider waits.
@@ -78,10 +79,12 @@ func newMetrics(w *Writer) *metrics {
 		sessionsIssued:  counter("sessions_total", "Session tokens issued.", "environment"),
 		nats:            counter("nats_messages_total", "Batches and heads for the edges over NATS. What could not be sent is pulled.", "outcome"),
 	}
-	m.registry.MustRegister(m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
+	m.registry.MustRegister(m.unmapped, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {
+		m.unmapped.WithLabelValues(string(p))
 		for _, o := range webhookOutcomes {
 			m.webhooks.WithLabelValues(string(p), o)
 		}
@@ -94,6 +97,12 @@ func newMetrics(w *Writer) *metrics {
 	zero(m.nats, natsSent, natsFailed)
 	for _, env := range entitlement.Environments {
 		zero(m.sessionsIssued, string(env))
+		label := prometheus.Labels{"environment": string(env)}
+		m.registry.MustRegister(
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_purchases"), Help: "Payments without an account, up to 10,000.", ConstLabels: label},
+				func() float64 { return w.countUnclaimed(env) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
+				func() float64 { return w.countPulls(env) }))
 	}
 	for _, l := range []string{listenerPublic, listenerInternal} {
 		m.requestSeconds.WithLabelValues(l)

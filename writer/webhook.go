@@ -80,6 +80,9 @@ func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapt
 	}
 	w.log.InfoContext(ctx, "event recorded", "provider", ev.Provider, "environment", env, "event_id", result.EventID, "type", ev.Type,
 		"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
+	if result.Outcome == store.Recorded && !result.Duplicate {
+		w.alarmUnmapped(ctx, env, &ev)
+	}
 	answer = webhookAnswer{EventID: result.EventID, Revision: result.Revision.String(), Duplicate: result.Duplicate, Outcome: result.Outcome}
 	return answer, webhookOutcome(result), nil
 }

@@ -1,0 +1,79 @@
+package writer
+
+import (
+	"context"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// maxCounted is how far /metrics counts what waits for an operator: enough to alarm, and quick.
+const maxCounted = 10_000
+
+// alarmUnmapped counts and logs the products of an event that the catalog does not know. Somebody paid for them and gets nothing until they
+// are mapped; then it counts from the beginning.
+func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment, ev *entitlement.Event) {
+	var unknown []entitlement.ProductID
+	err := w.store.View(func(r *store.Reader) error {
+		index, err := w.catalogs.index(r, env)
+		if err != nil {
+			return err
+		}
+		for i := range ev.Objects {
+			for _, sold := range soldIn(&ev.Objects[i]) {
+				if _, known := index.Lookup(ev.Provider, sold); !known && sold.Product != "" {
+					unknown = append(unknown, sold.Product)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.log.WarnContext(ctx, "products not compared with the catalog", "error", err)
+		return
+	}
+	for _, product := range unknown {
+		w.metrics.unmapped.WithLabelValues(string(ev.Provider)).Inc()
+		w.log.WarnContext(ctx, "product not in the catalog", "provider", ev.Provider, "environment", env, "product_id", product, "event_id", ev.ID,
+			"correlation_id", problem.RequestID(ctx))
+	}
+}
+
+// soldIn lists what an object says was sold.
+func soldIn(o *entitlement.Object) []*entitlement.Sold {
+	var sold []*entitlement.Sold
+	switch {
+	case o.Subscription != nil:
+		for i := range o.Subscription.Items {
+			sold = append(sold, &o.Subscription.Items[i].Sold)
+		}
+	case o.Sale != nil:
+		for i := range o.Sale.Lines {
+			sold = append(sold, &o.Sale.Lines[i].Sold)
+		}
+	}
+	return sold
+}
+
+// countUnclaimed is how many payments of an environment wait for an account, up to maxCounted.
+func (w *Writer) countUnclaimed(env entitlement.Environment) float64 {
+	n := 0
+	_ = w.store.View(func(r *store.Reader) error { // a store that is closed has none to show
+		list, err := r.Unclaimed(env, "", maxCounted)
+		n = len(list)
+		return err
+	})
+	return float64(n)
+}
+
+// countPulls is how many purchases of an environment are in doubt until their provider is asked, up to maxCounted.
+func (w *Writer) countPulls(env entitlement.Environment) float64 {
+	n := 0
+	_ = w.store.View(func(r *store.Reader) error {
+		list, err := r.Pulls(env, "", maxCounted)
+		n = len(list)
+		return err
+	})
+	return float64(n)
+}
