@@ -64,7 +64,7 @@ func takePropagation(ctx context.Context, config config) ([]figure, error) {
 			slices.Sort(took)
 			p50s, p99s = append(p50s, milliseconds(took[len(took)/2])), append(p99s, milliseconds(took[len(took)*99/100]))
 		}
-		figures := []figure{{Name: "propagation_p50", Goal: 20}, {Name: "propagation_p99", Goal: 100}}
+		figures := []figure{{Name: "propagation_p50", Goal: goal(20)}, {Name: "propagation_p99", Goal: goal(100)}}
 		for i, values := range [][]float64{p50s, p99s} {
 			f := &figures[i]
 			f.Unit, f.Runs = "ms", propagationRuns

@@ -23,8 +23,8 @@ type running struct {
 	dir    string
 }
 
-// startSystem starts one writer and one edge in a folder that is removed afterwards.
-func startSystem(config config) (*running, error) {
+// startSystem starts a system in a folder that is removed afterwards.
+func startSystem(config config, writers, edges int) (*running, error) {
 	dir, err := os.MkdirTemp("", "latchkey-bench-")
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func startSystem(config config) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := system.Start(context.Background(), system.Config{Dir: dir, Port: port, Writers: 1, Edges: 1, Programs: config.programs, Out: io.Discard})
+	s, err := system.Start(context.Background(), system.Config{Dir: dir, Port: port, Writers: writers, Edges: edges, Programs: config.programs, Out: io.Discard})
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err
@@ -77,17 +77,28 @@ func (r *running) call(method, url string, header http.Header, body []byte, want
 
 // account makes an account and a session for it.
 func (r *running) account() (id, session string, err error) {
-	var made struct {
-		Account string `json:"account_id"`
-		Session string `json:"session_token"`
-	}
-	header := http.Header{"Authorization": {"Bearer " + r.sandbox().ServerKey}, "Content-Type": {"application/json"}}
-	base := r.info.Writers[0].URL + "/v1/accounts"
-	if err := r.call(http.MethodPost, base, header, []byte(`{"aliases":[],"attributes":{}}`), http.StatusCreated, &made); err != nil {
+	if id, err = r.newAccount(); err != nil {
 		return "", "", err
 	}
-	err = r.call(http.MethodPost, base+"/"+made.Account+"/sessions", header, []byte(`{"device_id":"bench","ttl_seconds":86400}`), http.StatusCreated, &made)
-	return made.Account, made.Session, err
+	var made struct {
+		Token string `json:"session_token"`
+	}
+	err = r.api("/v1/accounts/"+id+"/sessions", `{"device_id":"bench","ttl_seconds":86400}`, &made)
+	return id, made.Token, err
+}
+
+func (r *running) newAccount() (string, error) {
+	var made struct {
+		ID string `json:"account_id"`
+	}
+	err := r.api("/v1/accounts", `{"aliases":[],"attributes":{}}`, &made)
+	return made.ID, err
+}
+
+// api posts to the first writer with the server key of sandbox.
+func (r *running) api(path, body string, into any) error {
+	header := http.Header{"Authorization": {"Bearer " + r.sandbox().ServerKey}, "Content-Type": {"application/json"}}
+	return r.call(http.MethodPost, r.info.Writers[0].URL+path, header, []byte(body), http.StatusCreated, into)
 }
 
 // post sends a message as Stripe does and returns the revision at which it shows.

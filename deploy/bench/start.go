@@ -57,7 +57,7 @@ func takeStart(ctx context.Context, config config) ([]figure, error) {
 		}
 	}
 	least, middle, greatest := spread(took)
-	return []figure{{Name: "edge_start_1m", Value: middle, Unit: "ms", Goal: startGoal, Min: least, Max: greatest, Runs: rounds}}, nil
+	return []figure{{Name: "edge_start_1m", Value: middle, Unit: "ms", Goal: goal(startGoal), Min: least, Max: greatest, Runs: rounds}}, nil
 }
 
 // loneEdge is an edge process whose writer is a stand-in inside this program.

@@ -21,6 +21,9 @@ import (
 // the money is given back, and the denial is signed as well. It prints each step with its time. Its error names the step that did
 // not hold.
 func Demo(ctx context.Context, config Config) error {
+	if config.Edges == 0 {
+		return fmt.Errorf("%w: --demo asks an edge, and --edges is 0", ErrUsage)
+	}
 	began := time.Now()
 	s, err := Start(ctx, config)
 	if err != nil {

@@ -15,9 +15,11 @@ func (s *System) greet() {
 	}
 	b.WriteString("  keys, secrets and addresses: " + s.infoPath() + "\n")
 	b.WriteString("  data and logs:               " + s.config.Dir + "\n\n")
-	b.WriteString("Try, one after the other: make an account, give it \"pro\" for 30 days, ask an edge as its app would.\n\n")
-	for _, command := range s.commands() {
-		b.WriteString("  " + command + "\n\n")
+	if len(info.Edges) > 0 {
+		b.WriteString("Try, one after the other: make an account, give it \"pro\" for 30 days, ask an edge as its app would.\n\n")
+		for _, command := range s.commands() {
+			b.WriteString("  " + command + "\n\n")
+		}
 	}
 	b.WriteString("A whole purchase with its refund: latchkey-dev --demo. Stop with ^C.")
 	s.say("%s", b.String())

@@ -36,6 +36,7 @@ type Config struct {
 	// listeners, +31 to +39 their NATS, +41 to +49 Raft, +61 to +69 the NATS servers among themselves.
 	Port int
 
+	// Writers and Edges are how many of each. Without edges there is nobody to ask for entitlements but the writers.
 	Writers, Edges int
 
 	// Programs is the folder of latchkey-writer and latchkey-edge.
@@ -52,8 +53,8 @@ func (c Config) check() error {
 	switch {
 	case c.Writers < 1 || c.Writers > maxNodes:
 		return fmt.Errorf("%w: --writers is %d, want 1 to %d", ErrUsage, c.Writers, maxNodes)
-	case c.Edges < 1 || c.Edges > maxNodes:
-		return fmt.Errorf("%w: --edges is %d, want 1 to %d", ErrUsage, c.Edges, maxNodes)
+	case c.Edges < 0 || c.Edges > maxNodes:
+		return fmt.Errorf("%w: --edges is %d, want 0 to %d", ErrUsage, c.Edges, maxNodes)
 	case c.Port < 1024 || c.Port > 65535-99:
 		return fmt.Errorf("%w: --port is %d, want 1024 to %d", ErrUsage, c.Port, 65535-99)
 	case c.Dir == "":

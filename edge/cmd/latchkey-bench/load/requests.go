@@ -34,6 +34,9 @@ func Revalidations(host, session, etag string) Source {
 	return func(dst []byte, _, _ int) []byte { return append(dst, request...) }
 }
 
+// spacing sets the connections apart, so that they do not post for the same accounts at the same time.
+const spacing = 101
+
 // Webhooks posts subscriptions of accounts in turn as Stripe does, each event and subscription a new one. run makes the ids differ from those
 // of other runs.
 func Webhooks(host, path, secret, run string, accounts []string) Source {
@@ -44,7 +47,7 @@ func Webhooks(host, path, secret, run string, accounts []string) Source {
 			`"current_period_start":%[4]d,"current_period_end":%[5]d,"cancel_at_period_end":false,"livemode":false,"metadata":{"account_id":"%[6]s"},`+
 			`"items":{"object":"list","has_more":false,"data":[{"id":"si_%[1]s%[2]dx%[3]d","object":"subscription_item","quantity":1,"price":{"id":"price_pro_monthly","object":"price",`+
 			`"product":"prod_pro","type":"recurring","unit_amount":999,"currency":"eur","recurring":{"interval":"month","interval_count":1}}}]}}}}`,
-			run, connection, n, now, now+30*24*3600, accounts[(connection*31+n)%len(accounts)])
+			run, connection, n, now, now+30*24*3600, accounts[(connection*spacing+n)%len(accounts)])
 		mac := hmac.New(sha256.New, []byte(secret))
 		fmt.Fprintf(mac, "%d.", now)
 		mac.Write(body)
