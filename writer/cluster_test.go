@@ -10,7 +10,7 @@ import (
 )
 
 // startCluster starts n writers of one cluster and waits until all of them answer.
-func startCluster(t *testing.T, n int) []*testWriter {
+func startCluster(t testing.TB, n int) []*testWriter {
 	t.Helper()
 	var writers []*testWriter
 	for _, cfg := range testConfigs(t, n) {
@@ -23,7 +23,7 @@ func startCluster(t *testing.T, n int) []*testWriter {
 }
 
 // roles returns the leader and the others.
-func roles(t *testing.T, writers []*testWriter) (leader *testWriter, followers []*testWriter) {
+func roles(t testing.TB, writers []*testWriter) (leader *testWriter, followers []*testWriter) {
 	t.Helper()
 	await(t, "a leader", func() bool {
 		leader, followers = nil, nil

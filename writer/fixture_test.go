@@ -43,7 +43,7 @@ const testCatalog = `{"products": [
 // testWriter is a running writer, over HTTP as anybody reaches it.
 type testWriter struct {
 	*Writer
-	t    *testing.T
+	t    testing.TB
 	url  string
 	logs *logBuffer
 	stop func() // and wait
@@ -69,7 +69,7 @@ func (l *logBuffer) String() string {
 
 // testConfigs returns the configurations of n writers of one cluster, on addresses that are taken already. A folder of its own and
 // not t.TempDir: the path of a unix socket may have 100 bytes only.
-func testConfigs(t *testing.T, n int) []Config {
+func testConfigs(t testing.TB, n int) []Config {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lkw")
 	if err != nil {
@@ -118,7 +118,7 @@ func testConfigs(t *testing.T, n int) []Config {
 	return configs
 }
 
-func loopback(t *testing.T) net.Listener {
+func loopback(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -129,7 +129,7 @@ func loopback(t *testing.T) net.Listener {
 }
 
 // startWriter opens and runs a writer until the test ends.
-func startWriter(t *testing.T, cfg Config) *testWriter {
+func startWriter(t testing.TB, cfg Config) *testWriter {
 	t.Helper()
 	logs := &logBuffer{}
 	cfg.Logger = slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", cfg.Node.ID)
@@ -159,7 +159,7 @@ func startWriter(t *testing.T, cfg Config) *testWriter {
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
 // oneWriter starts a cluster of one and waits until it answers.
-func oneWriter(t *testing.T) *testWriter {
+func oneWriter(t testing.TB) *testWriter {
 	t.Helper()
 	w := startWriter(t, testConfigs(t, 1)[0])
 	w.awaitReady()
@@ -167,7 +167,7 @@ func oneWriter(t *testing.T) *testWriter {
 }
 
 // await polls until ok, because nothing announces what is awaited.
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(awaitTimeout)
 	for !ok() {
@@ -240,6 +240,10 @@ func (w *testWriter) do(method, path, body string, h header) reply {
 }
 
 func send(method, url, body string, h header) (reply, error) {
+	return sendWith(http.DefaultClient, method, url, body, h)
+}
+
+func sendWith(client *http.Client, method, url, body string, h header) (reply, error) {
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
@@ -247,7 +251,7 @@ func send(method, url, body string, h header) (reply, error) {
 	for name, value := range h {
 		req.Header.Set(name, value)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return reply{}, err
 	}
