@@ -249,7 +249,7 @@ func (t *tree) each(visit func(page), yield func(key, value []byte) error) error
 		return err
 	}
 	e := eacher{t: t, visit: visit, yield: yield, left: len(t.data) / t.pageSize}
-	return e.page(root, 0)
+	return e.page(root, 0, nil, nil)
 }
 
 type eacher struct {
@@ -261,7 +261,9 @@ type eacher struct {
 	any   bool
 }
 
-func (e *eacher) page(p page, depth int) error {
+// page yields what is in p and below it. Every key must lie in [low, high), where search looks for it; nil is no bound. Without that a flipped key of
+// an inner page would leave the sum of all records as it is and hide some of them from search.
+func (e *eacher) page(p page, depth int, low, high []byte) error {
 	if depth >= maxDepth {
 		return errDepth
 	}
@@ -277,14 +279,26 @@ func (e *eacher) page(p page, depth int) error {
 			return err
 		}
 		if !p.leaf {
+			childLow, childHigh := low, high
+			if i > 0 {
+				childLow = key
+			}
+			if i+1 < p.count {
+				if childHigh, _, _, _, err = p.element(i + 1); err != nil {
+					return err
+				}
+			}
 			below, err := e.t.page(child)
 			if err != nil {
 				return err
 			}
-			if err := e.page(below, depth+1); err != nil {
+			if err := e.page(below, depth+1, childLow, childHigh); err != nil {
 				return err
 			}
 			continue
+		}
+		if bytes.Compare(key, low) < 0 || high != nil && bytes.Compare(key, high) >= 0 {
+			return errOrder
 		}
 		if flags != 0 {
 			return errPage

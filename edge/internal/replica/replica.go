@@ -55,12 +55,12 @@ type Replica struct {
 
 	writing sync.Mutex // Apply, Advance, Adopt, Close and the periodic sync
 	current atomic.Pointer[file]
-	floor   replication.Revision // nothing older is adopted; under writing
-	closed  bool                 // under writing
+	closed  bool // under writing
 
 	mu      sync.Mutex
 	updated chan struct{}
-	doubt   atomic.Bool // after a power loss: nothing is answered before the file is proven
+	floor   replication.Revision // nothing older is adopted
+	doubt   atomic.Bool          // after a power loss: nothing is answered before the file is proven
 }
 
 // Open opens the replica in cfg.Dir and serves what is there at once, or nothing if there is nothing. Proving the whole file goes on in
@@ -367,7 +367,9 @@ func (r *Replica) Adopt(c replication.Copy) error {
 		return replication.ErrNoData
 	}
 	old := r.current.Load()
+	r.mu.Lock()
 	floor := r.floor
+	r.mu.Unlock()
 	if old != nil && old.Head().Revision().Compare(floor) > 0 {
 		floor = old.Head().Revision()
 	}
@@ -411,6 +413,9 @@ func (r *Replica) giveUp(f *file, why error) {
 	served := f.head.Revision()
 	f.mu.RUnlock()
 	r.cfg.Logger.Error("replica file damaged: given up", "file", filepath.Base(f.path), "revision", served.String(), "error", why)
+	r.mu.Lock()
+	r.floor = served
+	r.mu.Unlock()
 	if err := writeFile(r.path(floorFile), []byte(served.String()+"\n")); err != nil {
 		r.cfg.Logger.Error("note the served revision", "error", err)
 	}
