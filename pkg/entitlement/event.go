@@ -116,6 +116,7 @@ const (
 	KindDispute      ObjectKind = "dispute"
 	KindCheckout     ObjectKind = "checkout" // a one-time purchase, or what ties one to its customer
 	KindSale         ObjectKind = "sale"     // what a checkout sold: an object of its own, because only some messages carry it
+	KindHint         ObjectKind = "hint"     // that an object has changed, without its state; it has the object's id
 )
 
 // Object is one provider object in one state. Of several states of an object the newest counts, the first difference
@@ -144,6 +145,7 @@ type Object struct {
 	Dispute      *Dispute      `cbor:"16,keyasint,omitempty"`
 	Checkout     *Checkout     `cbor:"17,keyasint,omitempty"`
 	Sale         *Sale         `cbor:"18,keyasint,omitempty"`
+	Hint         *Hint         `cbor:"19,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.
@@ -317,4 +319,10 @@ type Sale struct {
 type SaleLine struct {
 	ID string `cbor:"1,keyasint"`
 	Sold
+}
+
+// Hint says that an object of the provider was in a new state at the hint's At, and does not say in which: a Stripe thin event. It has the
+// object's id, proves nothing by itself, and is settled by any state of the object that is not older.
+type Hint struct {
+	Of ObjectKind `cbor:"1,keyasint"`
 }

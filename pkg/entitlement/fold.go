@@ -104,10 +104,9 @@ type paidInvoice struct {
 }
 
 func read(e Evidence) *facts {
-	f := &facts{invoices: map[string]*Object{}, sales: map[string]*Sale{}, money: newLedger(e.Objects)}
+	f := &facts{invoices: map[string]*Object{}, sales: map[string]*Sale{}, money: newLedger(e.Objects), doubt: len(e.Doubts()) > 0}
 	for i := range e.Objects {
 		o := &e.Objects[i]
-		f.doubt = f.doubt || o.Tied || o.Partial
 		switch {
 		case o.Subscription != nil:
 			f.subscriptions = append(f.subscriptions, o)
@@ -130,11 +129,6 @@ func read(e Evidence) *facts {
 				}
 			}
 			f.paid = append(f.paid, inv)
-		}
-	}
-	for _, o := range f.checkouts {
-		if sale := f.sales[o.ID]; sale == nil || len(sale.Lines) == 0 {
-			f.doubt = true
 		}
 	}
 	return f

@@ -46,6 +46,7 @@ func goldenValues() map[string]any {
 		{Kind: KindDispute, ID: "dp_1", At: 1, Dispute: &Dispute{Status: "lost", Charge: "ch_1", PaymentIntent: "pi_1", Amount: 999, CreatedAt: 4}},
 		{Kind: KindCheckout, ID: "cs_1", At: 1, Checkout: &Checkout{Mode: CheckoutPayment, Payment: CheckoutPaid, Subscription: "sub_1", PaymentIntent: "pi_1", Invoice: "in_1", AmountTotal: 999, CreatedAt: 5}},
 		{Kind: KindSale, ID: "cs_1", At: 1, Sale: &Sale{Lines: []SaleLine{{ID: "li_1", Sold: Sold{Product: "price_1", Quantity: 1}}}}},
+		{Kind: KindHint, ID: "sub_1", At: 2, Hint: &Hint{Of: KindSubscription}},
 	}
 	tied := subscription
 	tied.Subscription = &Subscription{Status: Canceled}

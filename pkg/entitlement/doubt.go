@@ -1,0 +1,67 @@
+package entitlement
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+)
+
+// Doubt is one provider object that the provider should be asked about.
+type Doubt struct {
+	Kind ObjectKind // never KindSale nor KindHint: those come with the object that they belong to
+	ID   string
+	// From is the version (Object.At, Unix nanoseconds) from which on an answer settles it. 0: any does.
+	From int64
+}
+
+// Doubts lists what asking the provider could settle, sorted by kind and id: objects that are tied or partial, objects that a hint names and
+// that have no state as new as the hint, and one-time payments whose products are not known. The evidence need not be a purchase.
+func (e Evidence) Doubts() []Doubt {
+	var out []Doubt
+	add := func(kind ObjectKind, id string, from int64) {
+		if kind == KindSale {
+			kind = KindCheckout // it is what a checkout sold, and comes with it
+		}
+		out = append(out, Doubt{kind, id, from})
+	}
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		switch {
+		case o.Hint != nil:
+			if at := e.find(o.Hint.Of, o.ID); at == nil || at.At < o.At {
+				add(o.Hint.Of, o.ID, o.At)
+			}
+			continue
+		case o.Tied, o.Partial:
+			add(o.Kind, o.ID, o.At+1)
+		}
+		if o.Checkout != nil && o.Checkout.Mode == CheckoutPayment {
+			if sold := e.find(KindSale, o.ID); sold == nil || sold.Sale == nil || len(sold.Sale.Lines) == 0 {
+				add(KindCheckout, o.ID, 0)
+			}
+		}
+	}
+	if len(out) < 2 {
+		return out
+	}
+	slices.SortFunc(out, func(a, b Doubt) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), cmp.Compare(b.From, a.From))
+	})
+	// Several about one object are one, settled when the last of them is.
+	return slices.CompactFunc(out, func(a, b Doubt) bool { return a.Kind == b.Kind && a.ID == b.ID })
+}
+
+// find returns the newest state of an object, or nil.
+func (e Evidence) find(kind ObjectKind, id string) *Object {
+	at, ok := slices.BinarySearchFunc(e.Objects, Object{Kind: kind, ID: id}, func(a, b Object) int { return compareKeys(&a, &b) })
+	if !ok {
+		return nil
+	}
+	return &e.Objects[at]
+}
+
+// Knows reports whether the newest state of the object in the evidence is that of o, whatever their versions.
+func (e Evidence) Knows(o Object) bool {
+	known := e.find(o.Kind, o.ID)
+	return known != nil && known.Final == o.Final && bytes.Equal(known.state(), o.state())
+}

@@ -1,0 +1,128 @@
+package entitlement
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+)
+
+// These tests show what is asked of a provider, and that an answer settles it whatever the order in which things came.
+
+func hint(of ObjectKind, id string, at int64) Object {
+	return Object{Kind: KindHint, ID: id, At: at, Links: []Link{Link("stripe:" + id)}, Hint: &Hint{Of: of}}
+}
+
+func TestDoubts(t *testing.T) {
+	state := func(at int64, status SubscriptionStatus) Object {
+		return Object{Kind: KindSubscription, ID: "sub_1", At: at, Links: []Link{"stripe:sub_1"}, Subscription: &Subscription{Status: status}}
+	}
+	partial := state(10, Active)
+	partial.Partial = true
+	checkout := Object{Kind: KindCheckout, ID: "cs_1", At: 10, Links: []Link{"stripe:cs_1"}, Checkout: &Checkout{Mode: CheckoutPayment, Payment: CheckoutPaid}}
+	sale := Object{Kind: KindSale, ID: "cs_1", At: 5, Links: []Link{"stripe:cs_1"}, Sale: &Sale{Lines: []SaleLine{{ID: "li_1"}}}}
+	cut, empty := sale, sale
+	cut.Partial, empty.Sale = true, &Sale{}
+	subscribed := checkout
+	subscribed.Checkout = &Checkout{Mode: CheckoutSubscription, Payment: CheckoutPaid}
+	sub, cs := KindSubscription, KindCheckout
+	tests := []struct {
+		name    string
+		objects []Object
+		want    []Doubt
+	}{
+		{"one state is no doubt", []Object{state(10, Active)}, nil},
+		{"two states of one version", []Object{state(10, Active), state(10, PastDue)}, []Doubt{{sub, "sub_1", 11}}},
+		{"the same state twice is none", []Object{state(10, Active), state(10, Active)}, nil},
+		{"an answer of the same version settles no tie", []Object{state(10, Active), state(10, PastDue), state(10, Canceled)}, []Doubt{{sub, "sub_1", 11}}},
+		{"a newer state settles a tie", []Object{state(10, Active), state(10, PastDue), state(11, PastDue)}, nil},
+		{"a part of an object", []Object{partial}, []Doubt{{sub, "sub_1", 11}}},
+		{"a newer whole one settles it", []Object{partial, state(11, Active)}, nil},
+		{"a hint alone", []Object{hint(sub, "sub_1", 10)}, []Doubt{{sub, "sub_1", 10}}},
+		{"a state before the hint does not settle it", []Object{hint(sub, "sub_1", 10), state(9, Active)}, []Doubt{{sub, "sub_1", 10}}},
+		{"a state of the hint's version settles it", []Object{hint(sub, "sub_1", 10), state(10, Active)}, nil},
+		{"the newest hint counts", []Object{hint(sub, "sub_1", 10), hint(sub, "sub_1", 20), state(10, Active)}, []Doubt{{sub, "sub_1", 20}}},
+		{"an older hint says nothing new", []Object{hint(sub, "sub_1", 9), state(10, Active)}, nil},
+		{"a hint and a tie are one doubt, settled by the later", []Object{hint(sub, "sub_1", 30), state(10, Active), state(10, PastDue)}, []Doubt{{sub, "sub_1", 30}}},
+		{"a one-time payment without its products", []Object{checkout}, []Doubt{{cs, "cs_1", 0}}},
+		{"with them", []Object{checkout, sale}, nil},
+		{"with none", []Object{checkout, empty}, []Doubt{{cs, "cs_1", 0}}},
+		{"with a part of them", []Object{checkout, cut}, []Doubt{{cs, "cs_1", 6}}},
+		{"a checkout of a subscription needs none", []Object{subscribed}, nil},
+		{"two objects", []Object{checkout, hint(sub, "sub_1", 10)}, []Doubt{{cs, "cs_1", 0}, {sub, "sub_1", 10}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var first []byte
+			permutations(len(tt.objects), func(order []int) {
+				var e Evidence
+				for _, i := range order {
+					e = e.Add(tt.objects[i])
+				}
+				if got := e.Doubts(); !reflect.DeepEqual(got, tt.want) {
+					t.Errorf("Doubts in the order %v = %+v, want %+v", order, got, tt.want)
+				}
+				if got := Fold(e, DefaultPolicy).Doubt; got != (len(tt.want) > 0) {
+					t.Errorf("Fold().Doubt = %t", got)
+				}
+				if encoded := Encode(e); first == nil {
+					first = encoded
+				} else if !bytes.Equal(encoded, first) {
+					t.Errorf("the order %v gives other evidence", order)
+				}
+			})
+		})
+	}
+}
+
+// permutations visits every order of n things.
+func permutations(n int, visit func([]int)) {
+	order := make([]int, 0, n)
+	var next func(used int)
+	next = func(used int) {
+		if len(order) == n {
+			visit(order)
+			return
+		}
+		for i := range n {
+			if used&(1<<i) == 0 {
+				order = append(order, i)
+				next(used | 1<<i)
+				order = order[:len(order)-1]
+			}
+		}
+	}
+	next(0)
+}
+
+func TestAHintAloneIsNoPurchase(t *testing.T) {
+	e := Evidence{}.Add(hint(KindSubscription, "sub_1", 10))
+	if e.IsPurchase() || e.ID() != "stripe:sub_1" {
+		t.Errorf("IsPurchase = %t, ID = %s", e.IsPurchase(), e.ID())
+	}
+	if p := Fold(e, DefaultPolicy); len(p.Items) != 0 || !p.Doubt {
+		t.Errorf("Fold = %+v", p)
+	}
+}
+
+func TestKnows(t *testing.T) {
+	at := func(version int64, status SubscriptionStatus) Object {
+		return Object{Kind: KindSubscription, ID: "sub_1", At: version, Links: []Link{"stripe:sub_1"}, Subscription: &Subscription{Status: status}}
+	}
+	e := Evidence{}.Add(at(10, Active))
+	final := at(10, Active)
+	final.Final = true
+	other := at(10, Active)
+	other.ID = "sub_2"
+	for _, tt := range []struct {
+		name   string
+		object Object
+		want   bool
+	}{
+		{"the same state", at(10, Active), true}, {"the same of another version", at(99, Active), true}, {"another state", at(10, PastDue), false},
+		{"a final one", final, false}, {"another object", other, false},
+	} {
+		if got := e.Knows(tt.object); got != tt.want {
+			t.Errorf("Knows(%s) = %t", tt.name, got)
+		}
+	}
+}
