@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // InfoFile is the file in Config.Dir that tells other programs where everything is. It is written when the system is ready, and
@@ -149,16 +150,30 @@ func (s *System) ports() map[string]string {
 // ErrPortInUse means that something else listens where a node would.
 var ErrPortInUse = errors.New("port in use")
 
+// freeWithin is how long a port may be on its way to become free: the nodes of a latchkey-dev that was killed end after it.
+const freeWithin = 2 * time.Second
+
 // checkPorts finds what is in the way before anything starts: a child's own message would be in its log only.
 func checkPorts(ports map[string]string) error {
+	deadline := time.Now().Add(freeWithin)
 	var errs []error
 	for address, use := range ports {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
+		if !becomesFree(address, deadline) {
 			errs = append(errs, fmt.Errorf("%w: %s, wanted for %s; free it or choose another block with --port", ErrPortInUse, address, use))
-			continue
 		}
-		l.Close()
 	}
 	return errors.Join(errs...)
+}
+
+func becomesFree(address string, deadline time.Time) bool {
+	for {
+		l, err := net.Listen("tcp", address)
+		if err == nil {
+			return l.Close() == nil
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+		<-time.After(pollEvery)
+	}
 }
