@@ -25,12 +25,10 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
 	// maxConnections bounds memory and file descriptors: some 40 KiB each.
-	maxConnections = 8192
+	maxConnections = 4096
 	// drainBytes is how much of a body that is too large is read before the answer, so that a client which sends everything
 	// before it reads gets to see the answer instead of a reset connection.
 	drainBytes = 8 << 20
-	// shutdownTimeout is how long requests in flight get at the end. Long polls end at once.
-	shutdownTimeout = 3 * time.Second
 )
 
 // requestIDHeader carries the request's id in every answer. It is also the correlation id of what the request wrote.

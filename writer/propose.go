@@ -39,14 +39,19 @@ const (
 // state machine drops what it has seen. Errors: a problem (unavailable, body-too-large), ctx.Err.
 func (w *Writer) propose(ctx context.Context, t store.CommandType, env entitlement.Environment, body any) (store.Result, error) {
 	began := time.Now()
-	result, err := w.tryPropose(ctx, store.NewCommand(t, env, problem.RequestID(ctx), body).Encode())
+	result, err := w.tryPropose(ctx, env, store.NewCommand(t, env, problem.RequestID(ctx), body).Encode())
 	w.metrics.proposed(err, time.Since(began))
 	return result, err
 }
 
-func (w *Writer) tryPropose(ctx context.Context, encoded []byte) (store.Result, error) {
+func (w *Writer) tryPropose(ctx context.Context, env entitlement.Environment, encoded []byte) (store.Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, proposeTimeout, errProposeTimeout)
 	defer cancel()
+	leave, err := w.admit(ctx, env)
+	if err != nil {
+		return store.Result{}, err
+	}
+	defer leave()
 	pause := retryPauseMin
 	for {
 		result, err := w.proposeOnce(ctx, encoded)

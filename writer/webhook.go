@@ -34,7 +34,9 @@ func (w *Writer) handleWebhook(rw http.ResponseWriter, r *http.Request) error {
 	answer, outcome, err := w.takeWebhook(r, env, adapter)
 	w.metrics.webhook(name, outcome, time.Since(began))
 	if err != nil {
-		w.log.InfoContext(r.Context(), "webhook refused", "provider", name, "environment", env, "outcome", outcome, "request_id", problem.RequestID(r.Context()))
+		if n := w.refusals.due(w.now()); n > 0 {
+			w.log.WarnContext(r.Context(), "webhooks refused", "provider", name, "environment", env, "outcome", outcome, "request_id", problem.RequestID(r.Context()), "since_last", n)
+		}
 		return err
 	}
 	return writeJSON(rw, http.StatusOK, answer)

@@ -67,6 +67,8 @@ type Writer struct {
 	catalogs        catalogCache
 	frames          frames
 	spool           *spool
+	admitted        map[entitlement.Environment]chan struct{}
+	refusals        refusalLog
 	polls           chan struct{}
 	snapshotReaders chan struct{}
 
@@ -96,7 +98,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	}
 	var mistakes config.Mistakes
 	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
-		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
+		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1), admitted: newAdmission()}
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
 	}
@@ -253,23 +255,11 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-	defer cancel()
-	// First no more connections, then the end of what waits, so that nobody connects in vain in between.
-	var draining sync.WaitGroup
-	for _, s := range w.servers {
-		draining.Go(func() {
-			if err := s.http.Shutdown(ctx); err != nil {
-				_ = s.http.Close()
-			}
-			_ = s.listener.Close() // for a server that never ran
-		})
-	}
-	time.AfterFunc(pollDrain, w.stop)
-	draining.Wait()
-	w.stop()
+	w.drain()
 	var err error
 	if w.store != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+		defer cancel()
 		err = w.store.Close(ctx)
 	}
 	w.background.Wait()
@@ -280,5 +270,32 @@ func (w *Writer) close() error {
 	return err
 }
 
-// pollDrain is how long short requests get before those that wait for something are ended.
-const pollDrain = 300 * time.Millisecond
+// drain stops accepting and lets requests in flight finish: first no more connections, then the end of what waits for
+// something, so that nobody connects in vain in between.
+func (w *Writer) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	var draining sync.WaitGroup
+	for _, s := range w.servers {
+		draining.Go(func() {
+			if err := s.http.Shutdown(ctx); err != nil {
+				_ = s.http.Close()
+			}
+			_ = s.listener.Close() // for a server that never ran
+		})
+	}
+	stop := time.AfterFunc(pollDrain, w.stop)
+	draining.Wait()
+	stop.Stop()
+	w.stop()
+}
+
+// How a writer ends: all of it within the 4 s after which latchkey-dev and others kill.
+const (
+	// pollDrain is how long short requests get before those that wait for something are ended.
+	pollDrain = 300 * time.Millisecond
+	// shutdownTimeout is how long requests in flight get.
+	shutdownTimeout = 2 * time.Second
+	// handOverTimeout is how long another writer gets to take the lead over.
+	handOverTimeout = time.Second
+)
