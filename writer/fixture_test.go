@@ -132,7 +132,7 @@ func loopback(t testing.TB) net.Listener {
 func startWriter(t testing.TB, cfg Config) *testWriter {
 	t.Helper()
 	logs := &logBuffer{}
-	cfg.Logger = slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", cfg.Node.ID)
+	cfg.Logger = slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.fatal = func(err error) { t.Errorf("%s: fatal: %v", cfg.Node.ID, err) }
 	w, err := Open(cfg)
 	if err != nil {
@@ -174,7 +174,7 @@ func await(t testing.TB, what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %s: %s", awaitTimeout, what)
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 

@@ -111,7 +111,7 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}}
 		if time.Now().After(deadline) {
 			t.Fatalf("not ready: %s", out)
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	if out, _, code := tool(t.Context(), "status", "--data-dir", filepath.Join(dir, "w1")); code != 0 || !strings.Contains(out, "w1 of c1") || !strings.Contains(out, "leader") {
 		t.Errorf("status = %d\n%s", code, out)
