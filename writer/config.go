@@ -41,6 +41,7 @@ type Config struct {
 	listeners listeners     // taken already, by tests that run several writers
 	fatal     func(error)   // instead of ending the process, in tests
 	heartbeat time.Duration // shorter in tests that stop leaders; 0 is the store's default
+	segment   int64         // bytes of a journal segment, fewer in tests; 0 is the store's default
 }
 
 type listeners struct{ public, internal, raft net.Listener }
@@ -53,10 +54,11 @@ func (c *Config) clock() func() time.Time {
 }
 
 func (c *Config) logger() *slog.Logger {
-	if c.Logger != nil {
-		return c.Logger
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.Log.Level}))
 	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.Log.Level}))
+	return log.With("node", c.Node.ID)
 }
 
 func (c *Config) now() time.Time { return c.clock()() }

@@ -3,7 +3,9 @@ package writer
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -305,5 +307,40 @@ func TestRestart(t *testing.T) {
 	}
 	if r := w.do("GET", "/v1/catalog", "", auth(readKey)); r.status != http.StatusUnauthorized {
 		t.Errorf("the revoked key after a restart = %d", r.status)
+	}
+}
+
+// TestSegments fetches a sealed segment of the journal as a writer does that lacks it.
+func TestSegments(t *testing.T) {
+	cfg := testConfigs(t, 1)[0]
+	cfg.segment = 4 << 10
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	journal := filepath.Join(cfg.Node.DataDir, "journal")
+	await(t, "a second segment", func() bool {
+		w.account()
+		entries, err := os.ReadDir(journal)
+		return err == nil && len(entries) > 1
+	})
+	entries, err := os.ReadDir(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := os.ReadFile(filepath.Join(journal, entries[0].Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &Writer{client: http.DefaultClient, peers: map[string]string{"w1": "http://" + w.InternalAddr().String(), "w2": "http://127.0.0.1:1"}}
+	other.cfg.Node.ID, other.cfg.Node.Cluster = "w2", testCluster
+	body, err := other.fetchSegment(t.Context(), sha256.Sum256(sealed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, sealed) {
+		t.Errorf("fetched %d bytes, %v, want the %d of the file", len(got), err, len(sealed))
+	}
+	if _, err := other.fetchSegment(t.Context(), sha256.Sum256(nil)); err == nil {
+		t.Error("a segment that nobody has was fetched")
 	}
 }

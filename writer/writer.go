@@ -162,7 +162,7 @@ func (w *Writer) openFiles() error {
 	w.store, err = store.Open(store.Config{
 		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters,
 		Rules: store.RulesVersion, Now: w.now, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
-		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2,
+		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
@@ -237,14 +237,14 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.background.Go(func() { w.makeHeads(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
 	w.background.Go(func() { w.flushTouches(w.serving) })
-	w.log.InfoContext(ctx, "writer runs", "node", w.cfg.Node.ID, "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
+	w.log.InfoContext(ctx, "writer runs", "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
 		"internal_listen", w.InternalAddr().String(), "version", Version())
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	w.log.InfoContext(ctx, "writer stops", "node", w.cfg.Node.ID)
+	w.log.InfoContext(ctx, "writer stops")
 	return errors.Join(err, w.Close())
 }
 
