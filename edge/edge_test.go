@@ -92,9 +92,13 @@ func (r *rig) config() edge.Config {
 }
 
 // start opens and runs the edge; it is stopped by r.stop or at the test's end.
-func (r *rig) start() {
+func (r *rig) start() { r.startWith(func(*edge.Config) {}) }
+
+func (r *rig) startWith(change func(*edge.Config)) {
 	r.t.Helper()
-	e, err := edge.Open(r.config())
+	cfg := r.config()
+	change(&cfg)
+	e, err := edge.Open(cfg)
 	if err != nil {
 		r.t.Fatalf("Open: %v", err)
 	}

@@ -32,6 +32,7 @@ const (
 func (e *Edge) newServer() *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                      e.handle,
+		HeaderReceived:               markChunked,
 		ErrorHandler:                 e.handleMalformed,
 		Name:                         "latchkey-edge",
 		ReadTimeout:                  readTimeout,
@@ -92,15 +93,26 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// chunkedMethod is what the method of a request with Transfer-Encoding becomes.
+const chunkedMethod = "CHUNKED"
+
+// markChunked marks requests with Transfer-Encoding while it can still be seen: fasthttp drops the header once it has read the body. Of
+// Content-Length and Transfer-Encoding in one request it believes the latter, a proxy in front perhaps the former: one of them would take the
+// rest for another request. No route here takes a chunked body.
+func markChunked(h *fasthttp.RequestHeader) (none fasthttp.RequestConfig) {
+	if h.ContentLength() == -1 {
+		h.SetMethod(chunkedMethod)
+	}
+	return none
+}
+
 // refuse turns away what no route here takes.
 func (e *Edge) refuse(ctx *fasthttp.RequestCtx) error {
-	// Of Content-Length and Transfer-Encoding in one request fasthttp believes the latter, a proxy in front perhaps the former: one of
-	// them would take the rest for another request. No route here takes a chunked body.
-	if n := ctx.Request.Header.ContentLength(); n == -1 {
-		ctx.SetConnectionClose()
-		return problem.New(problem.InvalidRequest, "Transfer-Encoding is not accepted.")
-	}
 	if !ctx.IsGet() {
+		if string(ctx.Method()) == chunkedMethod {
+			ctx.SetConnectionClose()
+			return problem.New(problem.InvalidRequest, "Transfer-Encoding is not accepted.")
+		}
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, fasthttp.MethodGet)
 		return problem.New(problem.MethodNotAllowed, "Use GET.")
 	}
