@@ -289,6 +289,7 @@ type Dispute struct {
 const (
 	CheckoutPayment      = "payment"
 	CheckoutSubscription = "subscription"
+	CheckoutUnfinished   = "unfinished" // asked for before its end, or after it ran out: no purchase yet, whatever it is for
 )
 
 // The payment states of a checkout: Stripe's words, and CheckoutFailed for one whose delayed payment failed.

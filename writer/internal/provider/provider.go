@@ -1,11 +1,14 @@
 // Package provider turns the messages of payment providers into events in our words: one adapter for each, which verifies that a message is
 // authentic and then keeps of it what its allow-list names. What a provider's message proves is decided here, what it means for access is
-// decided in package entitlement. No secret, name, address or free text passes an adapter. Start at Adapter; stripe.go is the first one.
+// decided in package entitlement. No secret, name, address or free text passes an adapter. Start at Adapter and Puller; stripe.go and
+// stripe_pull.go are the first ones.
 package provider
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -35,3 +38,54 @@ type Adapter interface {
 	// that the adapter could not do its work, whatever the bytes were.
 	Parse(body []byte, env entitlement.Environment) (entitlement.Event, error)
 }
+
+// Puller asks one provider in one environment for the present state of its objects. It is safe for concurrent use, keeps to a rate that the
+// provider allows, and never asks twice for one answer: when to ask again is the caller's matter.
+type Puller interface {
+	Provider() entitlement.Provider
+
+	// Serves reports whether the provider can be asked for objects of the kind.
+	Serves(kind entitlement.ObjectKind) bool
+
+	// Pull returns the answer as an event of its own, of kind entitlement.Proof, to be stored like a message. Its states have the version of the
+	// whole second in which the request left. Errors: *PullError around one of those below, and ctx's.
+	Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error)
+}
+
+// What a pull can come to, by what to do next. They are inside a *PullError.
+var (
+	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.
+	ErrGone = errors.New("the provider has no such object")
+	// ErrCredential: the provider refuses our key, or the key may not read the object. An operator must act.
+	ErrCredential = errors.New("the provider refuses the key")
+	// ErrLimited: we ask too often. Wait for RetryAfter before asking for anything.
+	ErrLimited = errors.New("the provider asks for patience")
+	// ErrUnavailable: no answer, or one that says that the provider is at fault. Ask again.
+	ErrUnavailable = errors.New("the provider does not answer")
+	// ErrAnswer: an answer that we do not understand. Nothing of it is kept.
+	ErrAnswer = errors.New("the provider's answer is not understood")
+	// ErrOtherEnvironment: the answer is of the other environment. It is refused.
+	ErrOtherEnvironment = errors.New("the provider's answer is of another environment")
+)
+
+// PullError is a pull without an answer. Its text holds no part of the answer, and no key.
+type PullError struct {
+	Reason     error         // one of the errors above
+	Status     int           // of HTTP; 0 when there was none
+	RequestID  string        // the provider's name of the request, for its support
+	RetryAfter time.Duration // that the provider asked for; 0 when it did not
+	Detail     string        // ours, for people
+}
+
+func (e *PullError) Error() string {
+	text := e.Reason.Error()
+	if e.Status != 0 {
+		text += ": status " + strconv.Itoa(e.Status)
+	}
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+func (e *PullError) Unwrap() error { return e.Reason }

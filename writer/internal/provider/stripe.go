@@ -30,7 +30,8 @@ type StripeConfig struct {
 	Secrets []string
 }
 
-// Stripe is the adapter for Stripe's snapshot events, of any API version: bodies come in the shape of the endpoint's version, not of a library's.
+// Stripe is the adapter for Stripe's events, thin ones and snapshots of any API version: bodies come in the shape of the endpoint's version, not of
+// a library's.
 type Stripe struct {
 	secrets []string
 }

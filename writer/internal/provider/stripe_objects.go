@@ -120,7 +120,8 @@ var (
 	checkoutEvent       = stripeType{"checkout.session", stripeCheckout, (*stripeMessage).checkout}
 )
 
-// stripeTypes are the types that prove something. Every customer.subscription and charge.dispute type does, known to us or not.
+// stripeTypes are the types that prove something. Every customer.subscription and charge.dispute type does, known to us or not, and so does
+// what we pulled.
 var stripeTypes = map[string]stripeType{
 	"invoice.paid":                             invoiceEvent,
 	"invoice.payment_succeeded":                invoiceEvent,
@@ -147,6 +148,9 @@ func stripeTypeOf(name string) (stripeType, bool) {
 		return subscriptionEvent, true
 	case strings.HasPrefix(name, "charge.dispute."):
 		return disputeEvent, true
+	case strings.HasPrefix(name, pullPrefix):
+		t, ok := stripePulls[entitlement.ObjectKind(name[len(pullPrefix):])]
+		return t.stripeType, ok
 	}
 	t, ok := stripeTypes[name]
 	return t, ok
@@ -172,6 +176,11 @@ func parseStripe(body []byte, env entitlement.Environment) (entitlement.Event, e
 	if err != nil {
 		return entitlement.Event{}, err
 	}
+	return readStripe(m, env)
+}
+
+// readStripe reads a decoded message.
+func readStripe(m map[string]any, env entitlement.Environment) (entitlement.Event, error) {
 	head := fields(map[string]keep{"id": ident, "object": word, "type": word, "created": number, "livemode": flag, "api_version": ident, "account": ident})(m).(object)
 	ev := entitlement.Event{Provider: entitlement.Stripe, ID: head.text("id"), Type: head.text("type"), CreatedAt: head.int("created"), Environment: env}
 	if ev.ID == "" || ev.Type == "" || ev.CreatedAt < 0 {
@@ -212,18 +221,34 @@ func parseStripe(body []byte, env entitlement.Environment) (entitlement.Event, e
 	return ev, nil
 }
 
-// thinEvent is an event that names an object without its state: it proves nothing by itself.
+// stripeRelated are the objects that a thin event may name and that we can ask for, by Stripe's name of their type.
+var stripeRelated = map[string]entitlement.ObjectKind{
+	"subscription": entitlement.KindSubscription, "invoice": entitlement.KindInvoice, "invoice_payment": entitlement.KindPayment,
+	"charge": entitlement.KindCharge, "refund": entitlement.KindRefund, "dispute": entitlement.KindDispute, "checkout.session": entitlement.KindCheckout,
+}
+
+// thinEvent is an event that names an object without its state. It proves no more than that there is a state to ask for.
 func thinEvent(ev entitlement.Event, head object, m map[string]any) entitlement.Event {
-	if kept, ok := fields(map[string]keep{"id": ident, "type": word})(m["related_object"]).(object); ok {
-		head["related_object"] = kept
+	related, _ := fields(map[string]keep{"id": ident, "type": word})(m["related_object"]).(object)
+	if related != nil {
+		head["related_object"] = related
 	}
+	var at time.Time
 	if text, ok := m["created"].(string); ok {
-		if t, err := time.Parse(time.RFC3339, text); err == nil {
-			ev.CreatedAt = max(t.Unix(), 0)
-			head["created"] = ev.CreatedAt
+		if t, err := time.Parse(time.RFC3339, text); err == nil && 1970 < t.Year() && t.Year() < 2200 { // what nanoseconds can hold
+			at = t.UTC()
+			ev.CreatedAt = at.Unix()
+			head["created"] = at.Format(time.RFC3339Nano)
 		}
 	}
-	ev.Kind, ev.Raw = entitlement.Unhandled, head.raw()
+	kind, known := stripeRelated[related.text("type")]
+	if !known || related.text("id") == "" || at.IsZero() {
+		ev.Kind, ev.Raw = entitlement.Unhandled, head.raw()
+		return ev
+	}
+	message := stripeMessage{kind: ev.Type, at: at.UnixNano()}
+	message.add(entitlement.Object{Kind: entitlement.KindHint, ID: related.text("id"), Hint: &entitlement.Hint{Of: kind}})
+	ev.Objects, ev.Raw = message.objects, head.raw()
 	return ev
 }
 

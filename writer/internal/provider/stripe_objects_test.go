@@ -89,7 +89,9 @@ func TestParseSamples(t *testing.T) {
 			Kind: entitlement.KindCharge, ID: "ch_LkA2", At: 1_795_400_000e9, Rank: 76, Aliases: customer, Links: links("ch_LkA2", "pi_LkA2"),
 			Charge: &entitlement.Charge{PaymentIntent: "pi_LkA2", Amount: 999, AmountRefunded: 300},
 		}}},
-		{"thin", entitlement.Production, entitlement.Unhandled, nil},
+		{"thin", entitlement.Production, entitlement.Proof, []entitlement.Object{{
+			Kind: entitlement.KindHint, ID: "sub_1LkA", At: 1_795_305_605e9, Links: links("sub_1LkA"), Hint: &entitlement.Hint{Of: entitlement.KindSubscription},
+		}}},
 		{"lifetime-checkout", entitlement.Sandbox, entitlement.Proof, []entitlement.Object{{
 			Kind: entitlement.KindCheckout, ID: "cs_test_1", At: 1_790_035_201e9, Rank: 4, Links: links("cs_test_1", "pi_LkC"),
 			Checkout: &entitlement.Checkout{Mode: "payment", Payment: "paid", PaymentIntent: "pi_LkC", AmountTotal: 9900, CreatedAt: 1_790_035_000},
@@ -202,6 +204,12 @@ func TestParseKinds(t *testing.T) {
 		{"a type that we do not act on", message("customer.created", 7, map[string]any{"id": "cus_1"}), entitlement.Unhandled},
 		{"an object without an id, of a type that we do not act on", message("invoice.upcoming", 7, map[string]any{}), entitlement.Unhandled},
 		{"no object at all, of a type that we do not act on", `{"id":"evt_1","object":"event","type":"ping"}`, entitlement.Unhandled},
+		{"a thin event", thin("v1.invoice.paid", "invoice", "in_1", "2026-11-22T00:00:05.678Z"), entitlement.Proof},
+		{"a thin event of an object that is new to us", thin("v1.price.created", "price", "price_1", "2026-11-22T00:00:05Z"), entitlement.Unhandled},
+		{"a thin event without an object", `{"id":"evt_1","object":"v2.core.event","type":"v2.core.health","created":"2026-11-22T00:00:05Z","livemode":false}`, entitlement.Unhandled},
+		{"a thin event without the object's id", thin("v1.invoice.paid", "invoice", "", "2026-11-22T00:00:05Z"), entitlement.Unhandled},
+		{"a thin event without a time", thin("v1.invoice.paid", "invoice", "in_1", "yesterday"), entitlement.Unhandled},
+		{"a thin event of a time that nanoseconds cannot hold", thin("v1.invoice.paid", "invoice", "in_1", "9999-11-22T00:00:05Z"), entitlement.Unhandled},
 		{"garbage", `{"id":"evt_1",`, entitlement.Unreadable},
 		{"nothing", ``, entitlement.Unreadable},
 		{"a number", `17`, entitlement.Unreadable},
@@ -242,6 +250,22 @@ func TestParseKinds(t *testing.T) {
 				t.Errorf("status = %s", ev.Objects[0].Subscription.Status)
 			}
 		})
+	}
+}
+
+// thin is an event that names an object without its state.
+func thin(kind, related, id, created string) string {
+	return marshal(map[string]any{"id": "evt_thin", "object": "v2.core.event", "type": kind, "created": created, "livemode": false, "context": nil,
+		"related_object": map[string]any{"id": id, "type": related, "url": "/v1/somewhere"}})
+}
+
+func TestThinEventsKeepTheirFullTime(t *testing.T) {
+	ev := parse(t, thin("v1.invoice.paid", "invoice", "in_1", "2026-11-22T01:00:05.678+01:00"))
+	if want := int64(1_795_305_605_678_000_000); ev.CreatedAt != 1_795_305_605 || ev.Objects[0].At != want {
+		t.Errorf("created %d, hint at %d, want %d", ev.CreatedAt, ev.Objects[0].At, want)
+	}
+	if again := parse(t, string(ev.Raw)); again.Digest() != ev.Digest() {
+		t.Errorf("the stored message reads as %s", show(again))
 	}
 }
 
