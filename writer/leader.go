@@ -84,8 +84,7 @@ func (w *Writer) setUpSessionKeys(ctx context.Context, env entitlement.Environme
 		}
 	}
 	keys := append([][]byte{own}, present...)
-	_, err = w.propose(ctx, store.TypePutKeys, env, store.PutSessionKeys{JWKs: keys[:min(len(keys), maxSessionKeys)]})
-	return err
+	return w.commitSetUp(ctx, store.TypePutKeys, env, store.PutSessionKeys{JWKs: keys[:min(len(keys), maxSessionKeys)]})
 }
 
 func (w *Writer) setUpAPIKeys(ctx context.Context, env entitlement.Environment) error {
@@ -97,7 +96,7 @@ func (w *Writer) setUpAPIKeys(ctx context.Context, env entitlement.Environment) 
 			return err
 		})
 		if err == nil && !known {
-			_, err = w.propose(ctx, store.TypeAddAPIKey, env, store.AddAPIKey{Hash: hash[:], Name: k.Name, Scope: k.Scope})
+			err = w.commitSetUp(ctx, store.TypeAddAPIKey, env, store.AddAPIKey{Hash: hash[:], Name: k.Name, Scope: k.Scope})
 		}
 		if err != nil {
 			return err
@@ -123,7 +122,16 @@ func (w *Writer) setUpCatalog(ctx context.Context, env entitlement.Environment) 
 	if err != nil {
 		return err
 	}
-	_, err = w.propose(ctx, store.TypePutCatalog, env, store.PutCatalog{Catalog: catalog})
+	return w.commitSetUp(ctx, store.TypePutCatalog, env, store.PutCatalog{Catalog: catalog})
+}
+
+// commitSetUp proposes a part of the configuration. What the state machine rejects would be rejected again, so it is told to the
+// operator and not retried.
+func (w *Writer) commitSetUp(ctx context.Context, t store.CommandType, env entitlement.Environment, body any) error {
+	result, err := w.propose(ctx, t, env, body)
+	if err == nil && result.Rejection != nil {
+		w.log.ErrorContext(ctx, "part of the configuration rejected", "environment", env, "type", t, "problem", result.Rejection.Slug, "detail", result.Rejection.Detail)
+	}
 	return err
 }
 

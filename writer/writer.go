@@ -86,6 +86,8 @@ type Writer struct {
 	serving    context.Context // ends when requests are to end
 	stop       context.CancelFunc
 	background sync.WaitGroup
+	spawning   sync.Mutex // guards ending
+	ending     bool       // nothing more is spawned
 	closeOnce  sync.Once
 	closeErr   error
 }
@@ -141,7 +143,7 @@ func (w *Writer) connect() {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.background.Go}
+	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.spawn}
 	w.frames.build = w.buildFrame
 }
 
@@ -152,7 +154,7 @@ func (w *Writer) openFiles() error {
 		return fmt.Errorf("make data folder: %w", err)
 	}
 	var err error
-	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.background.Go, w.buildSnapshot); err != nil {
+	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot); err != nil {
 		return err
 	}
 	voters := make([]store.Voter, len(w.cfg.Cluster.Voters))
@@ -262,12 +264,25 @@ func (w *Writer) close() error {
 		defer cancel()
 		err = w.store.Close(ctx)
 	}
+	w.spawning.Lock()
+	w.ending = true
+	w.spawning.Unlock()
 	w.background.Wait()
 	w.closeNATS()
 	if w.client != nil {
 		w.client.CloseIdleConnections()
 	}
 	return err
+}
+
+// spawn starts what a request began and others may wait for. Close waits for it; after that nothing starts, and who waits for it is told
+// so by the end of the request's context.
+func (w *Writer) spawn(f func()) {
+	w.spawning.Lock()
+	defer w.spawning.Unlock()
+	if !w.ending {
+		w.background.Go(f)
+	}
 }
 
 // drain stops accepting and lets requests in flight finish: first no more connections, then the end of what waits for
