@@ -296,19 +296,23 @@ func (w *Writer) Session(env entitlement.Environment, account entitlement.Accoun
 // ServeHTTP answers the internal API of a writer.
 func (w *Writer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
-	down, spoil := w.down, w.spoil
+	down := w.down
 	w.calls[r.URL.Path]++
 	w.mu.Unlock()
 	if down {
 		rw.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	send := func(body []byte) {
-		if spoil != nil {
-			body = spoil(r.URL.Path, body)
+	spoiled := func(body []byte) []byte {
+		w.mu.Lock()
+		spoil := w.spoil
+		w.mu.Unlock()
+		if spoil == nil {
+			return body
 		}
-		_, _ = rw.Write(body)
+		return spoil(r.URL.Path, body)
 	}
+	send := func(body []byte) { _, _ = rw.Write(spoiled(body)) }
 	switch r.URL.Path {
 	case replication.HeadPath:
 		send([]byte(w.SignedHead()))
@@ -322,10 +326,7 @@ func (w *Writer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		rw.Header().Set(replication.ManifestHeader, signed)
 		rw.Header().Set("ETag", `"`+m.SHA256.String()+`"`)
-		if spoil != nil {
-			body = spoil(r.URL.Path, body)
-		}
-		http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(body))
+		http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(spoiled(body)))
 	case "/internal/v1/edge-certificates":
 		w.serveCertificate(rw, r)
 	default:
