@@ -2,40 +2,82 @@ package writer
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
-// How many commands of each environment this node has under way at one time; further ones wait. The limits are apart, and sandbox has
-// the lower one, so that a flood of test messages leaves production the log, the disk and most of the processor.
+// How many commands of each environment the leader has under way at one time; further ones wait their turn. A command waits for
+// all that are under way before it, so the limits bound how long production waits for a flood in sandbox.
 const (
-	maxProduction = 512
-	maxSandbox    = 128
-	maxOwn        = 16 // of the writer itself, for both environments
+	// maxUnderWay keeps Raft's batches full and bounds the memory of what waits in them.
+	maxUnderWay = 768
+	// maxBesideProduction is what sandbox may have under way while production is in use: some ten milliseconds of work.
+	maxBesideProduction = 16
+	// productionInUse is how long after its last command production counts as in use.
+	productionInUse = 5 * time.Second
 )
 
-func newAdmission() map[entitlement.Environment]chan struct{} {
-	return map[entitlement.Environment]chan struct{}{
-		entitlement.Production: make(chan struct{}, maxProduction),
-		entitlement.Sandbox:    make(chan struct{}, maxSandbox),
-		"":                     make(chan struct{}, maxOwn),
-	}
+// admission decides whose turn it is to be committed. The zero value is ready.
+type admission struct {
+	mu             sync.Mutex
+	underWay       map[entitlement.Environment]int
+	waiting        map[entitlement.Environment][]chan struct{} // each is closed when it is its turn
+	lastProduction time.Time
 }
 
-// admit waits for a place among the environment's commands. leave gives it back. Errors: a problem (unavailable), ctx.Err.
-func (w *Writer) admit(ctx context.Context, env entitlement.Environment) (leave func(), err error) {
-	places := w.admitted[env]
+// limit is how many commands of env may be under way now.
+func (a *admission) limit(env entitlement.Environment) int {
+	if env == entitlement.Sandbox && (a.underWay[entitlement.Production] > 0 || time.Since(a.lastProduction) < productionInUse) {
+		return maxBesideProduction
+	}
+	return maxUnderWay
+}
+
+// enter returns when it is the turn of a command of env; leave is to be called when that is committed or given up. Error: ctx.Err.
+func (a *admission) enter(ctx context.Context, env entitlement.Environment) (leave func(), err error) {
+	a.mu.Lock()
+	if a.underWay == nil {
+		a.underWay, a.waiting = map[entitlement.Environment]int{}, map[entitlement.Environment][]chan struct{}{}
+	}
+	if env == entitlement.Production {
+		a.lastProduction = time.Now()
+	}
+	turn := make(chan struct{})
+	a.waiting[env] = append(a.waiting[env], turn)
+	a.call(env)
+	a.mu.Unlock()
 	select {
-	case places <- struct{}{}:
-		return func() { <-places }, nil
+	case <-turn:
+		return func() { a.leave(env) }, nil
 	case <-ctx.Done():
-		if errors.Is(context.Cause(ctx), errProposeTimeout) {
-			return nil, unavailable("Too many writes of this environment are under way.")
-		}
-		return nil, ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.Index(a.waiting[env], turn); i >= 0 {
+		a.waiting[env] = slices.Delete(a.waiting[env], i, i+1)
+	} else { // it was called in the meantime
+		a.underWay[env]--
+		a.call(env)
+	}
+	return nil, ctx.Err()
+}
+
+func (a *admission) leave(env entitlement.Environment) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.underWay[env]--
+	a.call(env)
+}
+
+// call gives their turn to as many as there is room for, first come first served.
+func (a *admission) call(env entitlement.Environment) {
+	for len(a.waiting[env]) > 0 && a.underWay[env] < a.limit(env) {
+		close(a.waiting[env][0])
+		a.waiting[env] = a.waiting[env][1:]
+		a.underWay[env]++
 	}
 }
 

@@ -2,36 +2,63 @@ package writer
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
-	"github.com/latchkey/latchkey/pkg/problem"
 )
 
-// TestEnvironmentsAreAdmittedApart fills sandbox's places: sandbox waits and is told to come again, production goes through.
+// TestEnvironmentsAreAdmittedApart shows that a flood in sandbox has room alone, little room beside production, and never takes
+// production's.
 func TestEnvironmentsAreAdmittedApart(t *testing.T) {
-	w := &Writer{admitted: newAdmission()}
-	var leave []func()
-	for range maxSandbox {
-		f, err := w.admit(t.Context(), entitlement.Sandbox)
-		if err != nil {
-			t.Fatal(err)
+	var a admission
+	enter := func(env entitlement.Environment, n int) (leave []func()) {
+		t.Helper()
+		for range n {
+			f, err := a.enter(t.Context(), env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave = append(leave, f)
 		}
-		leave = append(leave, f)
+		return leave
 	}
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, errProposeTimeout)
-	defer cancel()
-	if _, err := w.admit(ctx, entitlement.Sandbox); !errors.Is(err, problem.New(problem.Unavailable, "")) {
-		t.Errorf("one more of sandbox = %v, want unavailable", err)
+	full := func(env entitlement.Environment) bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		leave, err := a.enter(ctx, env)
+		if err == nil {
+			leave()
+		}
+		return err != nil
 	}
-	if _, err := w.admit(t.Context(), entitlement.Production); err != nil {
-		t.Errorf("production beside a full sandbox = %v", err)
+	flood := enter(entitlement.Sandbox, maxUnderWay)
+	if !full(entitlement.Sandbox) {
+		t.Errorf("sandbox has more than %d under way", maxUnderWay)
 	}
-	leave[0]()
-	if _, err := w.admit(t.Context(), entitlement.Sandbox); err != nil {
-		t.Errorf("sandbox after one left = %v", err)
+	production := enter(entitlement.Production, 2)
+	for _, leave := range flood[maxBesideProduction:] {
+		leave()
+	}
+	if !full(entitlement.Sandbox) {
+		t.Errorf("sandbox has more than %d under way beside production", maxBesideProduction)
+	}
+	came := make(chan struct{})
+	go func() {
+		if leave, err := a.enter(context.Background(), entitlement.Sandbox); err == nil {
+			leave()
+		}
+		close(came)
+	}()
+	flood[0]()
+	<-came // who waited comes when one leaves
+	for _, leave := range production {
+		leave()
+	}
+	a.lastProduction = a.lastProduction.Add(-productionInUse)
+	enter(entitlement.Sandbox, maxBesideProduction+1)
+	if n := len(a.waiting[entitlement.Sandbox]) + len(a.waiting[entitlement.Production]); n != 0 {
+		t.Errorf("%d wait though all had their turn or gave up", n)
 	}
 }
 

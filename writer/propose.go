@@ -39,19 +39,14 @@ const (
 // state machine drops what it has seen. Errors: a problem (unavailable, body-too-large), ctx.Err.
 func (w *Writer) propose(ctx context.Context, t store.CommandType, env entitlement.Environment, body any) (store.Result, error) {
 	began := time.Now()
-	result, err := w.tryPropose(ctx, env, store.NewCommand(t, env, problem.RequestID(ctx), body).Encode())
+	result, err := w.tryPropose(ctx, store.NewCommand(t, env, problem.RequestID(ctx), body).Encode())
 	w.metrics.proposed(err, time.Since(began))
 	return result, err
 }
 
-func (w *Writer) tryPropose(ctx context.Context, env entitlement.Environment, encoded []byte) (store.Result, error) {
+func (w *Writer) tryPropose(ctx context.Context, encoded []byte) (store.Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, proposeTimeout, errProposeTimeout)
 	defer cancel()
-	leave, err := w.admit(ctx, env)
-	if err != nil {
-		return store.Result{}, err
-	}
-	defer leave()
 	pause := retryPauseMin
 	for {
 		result, err := w.proposeOnce(ctx, encoded)
@@ -96,7 +91,7 @@ var errUnreachable = errors.New("writer unreachable")
 // proposeOnce hands the command to the leader, which is this node or one hop away.
 func (w *Writer) proposeOnce(ctx context.Context, encoded []byte) (store.Result, error) {
 	if w.store.IsLeader() {
-		return w.store.Propose(ctx, encoded)
+		return w.proposeHere(ctx, encoded)
 	}
 	var result store.Result
 	answer, err := w.askLeader(ctx, http.MethodPost, "/internal/v1/propose", encoded)
@@ -104,6 +99,16 @@ func (w *Writer) proposeOnce(ctx context.Context, encoded []byte) (store.Result,
 		return result, err
 	}
 	return result, entitlement.Decode(answer, &result)
+}
+
+// proposeHere commits a command on this node, as the leader, when it is the turn of its environment.
+func (w *Writer) proposeHere(ctx context.Context, encoded []byte) (store.Result, error) {
+	leave, err := w.admission.enter(ctx, store.EnvironmentOf(encoded))
+	if err != nil {
+		return store.Result{}, err
+	}
+	defer leave()
+	return w.store.Propose(ctx, encoded)
 }
 
 // askLeader sends a request to the leader's internal listener and returns the body of its 200. Errors: store.ErrNotLeader when no other node is known
@@ -149,13 +154,12 @@ func (w *Writer) handlePropose(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := store.DecodeCommand(encoded); err != nil {
-		return problem.New(problem.InvalidRequest, "This is not a command that this version knows.")
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), proposeTimeout)
 	defer cancel()
-	result, err := w.store.Propose(ctx, encoded)
+	result, err := w.proposeHere(ctx, encoded)
 	switch {
+	case errors.Is(err, store.ErrCommand):
+		return problem.New(problem.InvalidRequest, "This is not a command that this version knows.")
 	case err == nil:
 		writeBody(rw, http.StatusOK, cborType, entitlement.Encode(result))
 		return nil

@@ -67,7 +67,7 @@ type Writer struct {
 	catalogs        catalogCache
 	frames          frames
 	spool           *spool
-	admitted        map[entitlement.Environment]chan struct{}
+	admission       admission
 	refusals        refusalLog
 	polls           chan struct{}
 	snapshotReaders chan struct{}
@@ -100,7 +100,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	}
 	var mistakes config.Mistakes
 	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
-		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1), admitted: newAdmission()}
+		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
 	}

@@ -45,6 +45,9 @@ type Init struct {
 // command's environment: an event that names another is stored and not applied.
 type RecordEvent struct {
 	Event entitlement.Event `cbor:"1,keyasint"`
+	// Pulled: with this event the provider has said of every object of the purchase what it is. What two messages under one id left open before
+	// the event's CreatedAt is settled.
+	Pulled bool `cbor:"2,keyasint,omitempty"`
 }
 
 // CreateAccount makes an account, or finds the one that owns all of Aliases.
@@ -250,6 +253,15 @@ func DecodeCommand(b []byte) (Command, error) {
 		return Command{}, fmt.Errorf("flags %#x: %w", b[3], ErrCommand)
 	}
 	return c, nil
+}
+
+// EnvironmentOf reads the environment of encoded, which Encode made, without decoding the rest; empty for what is no command.
+func EnvironmentOf(encoded []byte) entitlement.Environment {
+	if len(encoded) < commandHeader {
+		return ""
+	}
+	env, _ := byteEnv(encoded[2])
+	return env
 }
 
 func envByte(e entitlement.Environment) byte {
