@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -139,8 +140,35 @@ func decodeEntry(entry []byte) *decoded {
 		d.bad = true
 		return d
 	}
-	d.digest = d.event.Event.Digest()
+	d.digest = eventDigest(d.Body, &d.event.Event)
 	return d
+}
+
+// The CBOR of a RecordEvent begins with a map of one pair (key 1), whose value is the event's map of at most 23 pairs; Raw is
+// that map's last pair (key 8).
+const (
+	cborMap    = 0xa0
+	recordHead = "\xa1\x01"
+	rawKey     = 8
+)
+
+// eventDigest is entitlement.Event.Digest taken from the bytes that the event was decoded from, which saves encoding it again: Raw
+// is cut from their end, and counted out of the map's header. Bytes that are not as we encode them are encoded anew.
+func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
+	if len(ev.Raw) == 0 || len(body) < 3 || string(body[:2]) != recordHead || body[2] <= cborMap || body[2] > cborMap+23 {
+		return ev.Digest()
+	}
+	raw := entitlement.Encode(ev.Raw)
+	cut := len(body) - len(raw) - 1
+	if cut < 3 || body[cut] != rawKey || !bytes.Equal(body[cut+1:], raw) {
+		return ev.Digest()
+	}
+	h := sha256.New()
+	h.Write([]byte{body[2] - 1})
+	h.Write(body[3:cut])
+	var digest [sha256.Size]byte
+	h.Sum(digest[:0])
+	return digest
 }
 
 // known reports whether this version knows the command's type.

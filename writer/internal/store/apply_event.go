@@ -47,8 +47,11 @@ func (c *command) recordEvent(d *decoded) Result {
 	}
 	if row.Outcome == Recorded {
 		c.writeAccounts()
+		// An owner finds the event by its purchase; a row of its own is for one whom the purchase leaves.
 		for _, a := range c.accounts {
-			subjects = append(subjects, subject{subjectAccount, string(a.id)})
+			if !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return e.row.Owner == a.id && e.shown }) {
+				subjects = append(subjects, subject{subjectAccount, string(a.id)})
+			}
 		}
 		if len(edits) > 0 {
 			row.Account = edits[0].row.Owner
@@ -95,14 +98,15 @@ type subject struct {
 	id   string
 }
 
-// writeEvent stores an event as the last thing that a command does: its revision is that of the command's last change.
+// writeEvent stores an event under a key that is new, as the last thing that a command does: its revision is that of the
+// command's last change. No subject comes twice.
 func (c *command) writeEvent(bucket []byte, ref byte, key []byte, row *eventRow, subjects []subject) {
 	row.Epoch, row.N = c.st.Epoch, c.st.N
-	c.encode(bucket, key, row)
+	c.add(bucket, key, entitlement.Encode(row))
 	reference := append([]byte{ref}, key...)
-	c.put(bucketEventOrder, orderKey(c.Env, row.Seq), reference)
+	c.add(bucketEventOrder, orderKey(c.Env, row.Seq), reference)
 	for _, s := range subjects {
-		c.put(bucketSubjects, subjectKey(c.Env, s.kind, s.id, row.Seq), reference)
+		c.add(bucketSubjects, subjectKey(c.Env, s.kind, s.id, row.Seq), reference)
 	}
 }
 

@@ -73,6 +73,17 @@ func (b *batch) put(bucket, key, value []byte) {
 	}
 }
 
+// add is put for a key that is known to be new, which saves a look at what was there.
+func (b *batch) add(bucket, key, value []byte) {
+	if b.err != nil {
+		return
+	}
+	b.st.FullHash = b.st.FullHash.Add(b.rowHash(bucket, key, value))
+	if err := b.tx.Bucket(bucket).Put(key, value); err != nil {
+		b.fail(fmt.Errorf("add to %s: %w", bucket, err))
+	}
+}
+
 // delete removes a row of a hashed bucket, if it is there.
 func (b *batch) delete(bucket, key []byte) {
 	if b.err != nil {

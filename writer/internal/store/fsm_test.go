@@ -71,6 +71,31 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// The digest that is taken from the bytes is the one that the event itself has.
+func TestEventDigest(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		ev := event(rapid.String().Draw(rt, "id"))
+		ev.Raw = rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(rt, "raw")
+		ev.Type = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "type")
+		ev.Kind = rapid.SampledFrom([]entitlement.EventKind{entitlement.Proof, entitlement.Unhandled}).Draw(rt, "kind")
+		if rapid.Bool().Draw(rt, "objects") {
+			ev.Objects = []entitlement.Object{refund("re_1", rapid.String().Draw(rt, "intent"), 1, 1)}
+		}
+		d := decodeEntry(record(ev).Encode())
+		if d.err != nil || d.bad {
+			rt.Fatalf("decode: %v", d.err)
+		}
+		if want := ev.Digest(); d.digest != want {
+			rt.Fatalf("digest %x, want %x", d.digest, want)
+		}
+		other := ev
+		other.Raw = append([]byte{1}, ev.Raw...)
+		if again := decodeEntry(record(other).Encode()); again.digest != d.digest {
+			rt.Fatal("what is kept for people has a say in sameness")
+		}
+	})
+}
+
 func TestAConflictIsStoredOnceAndItsPurchaseIsPulled(t *testing.T) {
 	m := newMachine(t, 1<<20)
 	m.apply(create("acc_1"))
