@@ -405,3 +405,34 @@ func TestSecondStartKeepsEverything(t *testing.T) {
 		d.agree(10 * time.Second)
 	}
 }
+
+// TestWithoutNATS: the stream is an accelerator. Turned off, everything works by pull, and a change shows within 2 s (I12).
+func TestWithoutNATS(t *testing.T) {
+	t.Setenv("LATCHKEY_NATS_ENABLED", "false")
+	d := start(t, t.TempDir())
+	if d.info().NATS != nil {
+		t.Errorf("the file names NATS servers: %v", d.info().NATS.URLs)
+	}
+	a := d.account("sandbox")
+	s := stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now())
+	for _, step := range []struct {
+		message stripemsg.Object
+		active  bool
+	}{
+		{s.Updated("created", time.Now()), true},
+		{s.InvoicePaid(time.Now()), true},
+		{s.ChargeRefunded(time.Now(), s.Cents), false},
+	} {
+		revision := d.mustPost("sandbox", 0, step.message).Revision
+		sent := time.Now()
+		for edge := range d.info().Edges {
+			if pro := d.mustAsk(a, edge, revision).pro(); pro.Active != step.active {
+				t.Errorf("edge %d after %s: pro is %+v, want active %t", edge, step.message["type"], pro, step.active)
+			}
+		}
+		if took := time.Since(sent); took > 2*time.Second {
+			t.Errorf("%s shows after %s, want 2 s at most", step.message["type"], took)
+		}
+	}
+	d.agree(5 * time.Second)
+}

@@ -1,6 +1,7 @@
 // Package e2e tests the assembled system from outside: real processes under latchkey-dev, spoken to as providers and apps do.
 //
-// E2E_WRITERS and E2E_EDGES choose the shape of the system (default 1 and 1); every test holds for any.
+// E2E_WRITERS and E2E_EDGES choose the shape of the system (default 1 and 1); every test holds for any. E2E_BUILD gives flags to the build
+// of the programs, such as -race.
 package e2e
 
 import (
@@ -40,7 +41,8 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		bin = filepath.Join(dir, "bin")
-		build := exec.Command("go", "build", "-o", bin+"/", "./writer/cmd/...", "./edge/cmd/...", "./deploy/cmd/...")
+		args := append([]string{"build", "-o", bin + "/"}, strings.Fields(os.Getenv("E2E_BUILD"))...)
+		build := exec.Command("go", append(args, "./writer/cmd/...", "./edge/cmd/...", "./deploy/cmd/...")...)
 		build.Dir = filepath.Join("..", "..")
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
@@ -130,11 +132,29 @@ func launch(t *testing.T, dir string, args ...string) *dev {
 	}()
 	t.Cleanup(func() {
 		d.stop()
+		d.nothingBroke()
 		if t.Failed() {
 			d.explain()
 		}
 	})
 	return d
+}
+
+// nothingBroke shows that no node panicked, whatever was done to it.
+func (d *dev) nothingBroke() {
+	d.t.Helper()
+	logs, _ := filepath.Glob(filepath.Join(d.dir, "logs", "*.log"))
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			d.t.Error(err)
+		}
+		for _, word := range []string{"panic", "fatal error:", "DATA RACE"} {
+			if at := bytes.Index(b, []byte(word)); at >= 0 {
+				d.t.Errorf("%s says %q:\n%s", filepath.Base(path), word, b[max(0, at-200):min(len(b), at+3000)])
+			}
+		}
+	}
 }
 
 // stop ends latchkey-dev, and shows that it takes all its processes with it within 5 s.
