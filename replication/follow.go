@@ -378,6 +378,10 @@ func (f *Follower) apply(to Position, changes [][]byte, from string) error {
 		f.source = from
 		delete(f.trouble, "apply")
 		return f.coverAhead()
+	case from == FromNATS && errors.Is(err, ErrDiverged):
+		// The position was signed, the changes may be anybody's: a liar must not be able to make us download everything. The pull will tell.
+		f.noteGap()
+		return err
 	case errors.Is(err, ErrDiverged), errors.Is(err, ErrNoData), errors.Is(err, ErrCorrupt):
 		f.wantSnapshot(err)
 	}

@@ -300,11 +300,12 @@ func TestNothingUnsignedIsApplied(t *testing.T) {
 			follow(t, w, m, nil, serve(t, w))
 			m.at(t, w)
 			before := w.Position()
-			pulls := w.Calls(replication.ChangesPath)
+			calls := func() int { return w.Calls(replication.ChangesPath) + w.Calls(replication.SnapshotPath) }
+			asked := calls()
 			w.Spoil(spoil)
 			w.Put(record("a", "true"))
 			deadline := time.Now().Add(10 * time.Second)
-			for w.Calls(replication.ChangesPath) < pulls+3 && time.Now().Before(deadline) {
+			for calls() < asked+3 && time.Now().Before(deadline) {
 				if p := m.Head().Position; p != before && p != w.Position() {
 					t.Fatalf("replica at %+v", p)
 				}
@@ -490,7 +491,11 @@ func TestTheSourceMayDoAnything(t *testing.T) {
 	source.batch(replication.Batch{Signed: "a.b.c", Changes: [][]byte{{1}}}.AppendBinary(nil))
 	source.head([]byte("forged"))
 	source.batch(frame(lost)) // too late
-	source.batch(two)         // long past
+	p := w.Position()
+	w.Put(record("a", "5"))
+	forged := replication.Change{N: p.N + 1, Record: record("a", "forged")}.AppendBinary(nil)
+	source.batch(replication.Batch{Signed: w.Sign(w.Position().Claims(time.Now().Unix())), Changes: [][]byte{forged}}.AppendBinary(nil)) // a right signature on other changes
+	source.batch(two)                                                                                                                    // long past
 	m.at(t, w)
 	if m.built() != 1 {
 		t.Errorf("%d snapshots, want 1", m.built())
@@ -552,6 +557,7 @@ type breaking struct {
 
 func (b *breaking) Write(p []byte) (int, error) {
 	if b.left -= len(p); b.left < 0 {
+		_ = http.NewResponseController(b.ResponseWriter).Flush() // what came before arrives
 		panic(http.ErrAbortHandler)
 	}
 	return b.ResponseWriter.Write(p)

@@ -176,20 +176,23 @@ func (c *Client) resume(ctx context.Context, file *os.File, d *download, judge f
 		return false, err
 	}
 	defer resp.Body.Close()
-	signed := resp.Header.Get(ManifestHeader)
-	if resp.StatusCode != http.StatusPartialContent || signed != d.signed || !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.have)) {
-		if resp.StatusCode == http.StatusPartialContent {
+	if signed := resp.Header.Get(ManifestHeader); signed != d.signed {
+		m, err := judge(signed)
+		if err != nil {
+			return true, err
+		}
+		if m != d.manifest { // else only signed anew
+			d.etag, d.have = "", 0
+		}
+		d.signed, d.manifest = signed, m
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		if d.have == 0 || !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.have)) {
 			// Another snapshot's middle is of no use: begin again.
 			*d = download{}
 			return false, fmt.Errorf("snapshot changed during the download: %w", ErrUnavailable)
 		}
-		if signed != d.signed {
-			m, err := judge(signed)
-			if err != nil {
-				return true, err
-			}
-			*d = download{signed: signed, manifest: m}
-		}
+	} else {
 		d.etag, d.have = resp.Header.Get("ETag"), 0
 		if err := file.Truncate(0); err != nil {
 			return true, err
