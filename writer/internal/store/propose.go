@@ -29,17 +29,14 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	if result, ok, err := s.known(d); ok || err != nil {
 		return result, err
 	}
-	slots := s.slots[d.Env]
-	select {
-	case slots <- struct{}{}:
-	default:
-		s.metrics.refused.WithLabelValues("busy").Inc()
-		return Result{}, ErrBusy
+	leave, err := s.admit(d.Env)
+	if err != nil {
+		return Result{}, err
 	}
 	entry := bytes.Clone(encoded)
 	stamp, err := s.stamp()
 	if err != nil {
-		<-slots
+		leave()
 		return Result{}, err
 	}
 	SetStamp(entry, stamp)
@@ -48,7 +45,7 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	s.fsm.prepared.add(entry, d.reusable())
 	future := s.raft.Apply(entry, transportTimeout)
 	if ctx.Done() == nil {
-		defer func() { <-slots }()
+		defer leave()
 		return s.outcome(entry, future)
 	}
 	type answer struct {
@@ -56,19 +53,36 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 		err    error
 	}
 	done := make(chan answer, 1)
-	if !s.waiting.run(func() {
-		defer func() { <-slots }()
+	go func() {
+		defer leave()
 		result, err := s.outcome(entry, future)
 		done <- answer{result, err}
-	}) {
-		return Result{}, ErrOutcomeUnknown
-	}
+	}()
 	select {
 	case a := <-done:
 		return a.result, a.err
 	case <-ctx.Done():
 		return Result{}, errors.Join(ErrOutcomeUnknown, ctx.Err())
 	}
+}
+
+// admit takes a place among the environment's proposals in flight; leave gives it back. Errors: ErrBusy, ErrNotLeader after Close.
+func (s *Store) admit(env entitlement.Environment) (leave func(), err error) {
+	slots := s.slots[env]
+	select {
+	case slots <- struct{}{}:
+	default:
+		s.metrics.refused.WithLabelValues("busy").Inc()
+		return nil, ErrBusy
+	}
+	if !s.waiting.enter() {
+		<-slots
+		return nil, ErrNotLeader
+	}
+	return func() {
+		<-slots
+		s.waiting.leave()
+	}, nil
 }
 
 // reusable returns d where the state machine needs no more than it holds, else nil.
@@ -118,7 +132,9 @@ func (s *Store) outcome(entry []byte, future raft.ApplyFuture) (Result, error) {
 	s.fsm.prepared.take(entry) // where it was not applied
 	switch {
 	case err == nil:
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return Result{}, fmt.Errorf("%w: %w", ErrBusy, err)
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return Result{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
 	default:
 		return Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
@@ -140,9 +156,13 @@ func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 	index := s.lastCommand(s.raft.CommitIndex())
 	// After taking the index: a leader that was deposed before it cannot confirm this (hashicorp/raft#603).
 	verified := make(chan error, 1)
-	if !s.waiting.run(func() { verified <- s.raft.VerifyLeader().Error() }) {
+	if !s.waiting.enter() {
 		return 0, ErrNotLeader
 	}
+	go func() {
+		defer s.waiting.leave()
+		verified <- s.raft.VerifyLeader().Error()
+	}()
 	select {
 	case err := <-verified:
 		if now, _, _ := s.lead.current(); err != nil || now != term {

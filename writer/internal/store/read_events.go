@@ -3,7 +3,9 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -178,9 +180,12 @@ func (r *Reader) eventAt(ref []byte) (StoredEvent, error) {
 }
 
 // EventContent returns the event as it was recorded, Raw included, from the journal; nil for what the API did.
-// Error: replication.ErrCorrupt.
+// Errors: ErrNoSegment while a restored node has not fetched that part of the journal yet; replication.ErrCorrupt.
 func (s *Store) EventContent(ev StoredEvent) (*entitlement.Event, error) {
 	entry, err := s.fsm.journal.read(ev.at)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("event %s/%s: %w", ev.Provider, ev.ID, ErrNoSegment)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("event %s/%s: %w: %w", ev.Provider, ev.ID, replication.ErrCorrupt, err)
 	}

@@ -108,22 +108,23 @@ func lockDir(dir string) (*os.File, error) {
 	return file, nil
 }
 
-// Close hands the lead to another voter, if this node has it and there are others, and stops the node. Proposals in flight end
-// with ErrOutcomeUnknown or their result. ctx bounds the hand-over alone.
+// Close lets nobody in any more, hands the lead to another voter, if this node has it and there are others, waits for proposals in
+// flight, and stops the node. ctx bounds the hand-over alone.
 func (s *Store) Close(ctx context.Context) error {
 	s.closed.Do(func() { s.closeErr = s.close(ctx) })
 	return s.closeErr
 }
 
 func (s *Store) close(ctx context.Context) error {
+	s.waiting.refuse()
 	if len(s.cfg.Voters) > 1 {
 		s.handOver(ctx)
 	}
 	s.cancel()
-	err := s.closeRaft()
-	s.fsm.stop()
+	// Everyone who waits for Raft must have their answer before it stops: it never answers what it had not taken up by then.
 	s.background.Wait()
-	s.waiting.close()
+	s.waiting.wait()
+	err := s.closeRaft()
 	s.metrics.unregister()
 	return errors.Join(err, s.fsm.close(), s.lock.Close())
 }
@@ -144,30 +145,32 @@ func (s *Store) handOver(ctx context.Context) {
 	}
 }
 
-// waiters are goroutines that wait for Raft on behalf of callers who may have gone; Close waits for them.
+// waiters counts those who wait for an answer of Raft; Close lets nobody in any more and waits for them.
 type waiters struct {
 	mu     sync.RWMutex
 	closed bool
 	group  sync.WaitGroup
 }
 
-// run starts fn; false: the store is closed.
-func (w *waiters) run(fn func()) bool {
+// enter reports whether the caller may ask Raft; it then calls leave when it has the answer.
+func (w *waiters) enter() bool {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	if w.closed {
-		return false
+	if !w.closed {
+		w.group.Add(1)
 	}
-	w.group.Go(fn)
-	return true
+	return !w.closed
 }
 
-func (w *waiters) close() {
+func (w *waiters) leave() { w.group.Done() }
+
+func (w *waiters) refuse() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.closed = true
-	w.mu.Unlock()
-	w.group.Wait()
 }
+
+func (w *waiters) wait() { w.group.Wait() }
 
 // clock is the time as we store and compare it.
 func (s *Store) clock() time.Time { return s.cfg.Now().UTC().Truncate(time.Second) }

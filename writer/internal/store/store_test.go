@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
@@ -162,6 +164,29 @@ func TestASecondProcessMayNotOpenTheSameDirectory(t *testing.T) {
 		s.Close(testContext(t)) //nolint:errcheck // the test has failed
 		t.Fatal("opened twice")
 	}
+}
+
+func TestMetricsAreThereFromTheStart(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	nodes := startCluster(t, 1, func(c *Config) { c.Metrics = registry })
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcomes := 0
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "latchkey_writer_store_") {
+			t.Errorf("metric %s", f.GetName())
+		}
+		if f.GetName() == "latchkey_writer_store_commands_total" {
+			outcomes = len(f.GetMetric())
+		}
+	}
+	if outcomes != 7 {
+		t.Errorf("%d outcomes reported, want 7", outcomes)
+	}
+	nodes[0].close(t)
+	nodes[0].open(t) // and registered again
 }
 
 func TestConfigMistakesAreReportedTogether(t *testing.T) {
