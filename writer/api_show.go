@@ -98,7 +98,7 @@ type purchaseShown struct {
 	Provider  entitlement.Provider   `json:"provider"`
 	Store     string                 `json:"store"`
 	TrialUsed bool                   `json:"trial_used"`
-	Doubt     bool                   `json:"doubt"` // the provider should be asked
+	Doubt     bool                   `json:"doubt"` // the provider is to be asked: something is not known, or two messages contradict each other
 	StoreIDs  []entitlement.Link     `json:"store_ids"`
 	Items     []itemShown            `json:"items"`
 }
@@ -155,13 +155,13 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	for name, value := range detail.Attributes {
 		shown.Attributes[name] = value
 	}
-	links := map[entitlement.PurchaseID][]entitlement.Link{}
+	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {
-		links[p.ID] = p.Evidence.Links
+		details[p.ID] = p
 	}
 	for i := range account.Purchases {
 		p := &account.Purchases[i]
-		shown.Purchases = append(shown.Purchases, showPurchase(p, index, links[p.ID]))
+		shown.Purchases = append(shown.Purchases, showPurchase(p, index, details[p.ID]))
 	}
 	for _, g := range account.Grants {
 		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
@@ -170,9 +170,9 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	return answer{status: http.StatusOK, body: shown}, nil
 }
 
-func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, links []entitlement.Link) purchaseShown {
-	shown := purchaseShown{ID: p.ID, Provider: p.Provider, Store: p.Store, TrialUsed: p.TrialUsed, Doubt: p.Doubt,
-		StoreIDs: append([]entitlement.Link{}, links...), Items: []itemShown{}}
+func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, detail store.PurchaseDetail) purchaseShown {
+	shown := purchaseShown{ID: p.ID, Provider: p.Provider, Store: p.Store, TrialUsed: p.TrialUsed, Doubt: p.Doubt || detail.Pull,
+		StoreIDs: append([]entitlement.Link{}, detail.Evidence.Links...), Items: []itemShown{}}
 	for i := range p.Items {
 		item := &p.Items[i]
 		term := &item.Term

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -156,6 +157,12 @@ type APIKeyConfig struct {
 type StripeConfig struct {
 	// WebhookSecrets are the endpoint's signing secrets, "whsec_...": several while one is rolled.
 	WebhookSecrets []config.Secret `config:"webhook_secrets"`
+
+	// APIKey lets the leader ask Stripe for what messages leave open: a secret or a restricted key, "rk_...". Empty: nothing is asked, and
+	// purchases stay marked as in doubt.
+	APIKey config.Secret `config:"api_key"`
+	// APIBase is where Stripe's API is. Empty is https://api.stripe.com; http:// is for loopback addresses.
+	APIBase string `config:"api_base"`
 }
 
 // The forms of names. They end up in paths, tokens and metrics, so they are kept plain.
@@ -305,6 +312,11 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 			if _, err := e.Stripe.adapter(); err != nil {
 				m.Add(at+".stripe.webhook_secrets", "%v", err)
 			}
+			if _, err := e.Stripe.puller(env, nil); errors.Is(err, provider.ErrStripeBase) {
+				m.Add(at+".stripe.api_base", "%v", err)
+			} else if err != nil {
+				m.Add(at+".stripe.api_key", "%v", err)
+			}
 		}
 	}
 }
@@ -333,6 +345,32 @@ func (s *StripeConfig) adapter() (provider.Adapter, error) {
 		secrets[i] = string(secret)
 	}
 	return provider.NewStripe(provider.StripeConfig{Secrets: secrets})
+}
+
+// puller returns nil without a key.
+func (s *StripeConfig) puller(env entitlement.Environment, now func() time.Time) (provider.Puller, error) {
+	if s.APIKey == "" {
+		return nil, provider.CheckStripeBase(s.APIBase)
+	}
+	return provider.NewStripeAPI(provider.StripeAPIConfig{Key: string(s.APIKey), BaseURL: s.APIBase, Environment: env, Now: now})
+}
+
+// pullers makes what asks the providers, by environment. Stripe is the only one that can be asked so far.
+func (c *Config) pullers() (map[entitlement.Environment]provider.Puller, error) {
+	all := map[entitlement.Environment]provider.Puller{}
+	for env, e := range c.Environments {
+		if e.Stripe == nil {
+			continue
+		}
+		api, err := e.Stripe.puller(env, c.clock())
+		if err != nil {
+			return nil, fmt.Errorf("environments.%s.stripe: %w", env, err)
+		}
+		if api != nil {
+			all[env] = api
+		}
+	}
+	return all, nil
 }
 
 // adapters makes what understands the providers' messages.

@@ -48,6 +48,7 @@ type metrics struct {
 	certificates    *prometheus.CounterVec
 	sessionsIssued  *prometheus.CounterVec
 	nats            *prometheus.CounterVec
+	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
 }
 
@@ -78,9 +79,10 @@ func newMetrics(w *Writer) *metrics {
 		certificates:    counter("edge_certificates_total", "Certificates asked for by edges.", "outcome"),
 		sessionsIssued:  counter("sessions_total", "Session tokens issued.", "environment"),
 		nats:            counter("nats_messages_total", "Batches and heads for the edges over NATS. What could not be sent is pulled.", "outcome"),
+		providerPulls:   counter("provider_pulls_total", "Objects that this leader asked providers for, by what became of the answer.", "provider", "outcome"),
 	}
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
-	m.registry.MustRegister(m.unmapped, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+	m.registry.MustRegister(m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {
@@ -95,6 +97,11 @@ func newMetrics(w *Writer) *metrics {
 	zero(m.pulls, "changes", "empty", "below_floor", "other_history", "busy")
 	zero(m.certificates, "issued", "refused")
 	zero(m.nats, natsSent, natsFailed)
+	for _, p := range pullProviders {
+		for _, o := range pullOutcomes {
+			m.providerPulls.WithLabelValues(string(p), o)
+		}
+	}
 	for _, env := range entitlement.Environments {
 		zero(m.sessionsIssued, string(env))
 		label := prometheus.Labels{"environment": string(env)}
@@ -163,6 +170,9 @@ func (m *metrics) refused(reason string)      { m.credentials.WithLabelValues(re
 func (m *metrics) head(outcome string)        { m.heads.WithLabelValues(outcome).Inc() }
 func (m *metrics) pulled(outcome string)      { m.pulls.WithLabelValues(outcome).Inc() }
 func (m *metrics) certificate(outcome string) { m.certificates.WithLabelValues(outcome).Inc() }
+func (m *metrics) providerPull(p entitlement.Provider, outcome string) {
+	m.providerPulls.WithLabelValues(string(p), outcome).Inc()
+}
 func (m *metrics) session(env entitlement.Environment) {
 	m.sessionsIssued.WithLabelValues(string(env)).Inc()
 }

@@ -55,6 +55,7 @@ type Writer struct {
 	signer   *signer
 	verifier *replication.Verifier
 	adapters map[entitlement.Environment]map[entitlement.Provider]provider.Adapter
+	pullers  map[entitlement.Environment]provider.Puller // those that can be asked; the leader does
 	metrics  *metrics
 
 	peers  map[string]string // internal addresses of all writers, by id
@@ -117,6 +118,9 @@ func Open(cfg Config) (w *Writer, err error) {
 		return w, err
 	}
 	if w.adapters, err = cfg.adapters(); err != nil {
+		return w, err
+	}
+	if w.pullers, err = cfg.pullers(); err != nil {
 		return w, err
 	}
 	w.connect()

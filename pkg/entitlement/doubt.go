@@ -8,10 +8,10 @@ import (
 
 // Doubt is one provider object that the provider should be asked about.
 type Doubt struct {
-	Kind ObjectKind // never KindSale nor KindHint: those come with the object that they belong to
-	ID   string
+	Kind ObjectKind `cbor:"1,keyasint"` // never KindSale nor KindHint: those come with the object that they belong to
+	ID   string     `cbor:"2,keyasint"`
 	// From is the version (Object.At, Unix nanoseconds) from which on an answer settles it. 0: any does.
-	From int64
+	From int64 `cbor:"3,keyasint,omitempty"`
 }
 
 // Doubts lists what asking the provider could settle, sorted by kind and id: objects that are tied or partial, objects that a hint names and

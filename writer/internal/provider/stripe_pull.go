@@ -162,7 +162,7 @@ func NewStripeAPI(c StripeAPIConfig) (*StripeAPI, error) {
 	if err := checkStripeKey(c.Key, c.Environment); err != nil {
 		return nil, err
 	}
-	if err := checkStripeBase(c.BaseURL); err != nil {
+	if err := CheckStripeBase(c.BaseURL); err != nil {
 		return nil, err
 	}
 	if c.BaseURL == "" {
@@ -193,7 +193,8 @@ func checkStripeKey(key string, env entitlement.Environment) error {
 	return nil
 }
 
-func checkStripeBase(base string) error {
+// CheckStripeBase returns ErrStripeBase for an address that the key may not be sent to, or nil. Empty is Stripe's own.
+func CheckStripeBase(base string) error {
 	if base == "" {
 		return nil
 	}

@@ -41,6 +41,9 @@ func (c *command) recordEvent(d *decoded) Result {
 	}
 	var subjects []subject
 	for _, e := range edits {
+		if d.event.Pulled {
+			e.pulledAt = ev.CreatedAt
+		}
 		c.writePurchase(e)
 		row.Purchases = append(row.Purchases, e.id)
 		subjects = append(subjects, subject{subjectPurchase, string(e.id)})

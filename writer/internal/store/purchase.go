@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -23,7 +24,10 @@ type purchaseEdit struct {
 	before []storedPurchase
 	// shown is false while only fragments are known, such as a refund whose payment did not come yet.
 	shown bool
-	doubt bool
+	// doubts are what the provider is to be asked for. Fragments have some too: a hint of a subscription that we never saw.
+	doubts []entitlement.Doubt
+	// pulledAt is when all of it was asked for, Unix seconds; 0: it was not.
+	pulledAt int64
 }
 
 // storedPurchase is a purchase as it is in the file.
@@ -65,6 +69,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.id = e.row.Evidence.ID()
 	e.row.Owner = c.ownerOf(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
+	e.doubts = e.row.Evidence.Doubts()
 
 	for _, p := range e.before {
 		if a := c.account(p.row.Owner); a != nil {
@@ -73,7 +78,6 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	}
 	if e.shown {
 		folded := entitlement.Fold(e.row.Evidence, c.policyOf(c.Env))
-		e.doubt = folded.Doubt
 		if a := c.account(e.row.Owner); a != nil {
 			a.putPurchase(folded)
 		}
@@ -134,7 +138,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		}
 		var old pullRow
 		if c.decode(bucketPulls, oldKey, &old) {
-			pull.Conflict = pull.Conflict || old.Conflict
+			pull.Conflict, pull.ConflictAt = pull.Conflict || old.Conflict, max(pull.ConflictAt, old.ConflictAt)
 			pull.Since = cmp.Or(min(pull.Since, old.Since), old.Since)
 		}
 		names := identities(p.row.Evidence.Identity())
@@ -163,7 +167,21 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	} else {
 		c.delete(bucketUnclaimed, key)
 	}
-	c.writePull(key, pull, e.doubt)
+	// An answer of the second in which the conflict was noted may be older than it.
+	if e.pulledAt > pull.ConflictAt {
+		pull.Conflict, pull.ConflictAt = false, 0
+	}
+	pull.Doubt, pull.Asks = len(e.doubts) > 0, asksOf(e.doubts)
+	c.writePull(key, pull)
+}
+
+// asksOf identifies what there is to ask for, so that whoever asks sees from the row alone that there is something new.
+func asksOf(doubts []entitlement.Doubt) []byte {
+	if len(doubts) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(entitlement.Encode(doubts))
+	return sum[:8]
 }
 
 // writeIdentities keeps the index by which a new account or alias finds the purchases that it decides about.
@@ -181,8 +199,7 @@ func (c *command) writeIdentities(e *purchaseEdit, waited []string) {
 	}
 }
 
-func (c *command) writePull(key []byte, pull pullRow, doubt bool) {
-	pull.Doubt = doubt
+func (c *command) writePull(key []byte, pull pullRow) {
 	if !pull.Doubt && !pull.Conflict {
 		c.delete(bucketPulls, key)
 		return
@@ -200,8 +217,8 @@ func (c *command) markConflict(id entitlement.PurchaseID) {
 	key := envKey(c.Env, string(present))
 	var pull pullRow
 	c.decode(bucketPulls, key, &pull)
-	pull.Conflict = true
-	c.writePull(key, pull, pull.Doubt)
+	pull.Conflict, pull.ConflictAt = true, c.now
+	c.writePull(key, pull)
 }
 
 // resolveWaiting resolves anew the owner of every purchase that names one of the identities, after the API changed what that

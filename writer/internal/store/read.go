@@ -24,6 +24,13 @@ type Reader struct {
 // Error: ErrClosed, and what fn returns.
 func (s *Store) View(fn func(*Reader) error) error { return s.fsm.view(fn) }
 
+// Applied returns a channel that is closed when the next commands are in the state, whether they changed a record or not. Take it first,
+// then look at the state.
+func (s *Store) Applied() <-chan struct{} {
+	_, applied, _, _ := s.fsm.current()
+	return applied
+}
+
 // Position is that of the state.
 func (r *Reader) Position() replication.Position { return r.st.position() }
 
@@ -183,6 +190,9 @@ type Pull struct {
 	ID       entitlement.PurchaseID
 	Since    int64 // Unix seconds
 	Conflict bool  // two messages came under one id; otherwise the evidence is in doubt
+
+	ConflictAt int64  // when the last such message was noted, Unix seconds
+	Asks       string // changes with what there is to ask for: evidence in the same doubt has the same
 }
 
 // Pulls lists purchases whose provider is to be asked, sorted by id, after the given one.
@@ -193,7 +203,7 @@ func (r *Reader) Pulls(env entitlement.Environment, after entitlement.PurchaseID
 		if err := entitlement.Decode(row, &p); err != nil {
 			return fmt.Errorf("pull %s: %w: %w", id, replication.ErrCorrupt, err)
 		}
-		list = append(list, Pull{ID: id, Since: p.Since, Conflict: p.Conflict})
+		list = append(list, Pull{ID: id, Since: p.Since, Conflict: p.Conflict, ConflictAt: p.ConflictAt, Asks: string(p.Asks)})
 		return nil
 	})
 	return list, err

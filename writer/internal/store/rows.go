@@ -111,6 +111,9 @@ type pullRow struct {
 	Since    int64 `cbor:"1,keyasint"`
 	Doubt    bool  `cbor:"2,keyasint,omitempty"` // the evidence is tied or partial
 	Conflict bool  `cbor:"3,keyasint,omitempty"` // two messages under one id
+
+	ConflictAt int64  `cbor:"4,keyasint,omitempty"` // stamp of the last of them
+	Asks       []byte `cbor:"5,keyasint,omitempty"` // identifies what there is to ask for: see asksOf
 }
 
 // maxKeyText is how much of an id from outside stands in a key; a longer one is replaced by its SHA-256. bbolt takes 32 KiB.

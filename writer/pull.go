@@ -1,0 +1,467 @@
+package writer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// The leader asks providers about what their messages left open: the products of a one-time payment, the object of a thin event, states that
+// tie, two messages under one id. What they answer is proposed as an event of its own, so that nothing else need know that it was asked for.
+// All of the memory here is about when to ask again: a new leader starts without it and asks once more.
+
+const (
+	// pullWorkers is how many purchases of one environment are asked about at a time. Requests keep to the Puller's own rate.
+	pullWorkers = 4
+	// pullQueue is how many purchases one look at the state hands to the workers. It is short, so that a new purchase does not wait behind
+	// an old backlog.
+	pullQueue = 16
+	// pullPage is how many rows one read transaction covers.
+	pullPage = 512
+	// A look at the state comes pullGather after the state changed, so that the messages of one moment are asked about together, and takes
+	// at most a tenth of the time: with very many purchases in doubt it comes less often.
+	pullGather    = 50 * time.Millisecond
+	pullScanShare = 10
+
+	// The pause before a purchase is asked about again, doubled each time, with jitter.
+	pullPauseMin = time.Second
+	pullPauseMax = 15 * time.Minute
+	// pullGonePause is the pause where the provider has no such object.
+	pullGonePause = 6 * time.Hour
+	// pullRefusedPause is how long a whole environment waits when the provider refuses our key.
+	pullRefusedPause = 30 * time.Second
+	// pullSettleWait is the longest wait for an answer to be new enough, which is a matter of one second; times beyond are no clock's.
+	pullSettleWait = 2 * time.Second
+
+	// maxPullMemory bounds for how many purchases we remember when to ask again. What is beyond is asked about in turn: at ten requests a
+	// second that is no sooner than pullPauseMax.
+	maxPullMemory = 20_000
+	// maxPullObjects bounds what is asked for at a time about one purchase: the newest ones.
+	maxPullObjects = 200
+)
+
+// The outcomes of a pull of one object, in the words of the metrics.
+const (
+	pullRecorded    = "recorded"     // the answer is in the state
+	pullUnchanged   = "unchanged"    // it says what was known and settles nothing
+	pullGone        = "gone"         // the provider has no such object
+	pullCredential  = "credential"   // our key is refused
+	pullLimited     = "limited"      // we asked too often
+	pullUnavailable = "unavailable"  // the provider does not answer
+	pullAnswer      = "unreadable"   // its answer is not understood
+	pullOther       = "wrong_mode"   // its answer is of the other environment
+	pullNotRecorded = "not_recorded" // no majority took the answer
+)
+
+var pullOutcomes = []string{pullRecorded, pullUnchanged, pullGone, pullCredential, pullLimited, pullUnavailable, pullAnswer, pullOther, pullNotRecorded}
+
+// pullProviders are those that can be asked.
+var pullProviders = []entitlement.Provider{entitlement.Stripe}
+
+// pull asks about the purchases of every environment that has a provider to ask, while ctx, the leader's, lives.
+func (w *Writer) pull(ctx context.Context) {
+	var running sync.WaitGroup
+	for env, api := range w.pullers {
+		p := &pulling{Writer: w, env: env, api: api, slots: make(chan struct{}, pullWorkers), freed: make(chan struct{}, 1),
+			tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}}
+		running.Go(func() { p.run(ctx) })
+	}
+	running.Wait()
+}
+
+// pulling is the work on one environment in one term of this leader.
+type pulling struct {
+	*Writer
+	env   entitlement.Environment
+	api   provider.Puller
+	slots chan struct{}
+	freed chan struct{} // a worker has ended
+
+	mu          sync.Mutex
+	tried       map[entitlement.PurchaseID]*pullTry
+	busy        map[entitlement.PurchaseID]bool
+	pausedUntil time.Time // the provider asked for patience
+	round       int       // of scans; tried entries that one did not meet are dropped
+}
+
+// pullTry remembers when a purchase is to be asked about again.
+type pullTry struct {
+	asks     string // what for; another doubt about the same purchase starts anew
+	conflict int64
+	asked    int // how often: no answer has settled it yet
+	next     time.Time
+	seen     int // round
+}
+
+func (t *pullTry) isFor(p store.Pull) bool { return t.asks == p.Asks && t.conflict == p.ConflictAt }
+
+func (p *pulling) run(ctx context.Context) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	for ctx.Err() == nil {
+		applied := p.store.Applied()
+		began := time.Now()
+		due, next, err := p.scan(began)
+		if err != nil {
+			p.log.WarnContext(ctx, "purchases in doubt not read", "environment", p.env, "error", err)
+			next = began.Add(pullPauseMin)
+		}
+		for _, pull := range due {
+			select {
+			case p.slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			p.setBusy(pull.ID, true)
+			working.Go(func() {
+				p.ask(ctx, pull)
+				p.setBusy(pull.ID, false)
+				<-p.slots
+				select {
+				case p.freed <- struct{}{}:
+				default:
+				}
+			})
+		}
+		if !wait(ctx, max(pullGather, pullScanShare*time.Since(began)), nil, nil) {
+			return
+		}
+		if len(due) == pullQueue {
+			continue // there may be more
+		}
+		if !wait(ctx, time.Until(next), applied, p.freed) {
+			return
+		}
+	}
+}
+
+// wait returns true after d, or when one of the channels has something, and false when ctx ends.
+func wait(ctx context.Context, d time.Duration, a, b <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-a:
+	case <-b:
+	}
+	return true
+}
+
+func (p *pulling) setBusy(id entitlement.PurchaseID, busy bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if busy {
+		p.busy[id] = true
+	} else {
+		delete(p.busy, id)
+	}
+}
+
+// scan returns which purchases are to be asked about now, new doubts first, at most pullQueue, and when to look again if nothing happens.
+func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err error) {
+	next = now.Add(pullPauseMax)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pausedUntil.After(now) {
+		return nil, p.pausedUntil, nil
+	}
+	p.round++
+	after := entitlement.PurchaseID("")
+	for {
+		var page []store.Pull
+		err := p.store.View(func(r *store.Reader) (err error) {
+			page, err = r.Pulls(p.env, after, pullPage)
+			return err
+		})
+		if err != nil {
+			return nil, next, err
+		}
+		for _, pull := range page {
+			if pull.ID.Provider() != p.api.Provider() {
+				continue
+			}
+			try := p.tried[pull.ID]
+			if try != nil {
+				try.seen = p.round
+			}
+			switch {
+			case p.busy[pull.ID]:
+			case try != nil && try.isFor(pull) && try.next.After(now):
+				if try.next.Before(next) {
+					next = try.next
+				}
+			default:
+				due = p.pick(due, pull)
+			}
+		}
+		if len(page) < pullPage {
+			break
+		}
+		after = page[len(page)-1].ID
+	}
+	for id, try := range p.tried {
+		if try.seen != p.round && !p.busy[id] {
+			delete(p.tried, id) // settled, or part of another purchase by now
+		}
+	}
+	return due, next, nil
+}
+
+// pick keeps the first pullQueue of due: those not asked about before, the newest first, then those that wait the longest.
+func (p *pulling) pick(due []store.Pull, pull store.Pull) []store.Pull {
+	at, _ := slices.BinarySearchFunc(due, pull, func(a, b store.Pull) int {
+		tryA, tryB := p.tried[a.ID], p.tried[b.ID]
+		newA, newB := tryA == nil || !tryA.isFor(a), tryB == nil || !tryB.isFor(b)
+		switch {
+		case newA && newB:
+			return cmp.Or(cmp.Compare(max(b.Since, b.ConflictAt), max(a.Since, a.ConflictAt)), cmp.Compare(a.ID, b.ID))
+		case newA:
+			return -1
+		case newB:
+			return 1
+		}
+		return cmp.Or(tryA.next.Compare(tryB.next), cmp.Compare(a.ID, b.ID))
+	})
+	if at == pullQueue {
+		return due
+	}
+	due = slices.Insert(due, at, pull)
+	return due[:min(len(due), pullQueue)]
+}
+
+// ask asks about one purchase: for what is in doubt, or for everything where two messages came under one id.
+func (p *pulling) ask(ctx context.Context, pull store.Pull) {
+	var purchase store.PurchaseDetail
+	err := p.store.View(func(r *store.Reader) (err error) {
+		purchase, _, err = r.Purchase(p.env, pull.ID)
+		return err
+	})
+	if err != nil {
+		p.log.WarnContext(ctx, "purchase in doubt not read", "environment", p.env, "purchase_id", pull.ID, "error", err)
+		p.later(pull, pullPauseMin)
+		return
+	}
+	targets := p.targets(purchase.Evidence, pull)
+	if early := p.tooEarly(targets, pull); early > 0 && p.firstWait(pull, early) {
+		return
+	}
+	ctx = problem.WithRequestID(ctx, newID())
+	answers, pause, complete := p.askAll(ctx, purchase, targets)
+	if ctx.Err() != nil {
+		return // the next leader asks
+	}
+	if !p.record(ctx, purchase, pull, answers, complete) {
+		pause = max(pause, pullPauseMin)
+	}
+	p.later(pull, pause)
+}
+
+// targets returns what to ask for, the newest first.
+func (p *pulling) targets(e entitlement.Evidence, pull store.Pull) []entitlement.Doubt {
+	targets := e.Doubts()
+	if pull.Conflict {
+		for i := range e.Objects {
+			o := &e.Objects[i]
+			known := func(d entitlement.Doubt) bool { return d.Kind == o.Kind && d.ID == o.ID }
+			if !slices.ContainsFunc(targets, known) {
+				targets = append(targets, entitlement.Doubt{Kind: o.Kind, ID: o.ID, From: o.At})
+			}
+		}
+	}
+	targets = slices.DeleteFunc(targets, func(d entitlement.Doubt) bool { return !p.api.Serves(d.Kind) })
+	slices.SortStableFunc(targets, func(a, b entitlement.Doubt) int { return cmp.Compare(b.From, a.From) })
+	return targets[:min(len(targets), maxPullObjects)]
+}
+
+// tooEarly returns how long to wait until an answer can settle what is open: answers have the version of a whole second, which must be after
+// that of what ties, or of the conflict.
+func (p *pulling) tooEarly(targets []entitlement.Doubt, pull store.Pull) time.Duration {
+	from := time.Unix(0, 0)
+	if pull.Conflict {
+		from = time.Unix(pull.ConflictAt+1, 0)
+	}
+	for _, d := range targets {
+		if at := time.Unix(0, d.From); at.After(from) {
+			from = at
+		}
+	}
+	if whole := from.Truncate(time.Second); whole.Before(from) {
+		from = whole.Add(time.Second)
+	}
+	return min(from.Sub(p.now()), pullSettleWait)
+}
+
+// askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, complete
+// says that each was answered or does not exist.
+func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, complete bool) {
+	complete = true
+	for _, target := range targets {
+		if left := p.paused(); left > 0 {
+			return answers, max(pause, left), false
+		}
+		ev, err := p.api.Pull(ctx, target.Kind, target.ID)
+		if ctx.Err() != nil {
+			return answers, pause, false
+		}
+		if err == nil {
+			answers = append(answers, ev)
+			continue
+		}
+		outcome, atLeast := p.failed(err)
+		pause, complete = max(pause, atLeast), complete && outcome == pullGone
+		p.metrics.providerPull(p.api.Provider(), outcome)
+		p.log.WarnContext(ctx, "provider not asked with success", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "object", target.Kind,
+			"object_id", target.ID, "outcome", outcome, "error", err, "provider_request_id", requestIDOf(err), "correlation_id", problem.RequestID(ctx))
+		if outcome == pullUnavailable {
+			break // the rest would only take as long
+		}
+	}
+	return answers, pause, complete && len(answers) > 0
+}
+
+func requestIDOf(err error) string {
+	if failed := (*provider.PullError)(nil); errors.As(err, &failed) {
+		return failed.RequestID
+	}
+	return ""
+}
+
+// failed says what a failure is called and how long its purchase waits at least. Some make all of the environment wait.
+func (p *pulling) failed(err error) (outcome string, pause time.Duration) {
+	var failure provider.PullError
+	if e := (*provider.PullError)(nil); errors.As(err, &e) {
+		failure = *e
+	}
+	switch {
+	case errors.Is(err, provider.ErrGone):
+		return pullGone, pullGonePause
+	case errors.Is(err, provider.ErrCredential):
+		if failure.Status == http.StatusUnauthorized { // 403 is about one kind of object
+			p.pauseAll(pullRefusedPause)
+		}
+		return pullCredential, pullPauseMax
+	case errors.Is(err, provider.ErrLimited):
+		p.pauseAll(max(failure.RetryAfter, pullPauseMin))
+		return pullLimited, max(failure.RetryAfter, pullPauseMin)
+	case errors.Is(err, provider.ErrOtherEnvironment):
+		return pullOther, pullPauseMax
+	case errors.Is(err, provider.ErrAnswer):
+		return pullAnswer, pullPauseMin
+	}
+	if failure.RetryAfter > 0 {
+		p.pauseAll(failure.RetryAfter)
+	}
+	return pullUnavailable, max(failure.RetryAfter, pullPauseMin)
+}
+
+// record proposes the answers that say something new, and reports whether the doubt is settled as far as this node knows.
+func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pull store.Pull, answers []entitlement.Event, complete bool) bool {
+	// The mark of a conflict is cleared by the answer whose request left first: what conflicts since then is asked about again.
+	slices.SortStableFunc(answers, func(a, b entitlement.Event) int { return cmp.Compare(b.CreatedAt, a.CreatedAt) })
+	known := purchase.Evidence
+	for i, ev := range answers {
+		last := pull.Conflict && complete && i == len(answers)-1
+		merged := known.Add(ev.Objects...)
+		if !last && !news(known, merged, ev) {
+			p.metrics.providerPull(p.api.Provider(), pullUnchanged)
+			p.log.InfoContext(ctx, "provider says nothing new", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type,
+				"event_id", ev.ID, "correlation_id", problem.RequestID(ctx))
+			continue
+		}
+		result, err := p.propose(ctx, store.TypeRecordEvent, p.env, store.RecordEvent{Event: ev, Pulled: last})
+		if ctx.Err() != nil {
+			return false
+		}
+		if err != nil || result.Rejection != nil {
+			p.metrics.providerPull(p.api.Provider(), pullNotRecorded)
+			p.log.WarnContext(ctx, "pulled answer not recorded", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "event_id", ev.ID,
+				"error", err, "correlation_id", problem.RequestID(ctx))
+			return false
+		}
+		known = merged
+		p.metrics.providerPull(p.api.Provider(), pullRecorded)
+		p.log.InfoContext(ctx, "provider asked", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type, "event_id", ev.ID,
+			"outcome", result.Outcome, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
+		if result.Outcome == store.Recorded {
+			p.alarmUnmapped(ctx, p.env, &ev)
+		}
+	}
+	return len(known.Doubts()) == 0 && (complete || !pull.Conflict)
+}
+
+// news reports whether an answer is worth an entry of the log: it settles a doubt, or shows another state that counts.
+func news(known, merged entitlement.Evidence, ev entitlement.Event) bool {
+	if len(merged.Doubts()) < len(known.Doubts()) {
+		return true
+	}
+	for _, o := range ev.Objects {
+		if !known.Knows(o) {
+			return !bytes.Equal(entitlement.Encode(known), entitlement.Encode(merged))
+		}
+	}
+	return false
+}
+
+// firstWait makes a new doubt wait d for its first question, once.
+func (p *pulling) firstWait(pull store.Pull, d time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if try := p.tried[pull.ID]; try != nil && try.isFor(pull) {
+		return false
+	}
+	p.remember(pull, &pullTry{next: time.Now().Add(d)})
+	return true
+}
+
+// later notes when to ask again, should the purchase then still be in doubt: not much before pause.
+func (p *pulling) later(pull store.Pull, pause time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	try := p.tried[pull.ID]
+	if try == nil || !try.isFor(pull) {
+		try = &pullTry{}
+	}
+	pause = max(pause, min(pullPauseMin<<min(try.asked, 16), pullPauseMax))
+	try.asked++
+	try.next = time.Now().Add(pause*3/4 + rand.N(pause/2))
+	p.remember(pull, try)
+}
+
+func (p *pulling) remember(pull store.Pull, try *pullTry) {
+	try.asks, try.conflict, try.seen = pull.Asks, pull.ConflictAt, p.round
+	if _, known := p.tried[pull.ID]; !known && len(p.tried) >= maxPullMemory {
+		for id := range p.tried { // one by lot
+			delete(p.tried, id)
+			break
+		}
+	}
+	p.tried[pull.ID] = try
+}
+
+func (p *pulling) pauseAll(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until := time.Now().Add(d + rand.N(d/4+1)); until.After(p.pausedUntil) {
+		p.pausedUntil = until
+	}
+}
+
+// paused returns how long the environment still waits.
+func (p *pulling) paused() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Until(p.pausedUntil)
+}
