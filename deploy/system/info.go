@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -157,9 +159,9 @@ const freeWithin = 2 * time.Second
 func checkPorts(ports map[string]string) error {
 	deadline := time.Now().Add(freeWithin)
 	var errs []error
-	for address, use := range ports {
+	for _, address := range slices.Sorted(maps.Keys(ports)) {
 		if !becomesFree(address, deadline) {
-			errs = append(errs, fmt.Errorf("%w: %s, wanted for %s; free it or choose another block with --port", ErrPortInUse, address, use))
+			errs = append(errs, fmt.Errorf("%w: %s, wanted for %s; free it or choose another block with --port", ErrPortInUse, address, ports[address]))
 		}
 	}
 	return errors.Join(errs...)

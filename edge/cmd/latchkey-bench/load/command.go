@@ -25,6 +25,7 @@ func Command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(checkCommand(), webhookCommand(), floorCommand())
 	return root
 }
@@ -186,29 +187,31 @@ type dev struct {
 func readDev(dir string) (*dev, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "latchkey-dev.json"))
 	if err != nil {
-		return nil, fmt.Errorf("is latchkey-dev running there? %w", err)
+		return nil, fmt.Errorf("%w: is latchkey-dev running there? %w", ErrFailed, err)
 	}
 	var d dev
 	if err := json.Unmarshal(b, &d); err != nil {
-		return nil, fmt.Errorf("latchkey-dev.json: %w", err)
+		return nil, fmt.Errorf("%w: latchkey-dev.json: %w", ErrFailed, err)
 	}
 	if len(d.Writers) == 0 || len(d.Edges) == 0 {
-		return nil, errors.New("latchkey-dev.json names no writer or no edge")
+		return nil, fmt.Errorf("%w: latchkey-dev.json names no writer or no edge", ErrFailed)
 	}
 	return &d, nil
 }
 
-// account makes an account in sandbox and a session for it.
+// account makes an account in sandbox and a session for it. Error: ErrFailed.
 func (d *dev) account(ctx context.Context) (id, session string, err error) {
 	var made struct {
 		Account string `json:"account_id"`
 		Session string `json:"session_token"`
 	}
 	if err := d.post(ctx, "/v1/accounts", `{"aliases":[],"attributes":{}}`, &made); err != nil {
-		return "", "", err
+		return "", "", fmt.Errorf("%w: %w", ErrFailed, err)
 	}
-	err = d.post(ctx, "/v1/accounts/"+made.Account+"/sessions", `{"device_id":"bench","ttl_seconds":86400}`, &made)
-	return made.Account, made.Session, err
+	if err := d.post(ctx, "/v1/accounts/"+made.Account+"/sessions", `{"device_id":"bench","ttl_seconds":86400}`, &made); err != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	return made.Account, made.Session, nil
 }
 
 func (d *dev) post(ctx context.Context, path, body string, into any) error {
