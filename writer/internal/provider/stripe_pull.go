@@ -185,7 +185,7 @@ func NewStripeAPI(c StripeAPIConfig) (*StripeAPI, error) {
 func checkStripeKey(key string, env entitlement.Environment) error {
 	kind, _, _ := strings.Cut(key, "_")
 	if !isText(key, maxIDBytes, func(c byte) bool { return isAlnum(c) || c == '_' }) || kind != "sk" && kind != "rk" {
-		return fmt.Errorf("%w: want sk_... or rk_...", ErrStripeKey)
+		return fmt.Errorf("%w: want one that begins with sk_ or rk_", ErrStripeKey)
 	}
 	if wrong := map[entitlement.Environment]string{entitlement.Production: "_test_", entitlement.Sandbox: "_live_"}[env]; strings.Contains(key, wrong) {
 		return fmt.Errorf("%w: it is one of the other environment", ErrStripeKey)
