@@ -60,10 +60,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"webhooks":             takeWebhooks,
 }
 
-var (
-	errUsage  = errors.New("wrong usage")
-	errMissed = errors.New("a goal is missed")
-)
+var errUsage = errors.New("wrong usage")
 
 func takeAll(ctx context.Context, config config) error {
 	names := slices.Sorted(maps.Keys(takers))
@@ -92,11 +89,6 @@ func takeAll(ctx context.Context, config config) error {
 		return err
 	}
 	fmt.Println(path)
-	for _, f := range figures {
-		if !f.holds() {
-			return fmt.Errorf("%w: %s is %.3g %s, want %.3g", errMissed, f.Name, f.Value, f.Unit, *f.Goal)
-		}
-	}
 	return nil
 }
 
