@@ -389,21 +389,22 @@ func (w *Writer) serveCertificate(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	cert, err := w.CertifyEdge(req.Node, req.Environment, req.JWK)
+	certs, err := w.CertifyEdge(req.Node, req.Environment, req.JWK)
 	if err != nil {
 		rw.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	_ = json.NewEncoder(rw).Encode(map[string]any{"certificates": []string{cert, w.issuerJWT}})
+	_ = json.NewEncoder(rw).Encode(map[string]any{"certificates": certs})
 }
 
-// CertifyEdge issues an edge's certificate, good for 72 h.
-func (w *Writer) CertifyEdge(node string, env entitlement.Environment, jwk token.JWK) (string, error) {
+// CertifyEdge issues an edge's certificate, good for 72 h, and returns it with the issuer's.
+func (w *Writer) CertifyEdge(node string, env entitlement.Environment, jwk token.JWK) ([]string, error) {
 	key, err := jwk.PublicKey()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	now := w.Now().Unix()
-	return token.IssueCertificate(w.issuer, token.Certificate{Issuer: w.Cluster, Subject: node, Role: token.RoleEdge, Audience: Audience(env), Environment: string(env),
+	cert, err := token.IssueCertificate(w.issuer, token.Certificate{Issuer: w.Cluster, Subject: node, Role: token.RoleEdge, Audience: Audience(env), Environment: string(env),
 		NotBefore: now - 60, ExpiresAt: now - 60 + token.MaxLeafSeconds, Key: key})
+	return []string{cert, w.issuerJWT}, err
 }
