@@ -66,6 +66,12 @@ func TestValidate(t *testing.T) {
 			e.Stripe = &StripeConfig{WebhookSecrets: []config.Secret{stripeSecret, ""}}
 		}),
 			[]string{"environments.sandbox.stripe.webhook_secrets"}},
+		{"Stripe's API without a key", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIBase = "https://stripe.example" }), nil},
+		{"Stripe's API with one", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIKey, e.Stripe.APIBase = stripeKey, "http://127.0.0.1:1" }), nil},
+		{"Stripe's live key in sandbox", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIKey = "rk_live_canary" }), []string{"environments.sandbox.stripe.api_key"}},
+		{"a publishable key for Stripe's API", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIKey = "pk_test_canary" }), []string{"environments.sandbox.stripe.api_key"}},
+		{"Stripe's API without TLS", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIBase = "http://stripe.example" }), []string{"environments.sandbox.stripe.api_base"}},
+		{"the key to an address without TLS", sandbox(func(e *EnvironmentConfig) { e.Stripe.APIKey, e.Stripe.APIBase = stripeKey, "http://stripe.example" }), []string{"environments.sandbox.stripe.api_base"}},
 		{"a catalog that is not there", sandbox(func(e *EnvironmentConfig) { e.CatalogFile = "/nowhere" }), []string{"environments.sandbox.catalog_file"}},
 		{"a catalog that is wrong", sandbox(func(e *EnvironmentConfig) { e.CatalogFile = broken }), []string{"environments.sandbox.catalog_file"}},
 		{"a page to manage purchases at nobody's", func(c *Config) { c.ManageURLs["nobody"] = "https://x.example" }, []string{"manage_urls.nobody"}},
@@ -105,7 +111,7 @@ func TestValidate(t *testing.T) {
 			if _, openErr := Open(cfg); openErr == nil || openErr.Error() != err.Error() {
 				t.Errorf("Open = %v, want what Validate says", openErr)
 			}
-			for _, secret := range []string{serverKey, productionKey, stripeSecret, "lk_sandbox_sk_short"} {
+			for _, secret := range []string{serverKey, productionKey, stripeSecret, "lk_sandbox_sk_short", "canary"} {
 				if strings.Contains(err.Error(), secret) {
 					t.Errorf("a mistake quotes a secret: %v", err)
 				}
@@ -130,7 +136,8 @@ func TestDocumentedConfiguration(t *testing.T) {
 	keys := filepath.Dir(cfg.Keys.IssuerKeyFile)
 	replace := strings.NewReplacer("/etc/latchkey/keys", keys, "/etc/latchkey/catalog.json", cfg.Environments[entitlement.Sandbox].CatalogFile,
 		"/etc/latchkey/secrets", dir, "01JD0000000000000000000000", testCluster)
-	for name, text := range map[string]string{"production.key": productionKey, "sandbox.key": serverKey, "stripe-production": "whsec_1\nwhsec_2\n", "stripe-sandbox": "whsec_3\n"} {
+	for name, text := range map[string]string{"production.key": productionKey, "sandbox.key": serverKey, "stripe-production": "whsec_1\nwhsec_2\n", "stripe-sandbox": "whsec_3\n",
+		"stripe-production-api": "rk_live_1\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -145,6 +152,9 @@ func TestDocumentedConfiguration(t *testing.T) {
 	}
 	if got := loaded.Environments[entitlement.Production].Stripe.WebhookSecrets; len(got) != 2 {
 		t.Errorf("production has %d webhook secrets, want the file's 2", len(got))
+	}
+	if key := loaded.Environments[entitlement.Production].Stripe.APIKey; string(key) != "rk_live_1" {
+		t.Error("production's API key is not the file's")
 	}
 }
 

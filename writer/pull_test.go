@@ -478,6 +478,81 @@ func TestLeaderStopsInTheMiddleOfAPull(t *testing.T) {
 	}
 }
 
+// TestWhenToAsk shows the order, the pauses and the bounds of asking, by the scheduler's own word: what is not asked cannot be seen from outside.
+func TestWhenToAsk(t *testing.T) {
+	w := oneWriter(t) // without a key: nobody else asks
+	s := startStripe(t)
+	cfg := s.asking(testConfigs(t, 1)[0])
+	api, err := cfg.pullers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pulling{Writer: w.Writer, env: entitlement.Sandbox, api: api[entitlement.Sandbox], tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}}
+	scan := func(at time.Time) string {
+		t.Helper()
+		due, _, err := p.scan(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, pull := range due {
+			ids = append(ids, strings.TrimPrefix(string(pull.ID), "stripe:"))
+		}
+		return strings.Join(ids, " ")
+	}
+	for _, id := range []string{"in_1", "in_2"} {
+		w.send(thinEvent("evt_"+id, "v1.invoice.paid", "invoice", id, time.Now()))
+	}
+	rows := map[entitlement.PurchaseID]store.Pull{}
+	for _, pull := range w.pulls() {
+		rows[pull.ID] = pull
+	}
+	now := time.Now()
+	if got := scan(now); got != "in_1 in_2" {
+		t.Fatalf("due are %q, want both", got)
+	}
+	p.setBusy("stripe:in_1", true)
+	if got := scan(now); got != "in_2" {
+		t.Errorf("due are %q while in_1 is being asked about", got)
+	}
+	p.setBusy("stripe:in_1", false)
+	p.later(rows["stripe:in_1"], 0)
+	if got := scan(now); got != "in_2" {
+		t.Errorf("due are %q just after in_1 was asked about", got)
+	}
+	if got := scan(now.Add(2 * time.Second)); got != "in_2 in_1" {
+		t.Errorf("due are %q 2 s later, want the new one first", got)
+	}
+	w.send(thinEvent("evt_in_1b", "v1.invoice.voided", "invoice", "in_1", time.Now().Add(time.Millisecond)))
+	p.later(rows["stripe:in_2"], 0)
+	if got := scan(now); got != "in_1" {
+		t.Errorf("due are %q after new doubt about in_1, want it at once", got)
+	}
+	p.pauseAll(time.Minute)
+	if got := scan(now); got != "" {
+		t.Errorf("due are %q while the provider wants patience", got)
+	}
+	p.pausedUntil = time.Time{}
+
+	pull := store.Pull{ID: "stripe:in_9", Asks: "x"}
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900} {
+		p.later(pull, 0)
+		if got := time.Until(p.tried[pull.ID].next); got < want*time.Second*3/4-time.Second || got > want*time.Second*5/4 {
+			t.Errorf("pause %d is %s, want about %d s", i, got, want)
+		}
+	}
+	scan(now)
+	if p.tried[pull.ID] != nil {
+		t.Error("a purchase that is in doubt no more is remembered")
+	}
+	for i := range maxPullMemory + 100 {
+		p.later(store.Pull{ID: entitlement.PurchaseID(fmt.Sprintf("stripe:x_%d", i))}, 0)
+	}
+	if n := len(p.tried); n != maxPullMemory {
+		t.Errorf("%d purchases are remembered, want %d at most", n, maxPullMemory)
+	}
+}
+
 // TestManyDoubts shows that each purchase is asked about once, that a new one does not wait behind those that fail, and that memory has a bound.
 func TestManyDoubts(t *testing.T) {
 	const many = 60

@@ -84,6 +84,11 @@ func (c *command) recordConflict(ev *entitlement.Event, first *eventRow, digest 
 			subjects = append(subjects, subject{subjectPurchase, string(id)})
 			c.markConflict(id)
 		}
+		for _, o := range ev.Objects {
+			for _, l := range o.Links { // it may be about another purchase than the first
+				c.markConflict(entitlement.PurchaseID(l))
+			}
+		}
 		c.writeEvent(bucketConflicts, refConflict, key, &row, subjects)
 	}
 	return duplicateOf(&row, ev.ID, "")

@@ -100,6 +100,14 @@ func TestOnlyALaterAnswerClearsAConflict(t *testing.T) {
 	m.expectPulls("a later answer")
 }
 
+func TestAConflictConcernsThePurchasesOfBothMessages(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(record(event("evt_1", subscription("sub_1", startTime, entitlement.Active, "acc_1"))))
+	m.apply(record(event("evt_2", subscription("sub_2", startTime, entitlement.Active, "acc_1"))))
+	m.apply(record(event("evt_1", subscription("sub_2", startTime+1, entitlement.PastDue, "acc_1"), subscription("sub_3", startTime+1, entitlement.PastDue, "acc_1"))))
+	m.expectPulls("a message about another purchase under a used id", "stripe:sub_1", "stripe:sub_2")
+}
+
 func TestRowsFollowPurchasesThatBecomeOne(t *testing.T) {
 	m := newMachine(t, 1<<20)
 	m.apply(record(event("evt_1", refund("re_1", "pi_1", startTime, 5))))
