@@ -2,11 +2,15 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
 // How many commands of each environment the leader has under way at one time; further ones wait their turn. A command waits for
@@ -16,31 +20,50 @@ const (
 	maxUnderWay = 768
 	// maxBesideProduction is what sandbox may have under way while production is in use: some ten milliseconds of work.
 	maxBesideProduction = 16
+	// besideProduction is how many commands a second sandbox may have committed meanwhile: enough for testers and automated tests, and
+	// a few per cent of what a cluster can do. A flood costs processor time before it comes to a commit, so its senders must be
+	// kept waiting, not only its commands.
+	besideProduction = 200
 	// productionInUse is how long after its last command production counts as in use.
 	productionInUse = 5 * time.Second
 )
 
-// admission decides whose turn it is to be committed. The zero value is ready.
+// admission decides whose turn it is to be committed. Make one with newAdmission.
 type admission struct {
 	mu             sync.Mutex
 	underWay       map[entitlement.Environment]int
 	waiting        map[entitlement.Environment][]chan struct{} // each is closed when it is its turn
 	lastProduction time.Time
+	pace           *rate.Limiter // of sandbox beside production
+}
+
+func newAdmission() *admission {
+	return &admission{underWay: map[entitlement.Environment]int{}, waiting: map[entitlement.Environment][]chan struct{}{},
+		pace: rate.NewLimiter(besideProduction, maxBesideProduction)}
 }
 
 // limit is how many commands of env may be under way now.
 func (a *admission) limit(env entitlement.Environment) int {
-	if env == entitlement.Sandbox && (a.underWay[entitlement.Production] > 0 || time.Since(a.lastProduction) < productionInUse) {
+	if env == entitlement.Sandbox && a.productionInUse() {
 		return maxBesideProduction
 	}
 	return maxUnderWay
 }
 
-// enter returns when it is the turn of a command of env; leave is to be called when that is committed or given up. Error: ctx.Err.
+func (a *admission) productionInUse() bool {
+	return a.underWay[entitlement.Production] > 0 || time.Since(a.lastProduction) < productionInUse
+}
+
+// enter returns when it is the turn of a command of env; leave is to be called when that is committed or given up. Errors: store.ErrBusy
+// when its turn would come after the end of ctx; ctx.Err.
 func (a *admission) enter(ctx context.Context, env entitlement.Environment) (leave func(), err error) {
 	a.mu.Lock()
-	if a.underWay == nil {
-		a.underWay, a.waiting = map[entitlement.Environment]int{}, map[entitlement.Environment][]chan struct{}{}
+	if env == entitlement.Sandbox && a.productionInUse() {
+		a.mu.Unlock()
+		if err := a.pace.Wait(ctx); err != nil {
+			return nil, errors.Join(store.ErrBusy, ctx.Err())
+		}
+		a.mu.Lock()
 	}
 	if env == entitlement.Production {
 		a.lastProduction = time.Now()

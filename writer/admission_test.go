@@ -11,7 +11,7 @@ import (
 // TestEnvironmentsAreAdmittedApart shows that a flood in sandbox has room alone, little room beside production, and never takes
 // production's.
 func TestEnvironmentsAreAdmittedApart(t *testing.T) {
-	var a admission
+	a := newAdmission()
 	enter := func(env entitlement.Environment, n int) (leave []func()) {
 		t.Helper()
 		for range n {

@@ -25,7 +25,7 @@ const (
 	// retryAfter is what a client is told when there was no leader in proposeTimeout.
 	retryAfter = 2 * time.Second
 	// maxResultBytes bounds what is read of another writer's answer.
-	maxResultBytes = 64 << 10
+	maxResultBytes = 256 << 10
 )
 
 const (
@@ -93,12 +93,7 @@ func (w *Writer) proposeOnce(ctx context.Context, encoded []byte) (store.Result,
 	if w.store.IsLeader() {
 		return w.proposeHere(ctx, encoded)
 	}
-	var result store.Result
-	answer, err := w.askLeader(ctx, http.MethodPost, "/internal/v1/propose", encoded)
-	if err != nil {
-		return result, err
-	}
-	return result, entitlement.Decode(answer, &result)
+	return w.relays[store.EnvironmentOf(encoded)].propose(ctx, encoded)
 }
 
 // proposeHere commits a command on this node, as the leader, when it is the turn of its environment.
@@ -146,30 +141,4 @@ func (w *Writer) askLeader(ctx context.Context, method, path string, body []byte
 		return nil, fmt.Errorf("ask %s: %w", leader, errUnreachable)
 	}
 	return nil, fmt.Errorf("ask %s: status %d", leader, res.StatusCode)
-}
-
-// handlePropose takes a command from another writer. It never passes it on: one hop, so that no command can go round in circles.
-func (w *Writer) handlePropose(rw http.ResponseWriter, r *http.Request) error {
-	encoded, err := readBody(r, store.MaxEntryBytes)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), proposeTimeout)
-	defer cancel()
-	result, err := w.proposeHere(ctx, encoded)
-	switch {
-	case errors.Is(err, store.ErrCommand):
-		return problem.New(problem.InvalidRequest, "This is not a command that this version knows.")
-	case err == nil:
-		writeBody(rw, http.StatusOK, cborType, entitlement.Encode(result))
-		return nil
-	case errors.Is(err, store.ErrNotLeader):
-		return problem.New(problem.NotLeader, "This writer does not lead.").After(retryAfter)
-	case errors.Is(err, store.ErrTooLarge):
-		return problem.New(problem.BodyTooLarge, "The command does not fit one entry of the log.")
-	case retryable(err), ctx.Err() != nil:
-		return unavailable("The outcome is not known; send the same command again.")
-	}
-	w.log.ErrorContext(ctx, "forwarded proposal failed", "request_id", r.Header.Get(requestIDHeader), "error", err)
-	return unavailable("The write could not be done at present.")
 }

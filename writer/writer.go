@@ -61,6 +61,7 @@ type Writer struct {
 	peers  map[string]string // internal addresses of all writers, by id
 	client *http.Client      // to them
 	reads  *sharedReads
+	relays map[entitlement.Environment]*relay // of commands to the leader; "" is for what concerns the whole cluster
 
 	natsServer *natsd.Server     // nil: NATS is off or runs elsewhere
 	nats       *replication.NATS // nil: NATS is off
@@ -68,7 +69,7 @@ type Writer struct {
 	catalogs        catalogCache
 	frames          frames
 	spool           *spool
-	admission       admission
+	admission       *admission
 	refusals        refusalLog
 	polls           chan struct{}
 	snapshotReaders chan struct{}
@@ -100,7 +101,7 @@ func Open(cfg Config) (w *Writer, err error) {
 		return nil, err
 	}
 	var mistakes config.Mistakes
-	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
@@ -149,6 +150,12 @@ func (w *Writer) connect() {
 	}
 	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.spawn}
 	w.frames.build = w.buildFrame
+	w.relays = map[entitlement.Environment]*relay{}
+	for _, env := range append([]entitlement.Environment{""}, entitlement.Environments...) {
+		w.relays[env] = newRelay(func(ctx context.Context, batch []byte) ([]byte, error) {
+			return w.askLeader(ctx, http.MethodPost, "/internal/v1/propose", batch)
+		})
+	}
 }
 
 // openFiles opens what lies in the data folder.
@@ -242,6 +249,9 @@ func (w *Writer) Run(ctx context.Context) error {
 	}
 	w.background.Go(func() { w.makeHeads(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
+	for _, r := range w.relays {
+		w.background.Go(func() { r.run(w.serving) })
+	}
 	w.background.Go(func() { w.flushTouches(w.serving) })
 	w.log.InfoContext(ctx, "writer runs", "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
 		"internal_listen", w.InternalAddr().String(), "version", Version())
