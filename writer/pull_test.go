@@ -12,6 +12,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -443,8 +444,19 @@ func TestAChangeInTheSecondOfTheAnswerIsNotLost(t *testing.T) {
 	await(t, "the change", func() bool { return w.pro(acc)["will_renew"] == false && len(w.pulls()) == 0 })
 }
 
-// TestLeaderStopsInTheMiddleOfAPull: the next leader asks for itself, the first one's answer comes to nothing, and all nodes agree.
-func TestLeaderStopsInTheMiddleOfAPull(t *testing.T) {
+// TestLeaderChangesInTheMiddleOfAPull: the next leader asks for itself, the first one's answer comes to nothing, and all nodes agree.
+func TestLeaderChangesInTheMiddleOfAPull(t *testing.T) {
+	t.Run("it stops", func(t *testing.T) { changeLeaderInAPull(t, func(w *testWriter) { w.stop() }) })
+	t.Run("it gives the lead away", func(t *testing.T) {
+		changeLeaderInAPull(t, func(w *testWriter) {
+			if err := w.store.TransferLeadership(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+func changeLeaderInAPull(t *testing.T, leave func(*testWriter)) {
 	s := startStripe(t)
 	first, arrived := make(chan struct{}), make(chan struct{})
 	s.answer(func(_ http.ResponseWriter, _ string, n int) bool {
@@ -466,11 +478,15 @@ func TestLeaderStopsInTheMiddleOfAPull(t *testing.T) {
 	s.put("/v1/checkout/sessions/cs_1", with(checkout("cs_1", acc), "line_items", lineItems(lineItem("li_1", "price_life", 1))))
 	followers[0].send(event("evt_1", "checkout.session.completed", checkout("cs_1", acc)))
 	<-arrived
-	leader.stop()
+	leave(leader)
+	await(t, "another leader", func() bool { return followers[0].store.IsLeader() || followers[1].store.IsLeader() })
 	close(first)
 	await(t, "pro by the next leader", func() bool { return followers[1].pro(acc)["active"] == true })
 	await(t, "no doubt", func() bool { return !followers[0].inDoubt(acc) })
 	sameState(t, followers)
+	if r, err := send("GET", leader.url+"/metrics", "", nil); err == nil && !strings.Contains(r.text, outcomeSeries(pullRecorded)+" 0\n") {
+		t.Error("the old leader's answer was recorded")
+	}
 	for _, f := range followers {
 		if f.store.IsLeader() == (f.metric(outcomeSeries(pullRecorded)) == "0") {
 			t.Errorf("%s: recorded %s, leads %t: only the leader asks", f.cfg.Node.ID, f.metric(outcomeSeries(pullRecorded)), f.store.IsLeader())
@@ -531,6 +547,30 @@ func TestWhenToAsk(t *testing.T) {
 	p.pauseAll(time.Minute)
 	if got := scan(now); got != "" {
 		t.Errorf("due are %q while the provider wants patience", got)
+	}
+	p.pausedUntil = time.Time{}
+
+	for _, tt := range []struct {
+		failure  provider.PullError
+		outcome  string
+		pause    time.Duration // of the purchase
+		everyone time.Duration // that all of the environment waits
+	}{
+		{provider.PullError{Reason: provider.ErrGone, Status: 404}, pullGone, pullGonePause, 0},
+		{provider.PullError{Reason: provider.ErrCredential, Status: 403}, pullCredential, pullPauseMax, 0},
+		{provider.PullError{Reason: provider.ErrCredential, Status: 401}, pullCredential, pullPauseMax, pullRefusedPause},
+		{provider.PullError{Reason: provider.ErrLimited, Status: 429, RetryAfter: 7 * time.Second}, pullLimited, 7 * time.Second, 7 * time.Second},
+		{provider.PullError{Reason: provider.ErrLimited, Status: 429}, pullLimited, pullPauseMin, pullPauseMin},
+		{provider.PullError{Reason: provider.ErrUnavailable, Status: 503, RetryAfter: 5 * time.Second}, pullUnavailable, 5 * time.Second, 5 * time.Second},
+		{provider.PullError{Reason: provider.ErrUnavailable}, pullUnavailable, pullPauseMin, 0},
+		{provider.PullError{Reason: provider.ErrOtherEnvironment}, pullOther, pullPauseMax, 0},
+		{provider.PullError{Reason: provider.ErrAnswer}, pullAnswer, pullPauseMin, 0},
+	} {
+		p.pausedUntil = time.Time{}
+		outcome, pause := p.failed(&tt.failure)
+		if left := max(p.paused(), 0); outcome != tt.outcome || pause != tt.pause || left < tt.everyone*9/10 || left > tt.everyone*5/4+time.Millisecond {
+			t.Errorf("%v is %s, waits %s, and everyone %s; want %s, %s, %s", &tt.failure, outcome, pause, left, tt.outcome, tt.pause, tt.everyone)
+		}
 	}
 	p.pausedUntil = time.Time{}
 
