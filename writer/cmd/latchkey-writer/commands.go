@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"runtime/debug"
 	"text/tabwriter"
 
 	"github.com/oklog/ulid/v2"
@@ -26,6 +28,7 @@ func serveCommand() *cobra.Command {
 			if err := config.Load(file, &cfg); err != nil {
 				return fmt.Errorf("configuration:\n%w", err)
 			}
+			relaxGC()
 			w, err := writer.Open(cfg)
 			if err != nil {
 				return err
@@ -309,5 +312,16 @@ func versionCommand() *cobra.Command {
 			fmt.Fprintln(cmd.OutOrStdout(), "latchkey-writer", writer.Version())
 			return nil
 		},
+	}
+}
+
+// gcPercent lets the heap grow to five times what is live before it is collected. What is live is small, because the data lies in a
+// mapped file, so that this costs some ten megabytes and saves a tenth of the processor.
+const gcPercent = 400
+
+// relaxGC sets gcPercent. GOGC goes before it.
+func relaxGC() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 }
