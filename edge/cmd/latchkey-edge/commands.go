@@ -73,7 +73,7 @@ func serveCommand() *cobra.Command {
 		if err := config.Load(*path, &cfg); err != nil {
 			return failure{err}
 		}
-			relaxGC()
+		relaxGC()
 		e, err := edge.Open(cfg)
 		if err != nil {
 			return failure{err}
