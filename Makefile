@@ -42,7 +42,8 @@ e2e: commands $(JUDGES)
 	go test -count=1 -timeout 12m $(ALONE)
 	E2E_WRITERS=3 E2E_EDGES=2 go test -count=1 -timeout 12m $(ALONE)
 
-# What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges, curl for the README's commands.
+# What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges, curl for the README's commands, a NATS
+# server of others' making.
 .PHONY: commands
 commands:
 	@missing=; \
@@ -50,6 +51,7 @@ commands:
 	  command -v node >/dev/null || missing="$$missing nodejs"; \
 	  command -v npm >/dev/null || missing="$$missing npm"; \
 	  command -v curl >/dev/null || missing="$$missing curl"; \
+	  command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	  if [ -n "$$missing" ]; then \
 	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	    echo "installing$$missing"; \
