@@ -480,13 +480,18 @@ func (f *Follower) batchFromSource(frame []byte) {
 
 func (f *Follower) headFromSource(signed []byte) {
 	f.mu.Lock()
+	before := f.newestAsOf()
 	err := f.takeHead(string(signed))
-	if err == nil {
+	// Only what is newer shows that the source is alive: one that repeats old heads must not keep us from pulling.
+	if err == nil && f.newestAsOf() > before {
 		f.fromHead = time.Now()
 	}
 	f.mu.Unlock()
 	f.report("source", err)
 }
+
+// newestAsOf is that of the newest verified head, whether the replica covers it yet or not. The caller holds f.mu.
+func (f *Follower) newestAsOf() int64 { return max(f.cfg.Replica.Head().AsOf, f.ahead.AsOf) }
 
 // wantSnapshot notes that only a snapshot helps and wakes the pull loop. The caller holds f.mu.
 func (f *Follower) wantSnapshot(why error) {

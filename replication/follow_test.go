@@ -502,6 +502,35 @@ func TestTheSourceMayDoAnything(t *testing.T) {
 	}
 }
 
+// TestAReplayedHeadProvesNoLife: a source that repeats an old head, genuine as it is, does not keep the replica from pulling: as_of goes on (I12).
+func TestAReplayedHeadProvesNoLife(t *testing.T) {
+	w, m := newWriter(t), newMemory()
+	source := &lossy{}
+	follow(t, w, m, source, serve(t, w))
+	m.at(t, w)
+	old := w.SignedHead()
+	ctx, cancel := context.WithCancel(context.Background())
+	var replaying sync.WaitGroup
+	replaying.Go(func() {
+		every := time.NewTicker(50 * time.Millisecond)
+		defer every.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-every.C:
+				source.head([]byte(old))
+			}
+		}
+	})
+	defer replaying.Wait()
+	defer cancel()
+	later := time.Now().Unix() + 4
+	m.wait(t, "as_of goes on under replayed heads", func(h replication.Head) bool { return h.AsOf >= later })
+	w.Put(record("a", "1"))
+	m.at(t, w)
+}
+
 // TestASnapshotGoesOnWhereItStopped: a broken connection costs what was under way, not all; a changed snapshot begins anew, and wrong bytes are refused.
 func TestASnapshotGoesOnWhereItStopped(t *testing.T) {
 	w := newWriter(t)
