@@ -106,7 +106,7 @@ func idemOrderKey(stamp int64, scope []byte) []byte {
 // dropIdempotency removes some of the rows whose time has passed at the command's stamp.
 func (b *batch) dropIdempotency() {
 	for range dropPerCommand {
-		k, _ := b.tx.Bucket(bucketIdemOrder).Cursor().First()
+		k, _ := b.cursor(bucketIdemOrder).First()
 		if k == nil || b.now-int64(binary.BigEndian.Uint64(k)) < idempotencySeconds {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 // every hash follows. The first error sticks, and the whole transaction is then given up.
 type batch struct {
 	tx      *bolt.Tx
+	cursors map[string]*bolt.Cursor // by bucket: reading through one takes no memory, Bucket.Get does
 	st      state
 	journal *journal
 	err     error
@@ -29,7 +30,7 @@ type batch struct {
 }
 
 func newBatch(tx *bolt.Tx, st state, j *journal) *batch {
-	b := &batch{tx: tx, st: st, journal: j, policy: map[entitlement.Environment]*entitlement.Policy{}}
+	b := &batch{tx: tx, cursors: make(map[string]*bolt.Cursor, len(buckets)), st: st, journal: j, policy: map[entitlement.Environment]*entitlement.Policy{}}
 	// Rows of these buckets are only ever added at the end, so that their pages can be filled.
 	for _, name := range [][]byte{bucketChanges, bucketEventOrder} {
 		tx.Bucket(name).FillPercent = 0.95
@@ -53,24 +54,41 @@ func (b *batch) fail(err error) {
 	}
 }
 
-func (b *batch) get(bucket, key []byte) []byte { return b.tx.Bucket(bucket).Get(key) }
+// get returns the row, or nil. It is valid until the commit.
+func (b *batch) get(bucket, key []byte) []byte {
+	if k, row := b.cursor(bucket).Seek(key); bytes.Equal(k, key) {
+		return row
+	}
+	return nil
+}
+
+// cursor returns the bucket's cursor, whose place the next call of any helper may change.
+func (b *batch) cursor(bucket []byte) *bolt.Cursor {
+	cursor := b.cursors[string(bucket)]
+	if cursor == nil {
+		cursor = b.tx.Bucket(bucket).Cursor()
+		b.cursors[string(bucket)] = cursor
+	}
+	return cursor
+}
 
 // put writes a row of a hashed bucket. value must not be changed afterwards: bbolt keeps it until the commit.
 func (b *batch) put(bucket, key, value []byte) {
 	if b.err != nil {
 		return
 	}
-	bk := b.tx.Bucket(bucket)
-	if old := bk.Get(key); old != nil {
-		if bytes.Equal(old, value) {
-			return
-		}
+	b.replace(bucket, key, b.get(bucket, key), value)
+}
+
+// replace is put for a caller that knows what is there, nil for nothing.
+func (b *batch) replace(bucket, key, old, value []byte) {
+	if b.err != nil || old != nil && bytes.Equal(old, value) {
+		return
+	}
+	if old != nil {
 		b.st.FullHash = b.st.FullHash.Sub(b.rowHash(bucket, key, old))
 	}
-	b.st.FullHash = b.st.FullHash.Add(b.rowHash(bucket, key, value))
-	if err := bk.Put(key, value); err != nil {
-		b.fail(fmt.Errorf("put into %s: %w", bucket, err))
-	}
+	b.add(bucket, key, value)
 }
 
 // add is put for a key that is known to be new, which saves a look at what was there.
@@ -89,13 +107,12 @@ func (b *batch) delete(bucket, key []byte) {
 	if b.err != nil {
 		return
 	}
-	bk := b.tx.Bucket(bucket)
-	old := bk.Get(key)
+	old := b.get(bucket, key)
 	if old == nil {
 		return
 	}
 	b.st.FullHash = b.st.FullHash.Sub(b.rowHash(bucket, key, old))
-	if err := bk.Delete(key); err != nil {
+	if err := b.tx.Bucket(bucket).Delete(key); err != nil {
 		b.fail(fmt.Errorf("delete from %s: %w", bucket, err))
 	}
 }
@@ -150,26 +167,22 @@ const changePrefix = 8 + 32 + 32
 
 // write puts a record and makes the change with the next revision. Equal bytes are no change. The value must not be changed
 // afterwards.
-func (b *batch) write(r replication.Record) {
-	if b.err != nil {
+func (b *batch) write(r replication.Record) { b.writeOver(r, b.record(r.Env, r.Kind, r.Key)) }
+
+// writeOver is write for a caller that knows the record's present value, nil for none.
+func (b *batch) writeOver(r replication.Record, old []byte) {
+	if b.err != nil || old != nil && bytes.Equal(old, r.Value) {
 		return
 	}
-	records := b.tx.Bucket(bucketRecords)
 	dbKey := r.DBKey()
-	if stored := records.Get(dbKey); stored != nil {
-		old, err := replication.FromStored(r.Env, r.Kind, r.Key, stored)
-		if err != nil {
-			b.fail(fmt.Errorf("record %s: %w", dbKey, err))
-			return
-		}
-		if bytes.Equal(old.Value, r.Value) {
-			return
-		}
-		b.st.StateHash = b.st.StateHash.Sub(old.Hash())
+	if old != nil {
+		before := r
+		before.Value = old
+		b.st.StateHash = b.st.StateHash.Sub(before.Hash())
 	}
 	h := r.Hash()
 	b.st.StateHash = b.st.StateHash.Add(h)
-	if err := records.Put(dbKey, r.StoredWithHash(h)); err != nil {
+	if err := b.tx.Bucket(bucketRecords).Put(dbKey, r.StoredWithHash(h)); err != nil {
 		b.fail(fmt.Errorf("put record %s: %w", dbKey, err))
 		return
 	}

@@ -100,7 +100,7 @@ func TestGoldenState(t *testing.T) {
 		}
 	}
 	m.apply(record(event("evt_1", refund("re_1", "pi_1", 1, 1))))
-	m.apply(record(event("evt_2", subscription("sub_2", 1, entitlement.Active, ""))))
+	m.apply(record(event("evt_2", subscription("sub_2", 1, entitlement.Active, "", customer("cus_9")), invoice("in_2", "sub_2", "pi_2", 1, entitlement.InvoicePaid))))
 	m.check()
 	var text strings.Builder
 	m.read(func(r *Reader) error {

@@ -37,18 +37,25 @@ type storedPurchase struct {
 	raw []byte
 }
 
-// purchaseOf returns the purchase that a store id belongs to.
+// purchaseOf returns the purchase that a store id belongs to: one that has it as its id, or that a link points to.
 func (c *command) purchaseOf(l entitlement.Link) (entitlement.PurchaseID, bool) {
-	id := c.get(bucketLinks, envKey(c.Env, string(l)))
-	return entitlement.PurchaseID(id), id != nil
+	key := envKey(c.Env, string(l))
+	if id := c.get(bucketLinks, key); id != nil {
+		return entitlement.PurchaseID(id), true
+	}
+	return entitlement.PurchaseID(l), c.get(bucketPurchases, key) != nil
 }
 
 func (c *command) loadPurchase(id entitlement.PurchaseID) (storedPurchase, bool) {
-	p := storedPurchase{id: id}
-	key := envKey(c.Env, string(id))
-	ok := c.decode(bucketPurchases, key, &p.row)
-	p.raw = c.get(bucketPurchases, key)
-	return p, ok
+	p := storedPurchase{id: id, raw: c.get(bucketPurchases, envKey(c.Env, string(id)))}
+	if p.raw == nil || c.err != nil {
+		return p, false
+	}
+	if err := entitlement.Decode(p.raw, &p.row); err != nil {
+		c.fail(fmt.Errorf("purchase %s: %w: %w", id, replication.ErrCorrupt, err))
+		return p, false
+	}
+	return p, true
 }
 
 // planPurchase joins known purchases (sorted by id) and new objects into one, resolves its owner, folds it and puts it into
@@ -131,17 +138,20 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	var waited []string     // identities under which it stood
 	since := c.now          // unclaimed since
 	var pull pullRow
+	var unclaimed, pulled bool // rows are there under the same id
 	for _, p := range e.before {
 		oldKey := envKey(c.Env, string(p.id))
 		if at := c.get(bucketUnclaimed, oldKey); at != nil {
 			since = min(since, int64(binary.BigEndian.Uint64(at)))
+			unclaimed = unclaimed || p.id == e.id
 		}
 		var old pullRow
 		if c.decode(bucketPulls, oldKey, &old) {
+			pulled = pulled || p.id == e.id
 			pull.Conflict, pull.ConflictAt = pull.Conflict || old.Conflict, max(pull.ConflictAt, old.ConflictAt)
 			pull.Since = cmp.Or(min(pull.Since, old.Since), old.Since)
 		}
-		names := identities(p.row.Evidence.Identity())
+		names := p.row.waitsUnder()
 		if p.id == e.id {
 			same, waited = p, names
 			continue
@@ -154,17 +164,13 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		}
 	}
 	if !bytes.Equal(same.raw, e.value) {
-		c.put(bucketPurchases, key, e.value)
-		for _, l := range e.row.Evidence.Links {
-			if _, had := slices.BinarySearch(same.row.Evidence.Links, l); !had {
-				c.put(bucketLinks, envKey(c.Env, string(l)), []byte(e.id))
-			}
-		}
+		c.replace(bucketPurchases, key, same.raw, e.value)
+		c.writeLinks(e, &same)
 		c.writeIdentities(e, waited)
 	}
 	if e.shown && e.row.Owner == "" {
 		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
-	} else {
+	} else if unclaimed {
 		c.delete(bucketUnclaimed, key)
 	}
 	// An answer of the second in which the conflict was noted may be older than it.
@@ -172,7 +178,23 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		pull.Conflict, pull.ConflictAt = false, 0
 	}
 	pull.Doubt, pull.Asks = len(e.doubts) > 0, asksOf(e.doubts)
-	c.writePull(key, pull)
+	if pulled || pull.Doubt || pull.Conflict {
+		c.writePull(key, pull)
+	}
+}
+
+// writeLinks points the purchase's store ids to it, those apart that did so before, and its own id: that one finds it without.
+func (c *command) writeLinks(e *purchaseEdit, same *storedPurchase) {
+	for _, l := range e.row.Evidence.Links {
+		if _, had := slices.BinarySearch(same.row.Evidence.Links, l); had || entitlement.PurchaseID(l) == e.id {
+			continue
+		}
+		if key := envKey(c.Env, string(l)); len(e.before) == 0 {
+			c.add(bucketLinks, key, []byte(e.id)) // nobody had any of them
+		} else {
+			c.put(bucketLinks, key, []byte(e.id))
+		}
+	}
 }
 
 // asksOf identifies what there is to ask for, so that whoever asks sees from the row alone that there is something new.
@@ -186,7 +208,7 @@ func asksOf(doubts []entitlement.Doubt) []byte {
 
 // writeIdentities keeps the index by which a new account or alias finds the purchases that it decides about.
 func (c *command) writeIdentities(e *purchaseEdit, waited []string) {
-	names := identities(e.row.Evidence.Identity())
+	names := e.row.waitsUnder()
 	for _, name := range waited {
 		if !slices.Contains(names, name) {
 			c.delete(bucketIdentities, identityKey(c.Env, name, e.id))
@@ -194,7 +216,7 @@ func (c *command) writeIdentities(e *purchaseEdit, waited []string) {
 	}
 	for _, name := range names {
 		if !slices.Contains(waited, name) {
-			c.put(bucketIdentities, identityKey(c.Env, name, e.id), []byte(e.id))
+			c.add(bucketIdentities, identityKey(c.Env, name, e.id), []byte(e.id))
 		}
 	}
 }
@@ -242,9 +264,10 @@ func (c *command) resolveWaiting(names []string) []*purchaseEdit {
 
 // accountEdit is one account's record as it will be.
 type accountEdit struct {
-	id    entitlement.AccountID
-	acc   entitlement.Account
-	value []byte // encoded
+	id     entitlement.AccountID
+	acc    entitlement.Account
+	before []byte // as it is in the file; nil for a new one
+	value  []byte // encoded
 }
 
 // account returns the account for changing, or nil for one that does not exist.
@@ -261,7 +284,7 @@ func (c *command) account(id entitlement.AccountID) *accountEdit {
 	if value == nil {
 		return nil
 	}
-	a := &accountEdit{id: id}
+	a := &accountEdit{id: id, before: value}
 	if err := entitlement.Decode(value, &a.acc); err != nil {
 		c.fail(fmt.Errorf("account %s: %w: %w", id, replication.ErrCorrupt, err))
 		return nil
@@ -311,6 +334,7 @@ func (c *command) encodeAccounts() bool {
 // writeAccounts writes the accounts whose bytes differ, each as one change.
 func (c *command) writeAccounts() {
 	for _, a := range c.accounts {
-		c.write(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value})
+		c.writeOver(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value}, a.before)
+		a.before = a.value
 	}
 }

@@ -155,14 +155,13 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 
 // Purchase returns a purchase by any id that it ever had.
 func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID) (PurchaseDetail, bool, error) {
-	present := r.tx.Bucket(bucketLinks).Get(envKey(env, string(id)))
-	if present == nil {
-		return PurchaseDetail{}, false, nil
+	if present := r.tx.Bucket(bucketLinks).Get(envKey(env, string(id))); present != nil {
+		id = entitlement.PurchaseID(present)
 	}
-	key := envKey(env, string(present))
+	key := envKey(env, string(id))
 	var row purchaseRow
 	ok, err := r.decode(bucketPurchases, key, &row)
-	return PurchaseDetail{ID: entitlement.PurchaseID(present), Owner: row.Owner, Evidence: row.Evidence,
+	return PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence,
 		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil}, ok, err
 }
 

@@ -15,7 +15,7 @@ var (
 	bucketRecords     = []byte("records")           // replication.AppendDBKey -> replication.Record.Stored
 	bucketChanges     = []byte("changes")           // revision (8) -> stamp (8) | chain (32) | state hash (32) | change
 	bucketPurchases   = []byte("purchases")         // env | purchase id -> purchaseRow
-	bucketLinks       = []byte("links")             // env | link -> purchase id
+	bucketLinks       = []byte("links")             // env | link -> purchase id; a purchase's own id has none
 	bucketIdentities  = []byte("identities")        // env | length (2) | identity | purchase id -> purchase id
 	bucketAliases     = []byte("aliases")           // env | kind | 0 | value -> account id
 	bucketAccounts    = []byte("accounts")          // env | account id -> accountRow
@@ -190,12 +190,21 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 	return append(identityPrefix(env, identity), keyText(string(id))...)
 }
 
-// identities lists under which names a purchase waits for its owner.
-func identities(id entitlement.Identity) []string {
-	var names []string
-	if id.Account != "" {
-		names = append(names, accountIdentity(id.Account))
+// waitsUnder lists the names of whose coming the purchase must hear, because they decide about its owner: see command.ownerOf. One that has a
+// claim hears of none. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
+// decide at any time.
+func (row *purchaseRow) waitsUnder() []string {
+	if row.Claim != nil {
+		return nil
 	}
+	id := row.Evidence.Identity()
+	if id.Account != "" {
+		if row.Owner != "" {
+			return nil
+		}
+		return []string{accountIdentity(id.Account)}
+	}
+	var names []string
 	for _, a := range id.Aliases {
 		names = append(names, aliasIdentity(a))
 	}
