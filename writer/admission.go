@@ -2,12 +2,9 @@ package writer
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/writer/internal/store"
@@ -20,10 +17,12 @@ const (
 	maxUnderWay = 768
 	// maxBesideProduction is what sandbox may have under way while production is in use: some ten milliseconds of work.
 	maxBesideProduction = 16
-	// besideProduction is how many commands a second sandbox may have committed meanwhile: enough for testers and automated tests, and
-	// a few per cent of what a cluster can do. A flood costs processor time before it comes to a commit, so its senders must be
-	// kept waiting, not only its commands.
-	besideProduction = 200
+	// Beside production, sandbox's first commands in each window go at once, as testers need them; more wait for the next window and
+	// then go together, because each commit of its own would make production wait for another sync of the disks. A flood costs
+	// processor time long before its commands are committed, so its senders are what must be kept waiting: 100 a second go through.
+	paceWindow   = 200 * time.Millisecond
+	paceAtOnce   = 4
+	paceTogether = 16
 	// productionInUse is how long after its last command production counts as in use.
 	productionInUse = 5 * time.Second
 )
@@ -34,12 +33,11 @@ type admission struct {
 	underWay       map[entitlement.Environment]int
 	waiting        map[entitlement.Environment][]chan struct{} // each is closed when it is its turn
 	lastProduction time.Time
-	pace           *rate.Limiter // of sandbox beside production
+	pace           pace // of sandbox beside production
 }
 
 func newAdmission() *admission {
-	return &admission{underWay: map[entitlement.Environment]int{}, waiting: map[entitlement.Environment][]chan struct{}{},
-		pace: rate.NewLimiter(besideProduction, maxBesideProduction)}
+	return &admission{underWay: map[entitlement.Environment]int{}, waiting: map[entitlement.Environment][]chan struct{}{}}
 }
 
 // limit is how many commands of env may be under way now.
@@ -59,9 +57,13 @@ func (a *admission) productionInUse() bool {
 func (a *admission) enter(ctx context.Context, env entitlement.Environment) (leave func(), err error) {
 	a.mu.Lock()
 	if env == entitlement.Sandbox && a.productionInUse() {
+		wait, ok := a.pace.reserve(ctx, time.Now())
 		a.mu.Unlock()
-		if err := a.pace.Wait(ctx); err != nil {
-			return nil, errors.Join(store.ErrBusy, ctx.Err())
+		if !ok {
+			return nil, store.ErrBusy
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
 		}
 		a.mu.Lock()
 	}
@@ -93,6 +95,46 @@ func (a *admission) leave(env entitlement.Environment) {
 	defer a.mu.Unlock()
 	a.underWay[env]--
 	a.call(env)
+}
+
+// pace lets commands through a few at a time. The zero value is ready.
+type pace struct {
+	window time.Time // of the last command that was given a place
+	taken  int       // places given in it
+}
+
+// reserve gives a command its place and returns how long it has to wait for it. ok is false when that is later than ctx allows.
+func (p *pace) reserve(ctx context.Context, now time.Time) (wait time.Duration, ok bool) {
+	present := now.Truncate(paceWindow)
+	window, taken, places := p.window, p.taken, paceTogether
+	if window.Before(present) {
+		window, taken = present, 0
+	}
+	if window.Equal(present) {
+		places = paceAtOnce
+	}
+	if taken >= places {
+		window, taken = window.Add(paceWindow), 0
+	}
+	if deadline, has := ctx.Deadline(); has && window.After(deadline) {
+		return 0, false
+	}
+	p.window, p.taken = window, taken+1
+	return max(0, window.Sub(now)), true
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // call gives their turn to as many as there is room for, first come first served.

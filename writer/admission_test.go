@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"maps"
 	"testing"
 	"time"
 
@@ -59,6 +60,36 @@ func TestEnvironmentsAreAdmittedApart(t *testing.T) {
 	enter(entitlement.Sandbox, maxBesideProduction+1)
 	if n := len(a.waiting[entitlement.Sandbox]) + len(a.waiting[entitlement.Production]); n != 0 {
 		t.Errorf("%d wait though all had their turn or gave up", n)
+	}
+}
+
+// TestSandboxIsPacedBesideProduction: a tester's few commands go at once; of a flood some go together at each window, and who would have to
+// wait longer than it can is told at once.
+func TestSandboxIsPacedBesideProduction(t *testing.T) {
+	var p pace
+	now := time.Date(2026, time.November, 22, 6, 0, 0, int(50*time.Millisecond), time.UTC)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(time.Hour))
+	defer cancel()
+	waits := map[time.Duration]int{}
+	for range paceAtOnce + 2*paceTogether {
+		wait, ok := p.reserve(ctx, now)
+		if !ok {
+			t.Fatal("no place within an hour")
+		}
+		waits[wait]++
+	}
+	next := paceWindow - 50*time.Millisecond
+	want := map[time.Duration]int{0: paceAtOnce, next: paceTogether, next + paceWindow: paceTogether}
+	if !maps.Equal(waits, want) {
+		t.Errorf("waits are %v, want %v", waits, want)
+	}
+	short, cancelShort := context.WithDeadline(t.Context(), now.Add(paceWindow))
+	defer cancelShort()
+	if wait, ok := p.reserve(short, now); ok {
+		t.Errorf("a place after %s for a command that can wait %s", wait, paceWindow)
+	}
+	if wait, ok := p.reserve(ctx, now.Add(time.Second)); !ok || wait != 0 {
+		t.Errorf("after the flood a command waits %s (%t), want none", wait, ok)
 	}
 }
 

@@ -129,7 +129,7 @@ func takeHalfPeak(ctx context.Context, config config) ([]figure, error) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// withCustomers runs take against a system in which some accounts have paid.
+// withCustomers runs take against a system of one writer and one edge in which some accounts have paid.
 func withCustomers(config config, take func(*running, []string) ([]figure, error)) ([]figure, error) {
 	s, err := startSystem(config, 1, 1)
 	if err != nil {

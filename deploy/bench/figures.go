@@ -56,6 +56,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"edge_check_304":       takeNotModified,
 	"edge_check_half_peak": takeHalfPeak,
 	"edge_start_1m":        takeStart,
+	"production_in_flood":  takeFlood,
 	"propagation":          takePropagation,
 	"webhooks":             takeWebhooks,
 }

@@ -83,21 +83,23 @@ func (r *running) account() (id, session string, err error) {
 	var made struct {
 		Token string `json:"session_token"`
 	}
-	err = r.api("/v1/accounts/"+id+"/sessions", `{"device_id":"bench","ttl_seconds":86400}`, &made)
+	err = r.api("sandbox", "/v1/accounts/"+id+"/sessions", `{"device_id":"bench","ttl_seconds":86400}`, &made)
 	return id, made.Token, err
 }
 
-func (r *running) newAccount() (string, error) {
+func (r *running) newAccount() (string, error) { return r.newAccountIn("sandbox") }
+
+func (r *running) newAccountIn(env string) (string, error) {
 	var made struct {
 		ID string `json:"account_id"`
 	}
-	err := r.api("/v1/accounts", `{"aliases":[],"attributes":{}}`, &made)
+	err := r.api(env, "/v1/accounts", `{"aliases":[],"attributes":{}}`, &made)
 	return made.ID, err
 }
 
-// api posts to the first writer with the server key of sandbox.
-func (r *running) api(path, body string, into any) error {
-	header := http.Header{"Authorization": {"Bearer " + r.sandbox().ServerKey}, "Content-Type": {"application/json"}}
+// api posts to the first writer with the environment's server key.
+func (r *running) api(env, path, body string, into any) error {
+	header := http.Header{"Authorization": {"Bearer " + r.info.Environments[env].ServerKey}, "Content-Type": {"application/json"}}
 	return r.call(http.MethodPost, r.info.Writers[0].URL+path, header, []byte(body), http.StatusCreated, into)
 }
 

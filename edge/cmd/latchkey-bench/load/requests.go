@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -40,14 +41,15 @@ const spacing = 101
 // Webhooks posts subscriptions of accounts in turn as Stripe does, each event and subscription a new one. run makes the ids differ from those
 // of other runs.
 func Webhooks(host, path, secret, run string, accounts []string) Source {
+	live := strings.Contains(path, "/production/")
 	return func(dst []byte, connection, n int) []byte {
 		now := time.Now().Unix()
-		body := fmt.Appendf(nil, `{"id":"evt_%[1]s%[2]dx%[3]d","object":"event","api_version":"2023-10-16","created":%[4]d,"type":"customer.subscription.created","livemode":false,`+
+		body := fmt.Appendf(nil, `{"id":"evt_%[1]s%[2]dx%[3]d","object":"event","api_version":"2023-10-16","created":%[4]d,"type":"customer.subscription.created","livemode":%[7]t,`+
 			`"data":{"object":{"id":"sub_%[1]s%[2]dx%[3]d","object":"subscription","customer":"cus_%[1]s%[2]dx%[3]d","status":"active","created":%[4]d,"start_date":%[4]d,`+
-			`"current_period_start":%[4]d,"current_period_end":%[5]d,"cancel_at_period_end":false,"livemode":false,"metadata":{"account_id":"%[6]s"},`+
+			`"current_period_start":%[4]d,"current_period_end":%[5]d,"cancel_at_period_end":false,"livemode":%[7]t,"metadata":{"account_id":"%[6]s"},`+
 			`"items":{"object":"list","has_more":false,"data":[{"id":"si_%[1]s%[2]dx%[3]d","object":"subscription_item","quantity":1,"price":{"id":"price_pro_monthly","object":"price",`+
 			`"product":"prod_pro","type":"recurring","unit_amount":999,"currency":"eur","recurring":{"interval":"month","interval_count":1}}}]}}}}`,
-			run, connection, n, now, now+30*24*3600, accounts[(connection*spacing+n)%len(accounts)])
+			run, connection, n, now, now+30*24*3600, accounts[(connection*spacing+n)%len(accounts)], live)
 		mac := hmac.New(sha256.New, []byte(secret))
 		fmt.Fprintf(mac, "%d.", now)
 		mac.Write(body)
