@@ -60,25 +60,30 @@ func BenchmarkView(b *testing.B) {
 	}
 }
 
-// BenchmarkDecode compares the two ways of reading a record.
-func BenchmarkDecode(b *testing.B) {
-	account, _ := oneSubscription()
-	record := Encode(account)
-	for _, way := range []struct {
-		name   string
-		decode func(*Account) error
-	}{
-		{"account", func(a *Account) error { return Decode(record, a) }},
-		{"general", func(a *Account) error { return decMode.Unmarshal(record, a) }},
-	} {
-		b.Run(way.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				var a Account
-				if err := way.decode(&a); err != nil {
-					b.Fatal(err)
+// BenchmarkCanonical compares the two ways of reading and writing what a message is made of.
+func BenchmarkCanonical(b *testing.B) {
+	for _, name := range []string{"account", "event", "evidence"} {
+		value := goldenValues()[name]
+		encoded := Encode(value)
+		zero := byHand[name]
+		for _, way := range []struct {
+			name string
+			do   func() error
+		}{
+			{"decode", func() error { return Decode(encoded, zero()) }},
+			{"decode shared", func() error { return DecodeShared(encoded, zero()) }},
+			{"decode general", func() error { return decMode.Unmarshal(encoded, zero()) }},
+			{"encode", func() error { Encode(value); return nil }},
+			{"encode general", func() error { encodeGeneral(value); return nil }},
+		} {
+			b.Run(name+"/"+way.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := way.do(); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

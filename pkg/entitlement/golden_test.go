@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/latchkey/latchkey/pkg/entitlement/canonical"
 )
 
 // Records, logs and journals hold these encodings for ever, and state hashes rest on their bytes. A difference here is a new format: old
@@ -107,7 +109,7 @@ func TestEncodingsAreThoseOfTheGoldenFiles(t *testing.T) {
 }
 
 func TestDecodeRefusesWhatEncodeNeverWrites(t *testing.T) {
-	deep := strings.Repeat("81", maxNesting+1) + "00"
+	deep := strings.Repeat("81", canonical.MaxNesting+1) + "00"
 	tests := []struct{ name, input string }{
 		{"nothing", ""},
 		{"a key twice", "a201616101" + "6162"},
