@@ -115,7 +115,7 @@ func checkCommand() *cobra.Command {
 
 func webhookCommand() *cobra.Command {
 	var f flags
-	var writer, path, secret string
+	var writer, path, secret, env string
 	var accounts []string
 	cmd := &cobra.Command{
 		Use:   "webhook",
@@ -129,7 +129,10 @@ func webhookCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				hook := d.Environments["sandbox"].Webhooks["stripe"]
+				if d.env = env; d.Environments[env].ServerKey == "" {
+					return fmt.Errorf("no environment %q", env)
+				}
+				hook := d.Environments[env].Webhooks["stripe"]
 				writer, path, secret = d.Writers[0].URL, hook.Path, hook.Secret
 				for range 64 {
 					account, _, err := d.account(cmd.Context())
@@ -151,6 +154,7 @@ func webhookCommand() *cobra.Command {
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().StringVar(&env, "env", "sandbox", "with --dev: the environment, sandbox or production")
 	cmd.Flags().StringVar(&writer, "writer", "", "a writer's address")
 	cmd.Flags().StringVar(&path, "path", "/v1/webhooks/sandbox/stripe", "the webhook's path")
 	cmd.Flags().StringVar(&secret, "secret", "", "the webhook's secret, whsec_...")
@@ -182,6 +186,8 @@ type dev struct {
 		ServerKey string `json:"server_key"`
 		Webhooks  map[string]struct{ Path, Secret string }
 	}
+
+	env string // that accounts are made in
 }
 
 func readDev(dir string) (*dev, error) {
@@ -189,7 +195,7 @@ func readDev(dir string) (*dev, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: is latchkey-dev running there? %w", ErrFailed, err)
 	}
-	var d dev
+	d := dev{env: "sandbox"}
 	if err := json.Unmarshal(b, &d); err != nil {
 		return nil, fmt.Errorf("%w: latchkey-dev.json: %w", ErrFailed, err)
 	}
@@ -199,7 +205,7 @@ func readDev(dir string) (*dev, error) {
 	return &d, nil
 }
 
-// account makes an account in sandbox and a session for it. Error: ErrFailed.
+// account makes an account and a session for it. Error: ErrFailed.
 func (d *dev) account(ctx context.Context) (id, session string, err error) {
 	var made struct {
 		Account string `json:"account_id"`
@@ -219,7 +225,7 @@ func (d *dev) post(ctx context.Context, path, body string, into any) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+d.Environments["sandbox"].ServerKey)
+	req.Header.Set("Authorization", "Bearer "+d.Environments[d.env].ServerKey)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
