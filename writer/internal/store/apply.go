@@ -130,13 +130,14 @@ type decoded struct {
 	err    error        // ErrCommand
 }
 
+// decodeEntry decodes an entry, parts of which the result is made of: entry must never change again, its stamp apart.
 func decodeEntry(entry []byte) *decoded {
 	d := &decoded{}
 	if d.Command, d.err = DecodeCommand(entry); d.err != nil || d.Type != TypeRecordEvent {
 		return d
 	}
 	d.event = &RecordEvent{}
-	if err := entitlement.Decode(d.Body, d.event); err != nil {
+	if err := entitlement.DecodeShared(d.Body, d.event); err != nil {
 		d.bad = true
 		return d
 	}

@@ -22,7 +22,8 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	if !s.IsLeader() {
 		return Result{}, ErrNotLeader
 	}
-	d := decodeEntry(encoded)
+	entry := bytes.Clone(encoded)
+	d := decodeEntry(entry)
 	if d.err != nil || !d.Type.known() {
 		return Result{}, errors.Join(ErrCommand, d.err)
 	}
@@ -33,7 +34,6 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	entry := bytes.Clone(encoded)
 	stamp, err := s.stamp()
 	if err != nil {
 		leave()

@@ -1,0 +1,144 @@
+package store
+
+import (
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/entitlement/canonical"
+)
+
+// The rows and the command that a webhook reads and writes are read and written by hand: see package canonical. A field that is new must be
+// added here; the tests hold both ways against the general codec.
+
+// ReadCanonical implements canonical.Readable.
+func (c *RecordEvent) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			c.Event.ReadCanonical(r)
+		case 2:
+			c.Pulled = r.Bool()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (c *RecordEvent) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	c.Event.WriteCanonical(w)
+	w.True(m, 2, c.Pulled)
+}
+
+// ReadCanonical implements canonical.Readable.
+func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			row.Evidence.ReadCanonical(r)
+		case 2:
+			row.Owner = entitlement.AccountID(r.String())
+		case 3:
+			row.Claim = &claimRow{}
+			row.Claim.ReadCanonical(r)
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	row.Evidence.WriteCanonical(w)
+	w.Text(m, 2, string(row.Owner))
+	if row.Claim != nil {
+		w.Field(m, 3)
+		row.Claim.WriteCanonical(w)
+	}
+}
+
+// ReadCanonical implements canonical.Readable.
+func (row *claimRow) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			row.Account = entitlement.AccountID(r.String())
+		case 2:
+			row.Stamp = r.Int()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (row *claimRow) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(string(row.Account))
+	w.Field(m, 2)
+	w.Number(row.Stamp)
+}
+
+// ReadCanonical implements canonical.Readable.
+func (row *eventRow) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			row.Digest = r.Bytes()
+		case 2:
+			row.Type = r.String()
+		case 3:
+			row.Outcome = Outcome(r.String())
+		case 4:
+			row.Stamp = r.Int()
+		case 5:
+			row.CreatedAt = r.Int()
+		case 6:
+			row.Epoch = r.Uint()
+		case 7:
+			row.N = r.Uint()
+		case 8:
+			row.Purchases = canonical.Texts[entitlement.PurchaseID](r)
+		case 9:
+			row.Account = entitlement.AccountID(r.String())
+		case 10:
+			row.CorrelationID = r.String()
+		case 11:
+			row.Seq = r.Uint()
+		case 12:
+			row.Segment = r.Uint()
+		case 13:
+			row.Offset = r.Int()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (row *eventRow) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Bytes(m, 1, row.Digest)
+	w.Text(m, 2, row.Type)
+	w.Field(m, 3)
+	w.String(string(row.Outcome))
+	w.Field(m, 4)
+	w.Number(row.Stamp)
+	w.Int(m, 5, row.CreatedAt)
+	w.Field(m, 6)
+	w.Unsigned(row.Epoch)
+	w.Field(m, 7)
+	w.Unsigned(row.N)
+	canonical.WriteTexts(w, m, 8, row.Purchases)
+	w.Text(m, 9, string(row.Account))
+	w.Text(m, 10, row.CorrelationID)
+	w.Field(m, 11)
+	w.Unsigned(row.Seq)
+	w.Field(m, 12)
+	w.Unsigned(row.Segment)
+	w.Field(m, 13)
+	w.Number(row.Offset)
+}
