@@ -87,6 +87,10 @@ var (
 		"line_items": page(map[string]keep{"id": ident, "quantity": number, "amount_total": number, "price": named(stripePrice)}),
 	}
 
+	stripeSchedule = map[string]keep{
+		"id": ident, "object": word, "status": word, "livemode": flag, "customer": ref, "subscription": ref, "released_subscription": ref,
+	}
+
 	// stripeUnhandled is what is kept of the object of a type that we do not act on.
 	stripeUnhandled = map[string]keep{"id": ident, "object": word, "livemode": flag}
 )
@@ -118,6 +122,7 @@ var (
 	refundEvent         = stripeType{"refund", stripeRefund, (*stripeMessage).refund}
 	disputeEvent        = stripeType{"dispute", stripeDispute, (*stripeMessage).dispute}
 	checkoutEvent       = stripeType{"checkout.session", stripeCheckout, (*stripeMessage).checkout}
+	scheduleEvent       = stripeType{"subscription_schedule", stripeSchedule, (*stripeMessage).schedule}
 )
 
 // stripeTypes are the types that prove something. Every customer.subscription and charge.dispute type does, known to us or not, and so does
@@ -137,6 +142,10 @@ var stripeTypes = map[string]stripeType{
 	"refund.created":                           refundEvent,
 	"refund.updated":                           refundEvent,
 	"refund.failed":                            refundEvent,
+	"subscription_schedule.aborted":            scheduleEvent,
+	"subscription_schedule.canceled":           scheduleEvent,
+	"subscription_schedule.completed":          scheduleEvent,
+	"subscription_schedule.released":           scheduleEvent,
 	"checkout.session.completed":               checkoutEvent,
 	"checkout.session.async_payment_succeeded": checkoutEvent,
 	"checkout.session.async_payment_failed":    checkoutEvent,
@@ -250,6 +259,15 @@ func thinEvent(ev entitlement.Event, head object, m map[string]any) entitlement.
 	message.add(entitlement.Object{Kind: entitlement.KindHint, ID: related.text("id"), Hint: &entitlement.Hint{Of: kind}})
 	ev.Objects, ev.Raw = message.objects, head.raw()
 	return ev
+}
+
+// schedule reads the end of a schedule. What it did to its subscription comes in a message of the subscription's own, perhaps before, perhaps
+// never: it proves no more than that there is a state to ask for.
+func (m *stripeMessage) schedule(o object) error {
+	if id := cmp.Or(o.text("subscription"), o.text("released_subscription")); id != "" {
+		m.add(entitlement.Object{Kind: entitlement.KindHint, ID: id, Hint: &entitlement.Hint{Of: entitlement.KindSubscription}})
+	}
+	return nil
 }
 
 // add notes one proved state. The ids are the object's links: it and all of them belong to one purchase.

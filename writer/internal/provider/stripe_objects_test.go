@@ -259,6 +259,29 @@ func thin(kind, related, id, created string) string {
 		"related_object": map[string]any{"id": id, "type": related, "url": "/v1/somewhere"}})
 }
 
+// TestASchedulesEndIsAskedAbout: a schedule that ends may have changed its subscription, so the subscription is in doubt until its own newer state.
+// Other messages of schedules say nothing that its subscription does not say itself.
+func TestASchedulesEndIsAskedAbout(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind string
+		schedule   map[string]any
+		want       []entitlement.Doubt
+	}{
+		{"completed", "subscription_schedule.completed", map[string]any{"id": "sub_sched_1", "subscription": "sub_1"}, []entitlement.Doubt{{Kind: entitlement.KindSubscription, ID: "sub_1", From: 1_790_000_007e9}}},
+		{"released", "subscription_schedule.released", map[string]any{"id": "sub_sched_1", "subscription": nil, "released_subscription": "sub_1"}, []entitlement.Doubt{{Kind: entitlement.KindSubscription, ID: "sub_1", From: 1_790_000_007e9}}},
+		{"canceled before it made a subscription", "subscription_schedule.canceled", map[string]any{"id": "sub_sched_1", "subscription": nil}, nil},
+		{"expiring", "subscription_schedule.expiring", map[string]any{"id": "sub_sched_1", "subscription": "sub_1"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.schedule["object"] = "subscription_schedule"
+			ev := parse(t, message(tt.kind, 7, tt.schedule))
+			if got := (entitlement.Evidence{}).Add(ev.Objects...).Doubts(); !slices.Equal(got, tt.want) {
+				t.Errorf("doubts after %s: %+v, want %+v", tt.kind, got, tt.want)
+			}
+		})
+	}
+}
+
 func TestThinEventsKeepTheirFullTime(t *testing.T) {
 	ev := parse(t, thin("v1.invoice.paid", "invoice", "in_1", "2026-11-22T01:00:05.678+01:00"))
 	if want := int64(1_795_305_605_678_000_000); ev.CreatedAt != 1_795_305_605 || ev.Objects[0].At != want {
