@@ -252,10 +252,13 @@ func (w *Writer) Text(m Map, number byte, s string) {
 func (w *Writer) Bytes(m Map, number byte, b []byte) {
 	if len(b) > 0 {
 		w.Field(m, number)
-		w.head(majorBytes, uint64(len(b)))
+		w.BytesHead(len(b))
 		w.Buffer = append(w.Buffer, b...)
 	}
 }
+
+// BytesHead writes what stands before a byte string of n bytes.
+func (w *Writer) BytesHead(n int) { w.head(majorBytes, uint64(n)) }
 
 // Number writes an integer.
 func (w *Writer) Number(n int64) {

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/entitlement/canonical"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -159,9 +160,11 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 	if len(ev.Raw) == 0 || len(body) < 3 || string(body[:2]) != recordHead || body[2] <= cborMap || body[2] > cborMap+23 {
 		return ev.Digest()
 	}
-	raw := entitlement.Encode(ev.Raw)
-	cut := len(body) - len(raw) - 1
-	if cut < 3 || body[cut] != rawKey || !bytes.Equal(body[cut+1:], raw) {
+	before := canonical.Writer{Buffer: make([]byte, 0, 10)}
+	before.Buffer = append(before.Buffer, rawKey)
+	before.BytesHead(len(ev.Raw))
+	cut := len(body) - len(ev.Raw) - len(before.Buffer)
+	if cut < 3 || !bytes.HasPrefix(body[cut:], before.Buffer) || !bytes.HasSuffix(body, ev.Raw) {
 		return ev.Digest()
 	}
 	h := sha256.New()
