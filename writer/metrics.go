@@ -111,7 +111,7 @@ func newMetrics(w *Writer) *metrics {
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countPulls(env) }))
 	}
-	for _, l := range []string{listenerPublic, listenerInternal} {
+	for _, l := range []string{listenerPublic, listenerInternal, listenerOperator} {
 		m.requestSeconds.WithLabelValues(l)
 		m.route(l, "")
 	}
