@@ -18,6 +18,7 @@ type command struct {
 	*batch
 	Command
 	accounts []*accountEdit // in the order in which they were first touched, which is the order of their changes
+	seen     seenRecord     // the account that was looked for last
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a

@@ -126,13 +126,19 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 		objects []entitlement.Object
 	}
 	var groups []*group
+	owners := map[entitlement.Link]entitlement.PurchaseID{} // of the links seen, empty for none: objects of one message share them
 	for _, o := range ev.Objects {
 		if len(o.Links) == 0 {
 			o.Links = []entitlement.Link{entitlement.Link(string(ev.Provider) + ":" + o.ID)}
 		}
 		g := &group{links: slices.Clone(o.Links), objects: []entitlement.Object{o}}
 		for _, l := range o.Links {
-			if id, ok := c.purchaseOf(l); ok && !slices.Contains(g.known, id) {
+			id, seen := owners[l]
+			if !seen {
+				id, _ = c.purchaseOf(l)
+				owners[l] = id
+			}
+			if id != "" && !slices.Contains(g.known, id) {
 				g.known = append(g.known, id)
 			}
 		}

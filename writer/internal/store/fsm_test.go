@@ -134,6 +134,8 @@ func TestWaitingPurchasesFindTheirAccount(t *testing.T) {
 		{"an account made later takes what its alias names", nil, subscription("sub_1", 1, entitlement.Active, "", customer("cus_1")), create("acc_1", customer("cus_1")), "acc_1"},
 		{"an alias added later takes what it names", []Command{create("acc_1")}, subscription("sub_1", 1, entitlement.Active, "", customer("cus_1")),
 			NewCommand(TypeAddAlias, sandbox, "c", &AddAlias{Account: "acc_1", Alias: customer("cus_1")}), "acc_1"},
+		{"an alias counts once the newest state names no account", []Command{create("acc_1"), record(event("evt_0", subscription("sub_1", 1, entitlement.Active, "acc_1", customer("cus_1"))))},
+			subscription("sub_1", 2, entitlement.Active, "", customer("cus_1")), NewCommand(TypeAddAlias, sandbox, "c", &AddAlias{Account: "acc_1", Alias: customer("cus_1")}), "acc_1"},
 		{"metadata wins over an alias", []Command{create("acc_1", customer("cus_1"))}, subscription("sub_1", 1, entitlement.Active, "acc_2", customer("cus_1")), create("acc_2"), "acc_2"},
 	}
 	for _, tt := range tests {
@@ -502,13 +504,15 @@ func TestPolicyFoldsEveryPurchaseAgain(t *testing.T) {
 	m := newMachine(t, 1<<20)
 	m.apply(create("acc_1"))
 	m.apply(record(event("evt_1", subscription("sub_1", 1, entitlement.PastDue, "acc_1"), invoice("in_1", "sub_1", "pi_1", 1, entitlement.InvoicePaid))))
-	before := m.account("acc_1").Purchases[0].Items[0].AccessUntil
+	m.apply(record(event("evt_2", subscription("sub_2", 1, entitlement.PastDue, "acc_1"), invoice("in_2", "sub_2", "pi_2", 1, entitlement.InvoicePaid))))
+	before := m.account("acc_1").Purchases
 	r := m.apply(NewCommand(TypePutPolicy, sandbox, "c", &PutPolicy{Policy: entitlement.Policy{BillingGrace: map[entitlement.Provider]int64{entitlement.Stripe: day}}}))
-	after := m.account("acc_1").Purchases[0].Items[0].AccessUntil
-	if before-after != 6*day {
-		t.Errorf("access until %d, then %d: want 6 days less", before, after)
+	for i, after := range m.account("acc_1").Purchases {
+		if before, after := before[i].Items[0].AccessUntil, after.Items[0].AccessUntil; before-after != 6*day {
+			t.Errorf("purchase %d: access until %d, then %d: want 6 days less", i, before, after)
+		}
 	}
-	if r.Revision.N != m.state.N || m.state.N != 4 {
+	if r.Revision.N != m.state.N || m.state.N != 6 {
 		t.Errorf("revision %s of %d", r.Revision, m.state.N)
 	}
 	m.check()

@@ -43,7 +43,10 @@ func (c *command) purchaseOf(l entitlement.Link) (entitlement.PurchaseID, bool) 
 	if id := c.get(bucketLinks, key); id != nil {
 		return entitlement.PurchaseID(id), true
 	}
-	return entitlement.PurchaseID(l), c.get(bucketPurchases, key) != nil
+	if c.get(bucketPurchases, key) == nil {
+		return "", false
+	}
+	return entitlement.PurchaseID(l), true
 }
 
 func (c *command) loadPurchase(id entitlement.PurchaseID) (storedPurchase, bool) {
@@ -280,7 +283,7 @@ func (c *command) account(id entitlement.AccountID) *accountEdit {
 			return a
 		}
 	}
-	value := c.record(c.Env, replication.KindAccount, string(id))
+	value := c.accountRecord(id)
 	if value == nil {
 		return nil
 	}
@@ -298,8 +301,21 @@ func (c *command) exists(id entitlement.AccountID) bool {
 	if slices.ContainsFunc(c.accounts, func(a *accountEdit) bool { return a.id == id }) {
 		return true
 	}
-	c.keys = replication.AppendDBKey(c.keys[:0], c.Env, replication.KindAccount, string(id))
-	return c.get(bucketRecords, c.keys) != nil
+	return c.accountRecord(id) != nil
+}
+
+// seenRecord is an account's record as it was before the command, nil for none.
+type seenRecord struct {
+	id    entitlement.AccountID
+	value []byte
+}
+
+// accountRecord reads the record of an account that the command has not touched: whether it exists is asked just before it is changed.
+func (c *command) accountRecord(id entitlement.AccountID) []byte {
+	if c.seen.id != id {
+		c.seen = seenRecord{id, c.record(c.Env, replication.KindAccount, string(id))}
+	}
+	return c.seen.value
 }
 
 func byPurchaseID(p entitlement.Purchase, id entitlement.PurchaseID) int {
@@ -337,4 +353,5 @@ func (c *command) writeAccounts() {
 		c.writeOver(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value}, a.before)
 		a.before = a.value
 	}
+	c.seen = seenRecord{}
 }
