@@ -24,7 +24,7 @@ import (
 // KnownRules is the newest rules version that this program reads records by. Of a newer one it applies nothing.
 const KnownRules = 1
 
-// Version is the program's, set when it is built.
+// Version is the program's. A build may set it: go build -ldflags "-X github.com/latchkey/latchkey/edge.Version=1.2.3".
 var Version = "dev"
 
 const (

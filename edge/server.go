@@ -175,7 +175,7 @@ func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetConnectionClose()
 }
 
-// requestID names an answer that is not what was asked for, so that a user's report finds our log line.
+// requestID names an answer that is not what was asked for, so that reports of one can be told from those of another. No log line has it yet.
 func requestID(*fasthttp.RequestCtx) string { return rand.Text()[:requestIDSize] }
 
 // logContext is that of log lines about requests: fasthttp's own must not outlive the request.

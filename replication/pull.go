@@ -17,7 +17,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// Paths and the header of the writers' internal API.
+// Paths and headers of the writers' internal API.
 const (
 	HeadPath       = "/internal/v1/head"
 	ChangesPath    = "/internal/v1/changes"

@@ -23,7 +23,7 @@ import (
 const (
 	scopeServer      = "sk" // everything
 	scopeRead        = "rk" // reads only
-	scopePublishable = "pk" // sessions at an edge, nothing here
+	scopePublishable = "pk" // nothing here; meant for sessions at edges, which do not give any yet
 )
 
 func validScope(s string) bool { return s == scopeServer || s == scopeRead || s == scopePublishable }

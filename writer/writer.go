@@ -4,8 +4,9 @@
 // It promises: a 2xx is sent only after a majority of writers has the event on disk; every read of the server API sees every write
 // that returned before it, on every node; a head with as_of = T covers everything that was acknowledged before T.
 //
-// Start at Open and Run. A webhook goes webhook.go -> propose.go -> internal/store; a read goes api.go -> read.go -> internal/store; an
-// edge's pull goes internal_api.go -> internal/store.
+// Start at Open and Run. A webhook goes webhook.go -> propose.go -> (on a follower: relay.go -> the leader's) admission.go -> internal/store; a
+// read goes api.go -> read.go -> internal/store; an edge's pull goes internal_api.go -> internal/store. What only the leader does begins in
+// leader.go: publishing to the edges (nats.go) and asking providers (pull.go).
 package writer
 
 import (
