@@ -485,6 +485,11 @@ func (f *Follower) headFromSource(signed []byte) {
 	// Only what is newer shows that the source is alive: one that repeats old heads must not keep us from pulling.
 	if err == nil && f.newestAsOf() > before {
 		f.fromHead = time.Now()
+		// The pull rests now: what it met with before is not wrong at present, and it would never get to clear it.
+		delete(f.trouble, "head")
+		if f.gapSince.IsZero() {
+			delete(f.trouble, "changes")
+		}
 	}
 	f.mu.Unlock()
 	f.report("source", err)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -529,6 +530,34 @@ func TestAReplayedHeadProvesNoLife(t *testing.T) {
 	m.wait(t, "as_of goes on under replayed heads", func(h replication.Head) bool { return h.AsOf >= later })
 	w.Put(record("a", "1"))
 	m.at(t, w)
+}
+
+// TestReasonsArePresent: what the pull met with is no reason any more once the source brings everything.
+func TestReasonsArePresent(t *testing.T) {
+	w, m := newWriter(t), newMemory()
+	began := time.Now()
+	var later atomic.Int64 // seconds
+	w.Now = func() time.Time { return began.Add(time.Duration(later.Load()) * time.Second) }
+	source, way := &lossy{}, &relay{to: w}
+	f := follow(t, w, m, source, serve(t, way))
+	m.at(t, w)
+	way.set(true)
+	reasons := func(what string, holds func([]string) bool) {
+		t.Helper()
+		deadline := time.Now().Add(15 * time.Second)
+		for !holds(f.Status().Reasons) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not within 15 s: Status() = %+v", what, f.Status())
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+	}
+	reasons("the pull's failure is told", func(r []string) bool { return len(r) > 0 })
+	reasons("the source makes up for it", func(r []string) bool {
+		later.Add(1)
+		source.head([]byte(w.SignedHead()))
+		return len(f.Status().Reasons) == 0
+	})
 }
 
 // TestASnapshotGoesOnWhereItStopped: a broken connection costs what was under way, not all; a changed snapshot begins anew, and wrong bytes are refused.
