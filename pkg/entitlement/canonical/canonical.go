@@ -150,6 +150,13 @@ func (r *Reader) Bytes() []byte {
 	return []byte(s)
 }
 
+// Fill reads a byte string of the length of dst into it.
+func (r *Reader) Fill(dst []byte) {
+	if s := r.cut(majorBytes); copy(dst, s) != len(dst) || len(s) != len(dst) {
+		r.Fail()
+	}
+}
+
 func (r *Reader) cut(major byte) string {
 	n := r.length(major, math.MaxInt32)
 	s := r.text[r.at : r.at+n]
@@ -248,12 +255,17 @@ func (w *Writer) Text(m Map, number byte, s string) {
 	}
 }
 
+// Blob writes a byte string.
+func (w *Writer) Blob(b []byte) {
+	w.BytesHead(len(b))
+	w.Buffer = append(w.Buffer, b...)
+}
+
 // Bytes is a field with a byte string.
 func (w *Writer) Bytes(m Map, number byte, b []byte) {
 	if len(b) > 0 {
 		w.Field(m, number)
-		w.BytesHead(len(b))
-		w.Buffer = append(w.Buffer, b...)
+		w.Blob(b)
 	}
 }
 

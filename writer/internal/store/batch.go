@@ -44,7 +44,7 @@ func (b *batch) finish() {
 		b.err = b.journal.flush(&b.st)
 	}
 	if b.err == nil {
-		b.err = b.tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(b.st))
+		b.err = b.tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(&b.st))
 	}
 }
 

@@ -90,7 +90,7 @@ func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics,
 				return err
 			}
 		}
-		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(f.state))
+		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(&f.state))
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make %s: %w", path, err), db.Close())

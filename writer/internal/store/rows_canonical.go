@@ -5,7 +5,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/entitlement/canonical"
 )
 
-// The rows and the command that a webhook reads and writes are read and written by hand: see package canonical. A field that is new must be
+// The rows and the command that a webhook reads and writes, and the state that every read begins with, are read and written by hand: see package canonical. A field that is new must be
 // added here; the tests hold both ways against the general codec.
 
 // ReadCanonical implements canonical.Readable.
@@ -141,4 +141,86 @@ func (row *eventRow) WriteCanonical(w *canonical.Writer) {
 	w.Unsigned(row.Segment)
 	w.Field(m, 13)
 	w.Number(row.Offset)
+}
+
+// ReadCanonical implements canonical.Readable.
+func (st *state) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			st.Applied = r.Uint()
+		case 2:
+			st.AppliedTerm = r.Uint()
+		case 3:
+			st.Cluster = r.String()
+		case 4:
+			st.Epoch = r.Uint()
+		case 5:
+			st.N = r.Uint()
+		case 6:
+			r.Fill(st.Chain[:])
+		case 7:
+			r.Fill(st.StateHash[:])
+		case 8:
+			r.Fill(st.FullHash[:])
+		case 9:
+			st.Stamp = r.Int()
+		case 10:
+			rules := r.Uint()
+			if st.Rules = uint32(rules); uint64(st.Rules) != rules {
+				r.Fail()
+			}
+		case 11:
+			st.Floor = r.Uint()
+		case 12:
+			st.ChangeBytes = r.Int()
+		case 13:
+			st.EventSeq = r.Uint()
+		case 14:
+			st.Segment = r.Uint()
+		case 15:
+			st.SegmentOffset = r.Int()
+		case 16:
+			r.Fill(st.SegmentHash[:])
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (st *state) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.Unsigned(st.Applied)
+	w.Field(m, 2)
+	w.Unsigned(st.AppliedTerm)
+	w.Field(m, 3)
+	w.String(st.Cluster)
+	w.Field(m, 4)
+	w.Unsigned(st.Epoch)
+	w.Field(m, 5)
+	w.Unsigned(st.N)
+	w.Field(m, 6)
+	w.Blob(st.Chain[:])
+	w.Field(m, 7)
+	w.Blob(st.StateHash[:])
+	w.Field(m, 8)
+	w.Blob(st.FullHash[:])
+	w.Field(m, 9)
+	w.Number(st.Stamp)
+	w.Field(m, 10)
+	w.Unsigned(uint64(st.Rules))
+	w.Field(m, 11)
+	w.Unsigned(st.Floor)
+	w.Field(m, 12)
+	w.Number(st.ChangeBytes)
+	w.Field(m, 13)
+	w.Unsigned(st.EventSeq)
+	w.Field(m, 14)
+	w.Unsigned(st.Segment)
+	w.Field(m, 15)
+	w.Number(st.SegmentOffset)
+	w.Field(m, 16)
+	w.Blob(st.SegmentHash[:])
 }

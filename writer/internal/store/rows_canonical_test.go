@@ -23,6 +23,7 @@ var byHand = map[string]func() canonicalRow{
 	"purchase": func() canonicalRow { return new(purchaseRow) },
 	"claim":    func() canonicalRow { return new(claimRow) },
 	"event":    func() canonicalRow { return new(eventRow) },
+	"state":    func() canonicalRow { return new(state) },
 }
 
 // fillRow sets every field at random, whatever fields there are.
@@ -36,10 +37,14 @@ func fillRow(t *rapid.T, v reflect.Value) {
 		v.SetString(rapid.String().Draw(t, "text"))
 	case reflect.Int64:
 		v.SetInt(rapid.Int64().Draw(t, "number"))
-	case reflect.Uint64, reflect.Uint8:
+	case reflect.Uint64, reflect.Uint32, reflect.Uint8:
 		v.SetUint(rapid.Uint64Max(1<<v.Type().Bits()-1).Draw(t, "unsigned"))
 	case reflect.Bool:
 		v.SetBool(rapid.Bool().Draw(t, "flag"))
+	case reflect.Array:
+		for i := range v.Len() {
+			fillRow(t, v.Index(i))
+		}
 	case reflect.Slice:
 		if n := rapid.IntRange(0, 3).Draw(t, "length"); n > 0 {
 			v.Set(reflect.MakeSlice(v.Type(), n, n))
