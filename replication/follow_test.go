@@ -542,6 +542,7 @@ func TestReasonsArePresent(t *testing.T) {
 	f := follow(t, w, m, source, serve(t, way))
 	m.at(t, w)
 	way.set(true)
+	w.Put(record("a", "1")) // ends the request that is open
 	reasons := func(what string, holds func([]string) bool) {
 		t.Helper()
 		deadline := time.Now().Add(15 * time.Second)
@@ -552,9 +553,14 @@ func TestReasonsArePresent(t *testing.T) {
 			<-time.After(5 * time.Millisecond)
 		}
 	}
-	reasons("the pull's failure is told", func(r []string) bool { return len(r) > 0 })
-	reasons("the source makes up for it", func(r []string) bool {
+	reasons("both failures of the pull are told", func(r []string) bool { return len(r) == 2 })
+	reasons("the source makes up for both", func([]string) bool {
+		batch, err := w.Batch(0, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
 		later.Add(1)
+		source.batch(batch.AppendBinary(nil))
 		source.head([]byte(w.SignedHead()))
 		return len(f.Status().Reasons) == 0
 	})
