@@ -69,7 +69,8 @@ func (d *disk) guard(what string, call func() error) error {
 }
 
 // GetLog implements raft.LogStore. raft-wal goes on to find entries that were cut from the head of its newest file; for Raft
-// they must be gone, so that what a follower gets does not depend on where files end. Error: raft.ErrLogNotFound.
+// they must be gone, so that what a follower gets does not depend on where files end. An entry that is not what was written ends the
+// process: it must neither be applied nor passed on. Error: raft.ErrLogNotFound.
 func (d *disk) GetLog(index uint64, l *raft.Log) error {
 	first, err := d.FirstIndex()
 	if err != nil {
@@ -78,17 +79,25 @@ func (d *disk) GetLog(index uint64, l *raft.Log) error {
 	if index < first {
 		return raft.ErrLogNotFound
 	}
-	return d.WAL.GetLog(index, l)
+	if err := d.WAL.GetLog(index, l); err != nil {
+		return err
+	}
+	if err := verify(l); err != nil {
+		err = fmt.Errorf("entry %d: %w", index, err)
+		d.fatal(err)
+		return err
+	}
+	return nil
 }
 
 // StoreLog implements raft.LogStore.
 func (d *disk) StoreLog(l *raft.Log) error {
-	return d.guard("store log entry", func() error { return d.WAL.StoreLog(l) })
+	return d.StoreLogs([]*raft.Log{l})
 }
 
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
-	return d.guard("store log entries", func() error { return d.WAL.StoreLogs(logs) })
+	return d.guard("store log entries", func() error { return d.WAL.StoreLogs(checksummed(logs)) })
 }
 
 // DeleteRange implements raft.LogStore.
