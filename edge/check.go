@@ -408,7 +408,7 @@ func (c *check) matches(digest uint64, asOf int64) []byte {
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // asProblem turns what the parts return into what the client is told.
-func (e *Edge) asProblem(err error) *problem.Problem {
+func (e *Edge) asProblem(ctx *fasthttp.RequestCtx, err error) *problem.Problem {
 	switch {
 	case errors.Is(err, replication.ErrNoData):
 		return problem.New(problem.NoData, "This edge has no data yet.").After(retryAfter)
@@ -419,7 +419,7 @@ func (e *Edge) asProblem(err error) *problem.Problem {
 	}
 	p := problem.From(err)
 	if p.Slug == problem.Internal {
-		e.log.LogAttrs(e.logContext(), slog.LevelError, "request failed", slog.Any("error", err))
+		e.log.LogAttrs(e.logContext(), slog.LevelError, "request failed", slog.String("request_id", requestID(ctx)), slog.Any("error", err))
 	}
 	return p
 }

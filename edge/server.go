@@ -62,7 +62,7 @@ const entitlementsPath = "/v1/entitlements"
 func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
-			e.log.LogAttrs(e.logContext(), slog.LevelError, "panic while answering", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			e.log.LogAttrs(e.logContext(), slog.LevelError, "panic while answering", slog.String("request_id", requestID(ctx)), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 			ctx.Response.Reset()
 			e.sendProblem(ctx, problem.From(fmt.Errorf("panic")))
 			ctx.SetConnectionClose()
@@ -79,7 +79,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 			err = e.handleCheck(ctx)
 		}
 		if err != nil {
-			e.sendProblem(ctx, e.asProblem(err))
+			e.sendProblem(ctx, e.asProblem(ctx, err))
 		}
 		e.metrics.duration.Observe(time.Since(began).Seconds())
 		return
@@ -89,7 +89,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		err = e.handleOther(ctx, string(path))
 	}
 	if err != nil {
-		e.sendProblem(ctx, e.asProblem(err))
+		e.sendProblem(ctx, e.asProblem(ctx, err))
 	}
 }
 
@@ -175,8 +175,18 @@ func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetConnectionClose()
 }
 
-// requestID names an answer that is not what was asked for, so that reports of one can be told from those of another. No log line has it yet.
-func requestID(*fasthttp.RequestCtx) string { return rand.Text()[:requestIDSize] }
+type requestIDKey struct{}
+
+// requestID names a request whose answer is not what was asked for: in the problem that the client gets and in what is logged about it. It is
+// made when it is first needed, because most requests never need one.
+func requestID(ctx *fasthttp.RequestCtx) string {
+	if id, ok := ctx.UserValue(requestIDKey{}).(string); ok {
+		return id
+	}
+	id := rand.Text()[:requestIDSize]
+	ctx.SetUserValue(requestIDKey{}, id)
+	return id
+}
 
 // logContext is that of log lines about requests: fasthttp's own must not outlive the request.
 func (e *Edge) logContext() context.Context { return context.Background() }

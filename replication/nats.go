@@ -25,7 +25,6 @@ const (
 	// natsPendingBytes is what may wait for a subscriber that is busy; beyond it messages are lost and pulled.
 	natsPendingBytes    = 32 << 20
 	natsPendingMessages = 16_384
-	natsDrainTimeout    = time.Second
 )
 
 // NATS is a connection to the servers that make replication fast. It may lose, repeat, reorder or forge what it carries:
@@ -37,7 +36,6 @@ func ConnectNATS(urls []string, name string, log *slog.Logger) (*NATS, error) {
 	conn, err := nats.Connect(strings.Join(urls, ","), nats.Name(name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(natsReconnectWait), nats.ReconnectJitter(natsReconnectJitter, natsReconnectJitter),
 		nats.ReconnectBufSize(-1), // what could not be sent now is old when it could: the pull has it by then
-		nats.DrainTimeout(natsDrainTimeout),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats error", "error", err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Warn("nats disconnected", "error", err) }),
 		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("nats connected again", "server", c.ConnectedServerName()) }),

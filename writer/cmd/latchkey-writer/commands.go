@@ -220,7 +220,7 @@ func keysAPIAddCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	keyFlags(cmd, &env, &name)
-	cmd.Flags().StringVar(&scope, "scope", "sk", "sk (everything), rk (read only), pk (publishable: sessions at edges only)")
+	cmd.Flags().StringVar(&scope, "scope", "sk", "sk (everything), rk (read only), pk (publishable: for apps; edges take none yet)")
 	reach := operator(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkEnvironment(env); err != nil {
