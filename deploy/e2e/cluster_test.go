@@ -165,8 +165,8 @@ func TestOutsideNATSKilledForGood(t *testing.T) {
 		for edge := range d.info().Edges {
 			d.mustAsk(a, edge, revision)
 		}
-		// Silence is noticed within 2 s; the rest is the time of a pull.
-		if took := time.Since(sent); took > 2500*time.Millisecond {
+		// Silence is noticed within 2 s; a second more is for a pull on a busy machine.
+		if took := time.Since(sent); took > 3*time.Second {
 			t.Errorf("with NATS killed a change shows after %s, want 2 s after what pull alone takes", took)
 		}
 	}
