@@ -40,7 +40,7 @@ type PublishConfig struct {
 func Publish(ctx context.Context, cfg PublishConfig) error {
 	sent := cfg.Log.Position()
 	var last time.Time
-	for {
+	for ctx.Err() == nil {
 		updated := cfg.Log.Updated()
 		now := cfg.Log.Position()
 		if now.Epoch != sent.Epoch {
@@ -76,4 +76,5 @@ func Publish(ctx context.Context, cfg PublishConfig) error {
 		}
 		_ = cfg.Send(Batch{Signed: signed, Changes: changes}.AppendBinary(nil)) // lost is lost: the edges pull
 	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
@@ -55,14 +56,21 @@ func (w *Writer) publish(ctx context.Context) {
 	if w.nats == nil {
 		return
 	}
-	err := replication.Publish(ctx, replication.PublishConfig{Log: w.store, Sign: w.signPosition, Send: func(frame []byte) error {
-		return w.countNATS(w.nats.PublishBatch(frame))
-	}})
-	if err != nil && ctx.Err() == nil {
-		// The edges notice the gap and pull; the next leader publishes again.
-		w.log.ErrorContext(ctx, "publishing stopped", "error", err)
+	for ctx.Err() == nil {
+		err := replication.Publish(ctx, replication.PublishConfig{Log: w.store, Sign: w.signPosition, Send: func(frame []byte) error {
+			return w.countNATS(w.nats.PublishBatch(frame))
+		}})
+		if err == nil {
+			return
+		}
+		// The edges notice the gap and pull.
+		w.log.ErrorContext(ctx, "publishing disturbed", "error", err)
+		_ = sleep(ctx, publishRetry)
 	}
 }
+
+// publishRetry is the pause after changes could not be read or signed.
+const publishRetry = time.Second
 
 // publishHead sends a head that this leader made.
 func (w *Writer) publishHead(h *head) {
