@@ -119,6 +119,9 @@ func (w *Writer) reading(f func(*apiCall, *store.Reader) (answer, error)) handle
 		var a answer
 		err = w.read(r.Context(), func(reader *store.Reader) error {
 			if c.env, err = w.authorize(reader, hash, scopeServer, scopeRead); err != nil {
+				if errors.Is(err, errUnknownCredential) {
+					w.metrics.refused(credentialUnknown)
+				}
 				return err
 			}
 			a, err = f(c, reader)
@@ -146,7 +149,9 @@ func (w *Writer) writing(f func(*apiCall) (answer, error)) handler {
 			return err
 		}
 		if err = w.store.View(lookup); errors.Is(err, errUnknownCredential) {
-			err = w.read(r.Context(), lookup)
+			if err = w.read(r.Context(), lookup); errors.Is(err, errUnknownCredential) {
+				w.metrics.refused(credentialUnknown)
+			}
 		}
 		if err != nil {
 			return err
@@ -186,8 +191,7 @@ func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes 
 	invalid := problem.New(problem.InvalidCredential, "This API key is not valid here.")
 	switch {
 	case !known || !served:
-		w.metrics.refused(credentialUnknown)
-		return "", fmt.Errorf("%w: %w", errUnknownCredential, invalid)
+		return "", fmt.Errorf("%w: %w", errUnknownCredential, invalid) // counted by the caller, who may look again
 	case key.RevokedAt != 0:
 		w.metrics.refused(credentialRevoked)
 		return "", invalid

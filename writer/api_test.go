@@ -56,6 +56,12 @@ func TestCredentials(t *testing.T) {
 			}
 		})
 	}
+	// Each is counted once, also where the key was looked up twice.
+	for reason, want := range map[string]string{"missing": "2", "unknown": "2", "scope": "3"} {
+		if got := w.metric(`latchkey_writer_credentials_refused_total{reason="` + reason + `"}`); got != want {
+			t.Errorf("refused as %s: %s counted, want %s", reason, got, want)
+		}
+	}
 }
 
 // TestRefusedRequests shows that each mistake in a request is a problem that names the field, and that nothing is written.
