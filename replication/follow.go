@@ -266,7 +266,13 @@ func (f *Follower) pullChanges(ctx context.Context) {
 		if !errors.Is(err, ErrRules) {
 			f.tryNext(index)
 		}
-		f.sleep(ctx, delays.NextBackOff())
+		delay := delayAfter(err, delays.NextBackOff())
+		if RetryAfter(err) > 0 {
+			// What wakes us, a new head say, wakes a thousand edges at the same moment: who was told to stay away does.
+			_ = pause(ctx, delay)
+			continue
+		}
+		f.sleep(ctx, delay)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -146,7 +147,7 @@ func (c *Client) Snapshot(ctx context.Context, file *os.File, judge func(signed 
 		if try == resumeTries || d.have == 0 || ctx.Err() != nil {
 			return Manifest{}, fmt.Errorf("snapshot: %w", err)
 		}
-		if err := pause(ctx, delays.NextBackOff()); err != nil {
+		if err := pause(ctx, delayAfter(err, delays.NextBackOff())); err != nil {
 			return Manifest{}, err
 		}
 	}
@@ -254,10 +255,56 @@ func (c *Client) get(ctx context.Context, path string, header http.Header) (*htt
 	case http.StatusConflict:
 		err = ErrOtherHistory
 	default:
-		err = fmt.Errorf("%w: status %d", ErrUnavailable, resp.StatusCode)
+		err = &refusal{status: resp.StatusCode, after: retryAfter(resp.Header)}
 	}
 	_ = resp.Body.Close()
 	return nil, err
+}
+
+// refusal is an answer that says: not now. It is ErrUnavailable.
+type refusal struct {
+	status int
+	after  time.Duration
+}
+
+func (r *refusal) Error() string {
+	if r.after > 0 {
+		return fmt.Sprintf("%s: status %d, again after %s", ErrUnavailable, r.status, r.after)
+	}
+	return fmt.Sprintf("%s: status %d", ErrUnavailable, r.status)
+}
+
+// Unwrap makes it ErrUnavailable.
+func (r *refusal) Unwrap() error { return ErrUnavailable }
+
+// RetryAfter is how long the writer that answered with err asks us to stay away; 0 when it said nothing of it.
+func RetryAfter(err error) time.Duration {
+	if r := (*refusal)(nil); errors.As(err, &r) {
+		return r.after
+	}
+	return 0
+}
+
+// maxRetryAfter bounds how long a writer may keep an edge away: with stale data it should ask the next one by then.
+const maxRetryAfter = 30 * time.Second
+
+// retryAfter reads the header in seconds. A date is not what writers send.
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+}
+
+// delayAfter is how long to wait after err: the backoff, or what the writer asked for and up to as much again. Without that spread a crowd
+// that was turned away together would come back together.
+func delayAfter(err error, backoff time.Duration) time.Duration {
+	asked := RetryAfter(err)
+	if asked == 0 {
+		return backoff
+	}
+	return max(backoff, asked+rand.N(asked))
 }
 
 func readAll(r io.Reader, limit int64) ([]byte, error) {
