@@ -27,10 +27,11 @@ type child struct {
 
 	pid atomic.Int64 // of the present process, 0 between two
 
-	started func()          // called after each start but the first
-	ended   func(err error) // called when it died without being asked to
-	last    atomic.Value    // string: why it died last
-	misused atomic.Bool     // it died last because of its configuration: starting it again cannot help
+	launch  func(ctx context.Context, cmd *exec.Cmd) // called before each start; it may change the command and may wait
+	started func()                                   // called after each start but the first
+	ended   func(err error)                          // called when it died without being asked to
+	last    atomic.Value                             // string: why it died last
+	misused atomic.Bool                              // it died last because of its configuration: starting it again cannot help
 }
 
 // exitUsage is a program's exit code for wrong usage, a mistake in its configuration included.
@@ -80,6 +81,7 @@ func (c *child) runOnce(ctx context.Context, first bool) error {
 	cmd.SysProcAttr = attributes()
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
+	c.launch(ctx, cmd)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

@@ -170,7 +170,7 @@ func (s *System) writerSettings(i int) settings {
 	var voters []settings
 	for v := range s.config.Writers {
 		voters = append(voters, settings{
-			"id": fmt.Sprintf("w%d", v+1), "raft": s.config.address(raftPort, v), "internal": "http://" + s.config.address(internalPort, v),
+			"id": fmt.Sprintf("w%d", v+1), "raft": s.config.reach(raftPort, v), "internal": "http://" + s.config.reach(internalPort, v),
 		})
 	}
 	sessionKeys, envs := settings{}, settings{}
@@ -211,7 +211,7 @@ func (s *System) writerNATS(i int) settings {
 	var routes []string
 	for w := range s.config.Writers {
 		if w != i {
-			routes = append(routes, "nats://"+s.config.address(natsRoutePort, w))
+			routes = append(routes, "nats://"+s.config.reach(natsRoutePort, w))
 		}
 	}
 	return settings{"enabled": true, "listen": s.config.address(natsPort, i), "cluster_listen": s.config.address(natsRoutePort, i), "routes": routes}
@@ -221,7 +221,7 @@ func (s *System) writerNATS(i int) settings {
 func (s *System) ownNATS() []string {
 	var urls []string
 	for w := range s.config.Writers {
-		urls = append(urls, "nats://"+s.config.address(natsPort, w))
+		urls = append(urls, "nats://"+s.config.reach(natsPort, w))
 	}
 	return urls
 }
@@ -242,7 +242,7 @@ var manageURLs = settings{"stripe": "https://billing.example.com/manage"}
 func (s *System) edgeSettings(i int) settings {
 	var urls []string
 	for w := range s.config.Writers {
-		urls = append(urls, "http://"+s.config.address(internalPort, w))
+		urls = append(urls, "http://"+s.config.reach(internalPort, w))
 	}
 	envs := settings{}
 	for _, env := range environments {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -44,6 +45,21 @@ type Config struct {
 
 	// Out is where addresses and events are told to the user.
 	Out io.Writer
+
+	// Reach returns where the others and clients reach what listens at address: a relay of a test that can cut links. Nil: there itself.
+	Reach func(address string) string
+
+	// Launch is called before each start of a node with the command that starts it, and may change it; the node starts when Launch
+	// returns. Nil: at once. A Launch that waits must do so no longer than ctx.
+	Launch func(ctx context.Context, id string, cmd *exec.Cmd)
+}
+
+// reach is where others reach the i-th node's listener of one kind.
+func (c Config) reach(kind, i int) string {
+	if c.Reach == nil {
+		return c.address(kind, i)
+	}
+	return c.Reach(c.address(kind, i))
 }
 
 // ErrUsage means that the Config asks for something that cannot be: nothing was started.
@@ -108,6 +124,11 @@ func Start(ctx context.Context, config Config) (*System, error) {
 	running, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	for _, c := range s.children {
+		c.launch = func(ctx context.Context, cmd *exec.Cmd) {
+			if config.Launch != nil {
+				config.Launch(ctx, c.id, cmd)
+			}
+		}
 		c.ended = func(err error) { s.say("%s ended (%s); it is started again in %s", c.id, err, restartAfter) }
 		c.started = func() { s.done.Go(func() { s.restarted(running, c) }) }
 		s.done.Go(func() { c.run(running) })
