@@ -34,47 +34,72 @@ type PublishConfig struct {
 	Send func(frame []byte) error       // NATS.PublishBatch; an error is counted by the sender and repaired by the edges' pull
 }
 
+// Publisher decides what goes out next. Like Ladder it has no clock or goroutine of its own; Publish drives it.
+type Publisher struct {
+	cfg  PublishConfig
+	sent Position
+	last time.Time
+}
+
+// NewPublisher returns one that sends what comes after the log's present end.
+func NewPublisher(cfg PublishConfig) *Publisher {
+	return &Publisher{cfg: cfg, sent: cfg.Log.Position()}
+}
+
+// Next sends what is due now. It returns how long to wait before it is asked again; 0 means until the log's next update, which must
+// have been looked for before the call, and a negative wait that there is more.
+func (p *Publisher) Next(now time.Time) (wait time.Duration, err error) {
+	at := p.cfg.Log.Position()
+	if at.Epoch != p.sent.Epoch {
+		p.sent = at // a new history: edges learn of it from the head and pull
+	}
+	if at.N == p.sent.N {
+		return 0, nil
+	}
+	if wait := batchWait - now.Sub(p.last); wait > 0 && at.N-p.sent.N < batchChanges {
+		return wait, nil
+	}
+	changes, position, err := p.cfg.Log.Changes(p.sent.N, batchChanges, MaxMessageBytes)
+	if errors.Is(err, ErrBelowFloor) {
+		p.sent = p.cfg.Log.Position()
+		return -1, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("publish after revision %d: %w", p.sent.N, err)
+	}
+	p.sent, p.last = position, now
+	signed, err := p.cfg.Sign(position)
+	if err != nil {
+		return 0, fmt.Errorf("sign position %d: %w", position.N, err)
+	}
+	_ = p.cfg.Send(Batch{Signed: signed, Changes: changes}.AppendBinary(nil)) // lost is lost: the edges pull
+	return -1, nil
+}
+
 // Publish sends every change from now on, in batches that end with their signed position, until ctx ends. The leader alone
 // runs it, but a deposed one does no harm: what is in its log is committed, so what it sends is true. What is not sent
 // is not sent again: edges see the gap and pull.
 func Publish(ctx context.Context, cfg PublishConfig) error {
-	sent := cfg.Log.Position()
-	var last time.Time
+	p := NewPublisher(cfg)
 	for ctx.Err() == nil {
 		updated := cfg.Log.Updated()
-		now := cfg.Log.Position()
-		if now.Epoch != sent.Epoch {
-			sent = now // a new history: edges learn of it from the head and pull
-		}
-		if now.N == sent.N {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-updated:
-			}
+		wait, err := p.Next(time.Now())
+		switch {
+		case err != nil:
+			return err
+		case wait < 0:
 			continue
-		}
-		if wait := batchWait - time.Since(last); wait > 0 && now.N-sent.N < batchChanges {
+		case wait > 0:
 			select {
 			case <-ctx.Done():
-				return nil
 			case <-time.After(wait):
 			}
+		default:
+			select {
+			case <-ctx.Done():
+			case <-updated:
+			}
 		}
-		changes, position, err := cfg.Log.Changes(sent.N, batchChanges, MaxMessageBytes)
-		if errors.Is(err, ErrBelowFloor) {
-			sent = cfg.Log.Position()
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("publish after revision %d: %w", sent.N, err)
-		}
-		sent, last = position, time.Now()
-		signed, err := cfg.Sign(position)
-		if err != nil {
-			return fmt.Errorf("sign position %d: %w", position.N, err)
-		}
-		_ = cfg.Send(Batch{Signed: signed, Changes: changes}.AppendBinary(nil)) // lost is lost: the edges pull
 	}
 	return nil
 }
