@@ -69,6 +69,7 @@ type Ladder struct {
 
 	delay      time.Duration // before the next try after a failure, at most twice that
 	retryAt    time.Time     // the pull lane rests until then, unless something happens
+	awayUntil  time.Time     // a writer told us to stay away until about then, whatever happens
 	snapshotAt time.Time     // no snapshot before then, whatever happens
 
 	wake, interrupt bool
@@ -158,7 +159,7 @@ func (l *Ladder) TookHead(now time.Time, r Request, signed string, err error) {
 // NextPull keeps one request for changes open, so that a change travels as soon as it is made; while the source is alive it only fills
 // holes. Where changes cannot help it asks for a snapshot.
 func (l *Ladder) NextPull(now time.Time) Request {
-	if rest := l.retryAt.Sub(now); rest > 0 {
+	if rest := max(l.retryAt.Sub(now), l.awayUntil.Sub(now)); rest > 0 {
 		return Request{Wait: rest}
 	}
 	if wait := l.leaveToSource(now); wait > 0 {
@@ -211,6 +212,11 @@ func (l *Ladder) pulled(now time.Time, r Request, err error) {
 	// Exponential with full jitter, as NewBackoff: a thousand edges that lost one writer must not come back at the same moment.
 	l.retryAt = now.Add(time.Duration(l.cfg.Random() * float64(2*l.delay)))
 	l.delay = min(2*l.delay, backoffMax)
+	if asked := RetryAfter(err); asked > 0 {
+		// What wakes us, a new head say, wakes a thousand edges at the same moment: who was told to stay away does. The spread is for those who
+		// were told so together.
+		l.awayUntil = now.Add(asked + time.Duration(l.cfg.Random()*float64(asked)))
+	}
 }
 
 // BatchFromSource takes a batch frame that the source brought.
