@@ -43,6 +43,7 @@ type file struct {
 
 	// known is the highest rules version that may be applied.
 	known uint32
+	now   func() time.Time // time.Now, or that of Config
 
 	mu   sync.RWMutex
 	live *view // nil when closed
@@ -88,7 +89,7 @@ func openFile(path string, rules uint32) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &file{path: path, known: rules, limit: info.Size() + mapAhead}
+	f := &file{path: path, known: rules, now: time.Now, limit: info.Size() + mapAhead}
 	err = guard(func() error {
 		f.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockTimeout,
@@ -309,7 +310,7 @@ func (f *file) commit(rows []row, head replication.Head) error {
 		return nil
 	})
 	if err == nil {
-		f.savedAt = time.Now()
+		f.savedAt = f.now()
 	}
 	return err
 }
@@ -362,7 +363,7 @@ func (f *file) Advance(h replication.Head) error {
 	}
 	f.head.AsOf = max(f.head.AsOf, h.AsOf)
 	f.mu.Unlock()
-	if time.Since(f.savedAt) < saveEvery {
+	if f.now().Sub(f.savedAt) < saveEvery {
 		return nil
 	}
 	return f.save()
