@@ -100,13 +100,15 @@ func (s *Sessions) minimum() (wrong []Violation) {
 	return wrong
 }
 
-// forward is I7: an edge's answer is never older than one that it had finished before; nor, where each request asks for what the app
-// has seen, is a session's, whichever edge it asks. as_of goes back neither, but over an edge's restart and from edge to edge.
+// forward is I7: an edge's answer about an account is never older than one that it had finished before (a signed one is handed out
+// again for some seconds, so that another account's may be newer); nor, where each request asks for what the app has seen, is a
+// session's, whichever edge it asks. as_of goes back neither, but over an edge's restart and from edge to edge.
 func (s *Sessions) forward() (wrong []Violation) {
 	by := map[string][]Check{}
 	for _, c := range s.checks {
-		by["edge "+c.Edge] = append(by["edge "+c.Edge], c)
-		life := fmt.Sprintf("process %d of edge %s", c.Life, c.Edge)
+		edge := fmt.Sprintf("edge %s about %s", c.Edge, c.Account)
+		by[edge] = append(by[edge], c)
+		life := fmt.Sprintf("process %d of %s", c.Life, edge)
 		by[life] = append(by[life], c)
 		if c.Min != (replication.Revision{}) {
 			by["session "+c.Session] = append(by["session "+c.Session], c)

@@ -56,6 +56,7 @@ func TestSessions(t *testing.T) {
 		{"an edge that goes back", nil, all(answer(10, 5), answer(11, 4)), "I7"},
 		{"an edge that goes back for another session", nil, all(answer(10, 5), answer(11, 4, of("t"))), "I7"},
 		{"an edge that goes back over its restart", nil, all(answer(10, 5), answer(11, 4, restarted)), "I7"},
+		{"an older answer about another account", nil, all(answer(10, 5), answer(11, 4, func(c *Check) { c.Account = "b" })), ""},
 		{"another edge may be behind", nil, all(answer(10, 5), answer(11, 4, by("e2"))), ""},
 		{"another edge that was asked for what was seen", nil, all(answer(10, 5), answer(11, 4, by("e2"), atLeast(5))), "I11"},
 		{"answers that overlap may come in any order", nil, all(answer(10, 5, until(12)), answer(11, 4)), ""},
