@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
@@ -34,7 +35,7 @@ type Config struct {
 	// Environments are those that this cluster serves; at least one. What is not listed does not exist: 404.
 	Environments map[entitlement.Environment]EnvironmentConfig `config:"environments"`
 
-	// Now is the clock. Nil is time.Now. Only tests set it.
+	// Now is the clock of this machine. Nil is time.Now. Only tests set it.
 	Now func() time.Time
 	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
 	Logger *slog.Logger
@@ -43,6 +44,7 @@ type Config struct {
 	fatal     func(error)   // instead of ending the process, in tests
 	heartbeat time.Duration // shorter in tests that stop leaders; 0 is the store's default
 	segment   int64         // bytes of a journal segment, fewer in tests; 0 is the store's default
+	statFS    statFS        // of tests' disks; nil is the file system's own
 }
 
 type listeners struct{ public, internal, raft net.Listener }
@@ -51,7 +53,7 @@ func (c *Config) clock() func() time.Time {
 	if c.Now != nil {
 		return c.Now
 	}
-	return time.Now
+	return fault.Clock(time.Now)
 }
 
 func (c *Config) logger() *slog.Logger {
@@ -72,6 +74,11 @@ type NodeConfig struct {
 	// DataDir holds the log, the state, the journal and operator.sock. It is trusted: whoever can write it can grant themselves
 	// any entitlement, and whoever can open operator.sock is the operator. Made with mode 0700.
 	DataDir string `config:"data_dir"`
+
+	// DiskReserveBytes is how much of DataDir's file system is kept free: below it this writer leads no more if another one has room, and
+	// where a majority is below it writes are answered with 503 while reads go on. Zero is a fiftieth of the file system, but 512 MiB at
+	// least, 2 GiB and a quarter of it at most, and as much as the state takes.
+	DiskReserveBytes int64 `config:"disk_reserve_bytes"`
 
 	// Cluster is the cluster's id, which `latchkey-writer keys init` put into the issuing certificate. It is the iss of every token.
 	Cluster string `config:"cluster"`
@@ -201,6 +208,9 @@ func (c *Config) validateNode(m *config.Mistakes) {
 	}
 	if n.DataDir == "" {
 		m.Add("node.data_dir", "must be given")
+	}
+	if n.DiskReserveBytes < 0 {
+		m.Add("node.disk_reserve_bytes", "must not be negative")
 	}
 	for _, f := range []struct {
 		field, value string

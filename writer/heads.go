@@ -82,9 +82,13 @@ func (w *Writer) refreshHead(ctx context.Context) error {
 }
 
 // makeHead makes a head as the leader. The order is the proof: the time first, then that we lead, then that we hold all that was
-// committed by then. Hence every write that was acknowledged before that time is in the position.
+// committed by then. Hence every write that was acknowledged before that time is in the position. It is as true as the time: a leader's clock
+// may be ahead of a majority's by less than 2 s (clock.go), and one that may be further off makes no head.
 func (w *Writer) makeHead(ctx context.Context) (*head, error) {
-	t0 := w.now()
+	t0, err := w.clock.read()
+	if err != nil {
+		return nil, err
+	}
 	index, err := w.store.ReadIndex(ctx)
 	if err != nil {
 		return nil, err

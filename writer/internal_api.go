@@ -40,6 +40,7 @@ func (w *Writer) routeInternal(s *server) {
 		"POST /internal/v1/edge-certificates": w.handleEdgeCertificate,
 		"POST /internal/v1/propose":           w.ofWriter(w.handlePropose),
 		"GET /internal/v1/read-index":         w.ofWriter(w.handleReadIndex),
+		"GET " + vitalsPath:                   w.ofWriter(w.handleVitals),
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
 	} {
 		s.handle(pattern, toLoopback(h))

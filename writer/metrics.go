@@ -50,6 +50,7 @@ type metrics struct {
 	nats            *prometheus.CounterVec
 	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
+	handOvers       *prometheus.CounterVec
 }
 
 // latencyBuckets run from what loopback takes to what a provider waits.
@@ -81,6 +82,9 @@ func newMetrics(w *Writer) *metrics {
 		nats:            counter("nats_messages_total", "Batches and heads for the edges over NATS. What could not be sent is pulled.", "outcome"),
 		providerPulls:   counter("provider_pulls_total", "Objects that this leader asked providers for, by what became of the answer.", "provider", "outcome"),
 	}
+	m.handOvers = counter("hand_overs_total", "Times that this leader handed the lead over because another writer is better for it.", "reason")
+	m.registry.MustRegister(m.handOvers)
+	zero(m.handOvers, reasonClock, reasonDisk)
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
 	m.registry.MustRegister(m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
@@ -117,7 +121,26 @@ func newMetrics(w *Writer) *metrics {
 	}
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("head_age_seconds"),
 		Help: "Seconds since the as_of of the newest head that this node holds; -1 before the first."}, w.headAge))
+	for n, g := range map[string]struct {
+		help  string
+		value func() float64
+	}{
+		"clock_offset_seconds": {"By how much a majority of writers is ahead of this one's clock; 0 while that cannot be told.", func() float64 { return w.clock.line.Load().deviation.Seconds() }},
+		"clock_believed":       {"1 while commands and heads may be dated by this writer's clock.", func() float64 { return number(w.clock.believed() == nil) }},
+		"disk_free_bytes":      {"Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(w.disk.status().FreeBytes) }},
+		"disk_reserve_bytes":   {"Free bytes below which the disk counts as nearly full.", func() float64 { return float64(w.disk.status().ReserveBytes) }},
+		"disk_low":             {"1 while the disk counts as nearly full.", func() float64 { return number(w.disk.status().Low) }},
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name(n), Help: g.help}, g.value))
+	}
 	return m
+}
+
+func number(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func zero(v *prometheus.CounterVec, labels ...string) {
@@ -165,6 +188,7 @@ func (m *metrics) proposed(err error, d time.Duration) {
 	m.proposalSeconds.Observe(d.Seconds())
 }
 
+func (m *metrics) handedOver(reason string)   { m.handOvers.WithLabelValues(reason).Inc() }
 func (m *metrics) readFailed()                { m.readFailures.Inc() }
 func (m *metrics) refused(reason string)      { m.credentials.WithLabelValues(reason).Inc() }
 func (m *metrics) head(outcome string)        { m.heads.WithLabelValues(outcome).Inc() }

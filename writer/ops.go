@@ -47,6 +47,12 @@ func (w *Writer) readiness() ready {
 	if w.store.Leader() == "" {
 		r.Reasons = append(r.Reasons, "no leader")
 	}
+	if w.clock.believed() != nil || r.Role == roleLeader && w.store.CheckClock() != nil {
+		r.Reasons = append(r.Reasons, reasonClock)
+	}
+	if w.disk.status().Low {
+		r.Reasons = append(r.Reasons, reasonDisk)
+	}
 	h := w.newestHead()
 	switch {
 	case h == nil:
@@ -87,6 +93,9 @@ type Status struct {
 	AppliedIndex uint64 `json:"applied_index"`
 	Floor        uint64 `json:"change_log_floor"` // changes up to here are no longer kept
 
+	Clock ClockStatus `json:"clock"`
+	Disk  DiskStatus  `json:"disk"`
+
 	Members []Member   `json:"members"`
 	Edges   []edgeSeen `json:"edges"` // that asked this writer for something since it started
 }
@@ -105,6 +114,7 @@ func (w *Writer) status() (Status, error) {
 	p := stats.Position
 	s.Epoch, s.Revision, s.StateHash, s.Rules = p.Epoch, p.N, p.StateHash.String(), p.Rules
 	s.FullHash, s.AppliedIndex, s.Floor = stats.FullHash.String(), stats.AppliedIndex, stats.Floor
+	s.Clock, s.Disk = w.ClockStatus(), w.DiskStatus()
 	if h := w.newestHead(); h != nil {
 		s.AsOf = optionalTime(h.AsOf)
 	}

@@ -56,6 +56,9 @@ func (w *Writer) tryPropose(ctx context.Context, encoded []byte) (store.Result, 
 		if errors.Is(err, store.ErrTooLarge) {
 			return result, problem.New(problem.BodyTooLarge, "The request does not fit one entry of the log.")
 		}
+		if errors.Is(err, errNoRoom) {
+			return result, noRoom()
+		}
 		if !retryable(err) && ctx.Err() == nil {
 			w.log.ErrorContext(ctx, "proposal failed", "request_id", problem.RequestID(ctx), "error", err)
 			return result, unavailable("The write could not be done at present.")
@@ -98,6 +101,9 @@ func (w *Writer) proposeOnce(ctx context.Context, encoded []byte) (store.Result,
 
 // proposeHere commits a command on this node, as the leader, when it is the turn of its environment.
 func (w *Writer) proposeHere(ctx context.Context, encoded []byte) (store.Result, error) {
+	if w.disk.full.Load() && w.store.IsLeader() {
+		return store.Result{}, errNoRoom
+	}
 	leave, err := w.admission.enter(ctx, store.EnvironmentOf(encoded))
 	if err != nil {
 		return store.Result{}, err

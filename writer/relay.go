@@ -32,6 +32,7 @@ const (
 	relayedElsewhere = "not-leader" // nothing was written: ask the leader
 	relayedTooLarge  = "too-large"
 	relayedBusy      = "busy"    // nothing was written: send it again in a moment
+	relayedNoRoom    = "no-room" // nothing was written: the disks are nearly full
 	relayedUnknown   = "unknown" // it may have been written; send it again
 )
 
@@ -141,6 +142,8 @@ func (r *relay) propose(ctx context.Context, encoded []byte) (store.Result, erro
 		return store.Result{}, store.ErrTooLarge
 	case relayedBusy:
 		return store.Result{}, store.ErrBusy
+	case relayedNoRoom:
+		return store.Result{}, errNoRoom
 	}
 	return store.Result{}, store.ErrOutcomeUnknown
 }
@@ -180,8 +183,10 @@ func (w *Writer) takeRelayed(ctx context.Context, encoded []byte) relayed {
 		return relayed{Kind: relayedElsewhere}
 	case errors.Is(err, store.ErrTooLarge):
 		return relayed{Kind: relayedTooLarge}
-	case errors.Is(err, store.ErrBusy):
+	case errors.Is(err, store.ErrBusy), errors.Is(err, store.ErrClock):
 		return relayed{Kind: relayedBusy}
+	case errors.Is(err, errNoRoom):
+		return relayed{Kind: relayedNoRoom}
 	case !retryable(err) && ctx.Err() == nil:
 		w.log.ErrorContext(ctx, "relayed proposal failed", "error", err)
 	}

@@ -58,6 +58,8 @@ type Writer struct {
 	adapters map[entitlement.Environment]map[entitlement.Provider]provider.Adapter
 	pullers  map[entitlement.Environment]provider.Puller // those that can be asked; the leader does
 	metrics  *metrics
+	clock    *clock
+	disk     *disk
 
 	peers  map[string]string // internal addresses of all writers, by id
 	client *http.Client      // to them
@@ -78,6 +80,9 @@ type Writer struct {
 	headMu  sync.Mutex
 	head    *head
 	elected chan struct{} // a new leader's first head is due
+
+	vitalsMu sync.Mutex
+	vitals   map[string]peer // of the other writers, by id
 
 	edgesMu sync.Mutex
 	edges   map[string]edgeSeen
@@ -102,7 +107,9 @@ func Open(cfg Config) (w *Writer, err error) {
 		return nil, err
 	}
 	var mistakes config.Mistakes
-	w = &Writer{cfg: cfg, log: cfg.logger(), now: cfg.clock(), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+	clock := newClock(cfg.clock(), len(cfg.Cluster.Voters))
+	cfg.Now = clock.now
+	w = &Writer{cfg: cfg, log: cfg.logger(), clock: clock, now: clock.now, vitals: map[string]peer{}, admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
@@ -175,12 +182,13 @@ func (w *Writer) openFiles() error {
 	}
 	w.store, err = store.Open(store.Config{
 		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters,
-		Rules: store.RulesVersion, Now: w.now, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
+		Rules: store.RulesVersion, Now: w.now, TrustClock: w.clock.believed, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
 		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
+	w.disk = newDisk(dir, w.cfg.Node.DiskReserveBytes, w.cfg.statFS, func() int64 { return w.store.Stats().StateBytes }, w.log)
 	return nil
 }
 
@@ -249,6 +257,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		})
 	}
 	w.background.Go(func() { w.makeHeads(w.serving) })
+	w.background.Go(func() { w.watch(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
 	for _, r := range w.relays {
 		w.background.Go(func() { r.run(w.serving) })

@@ -45,6 +45,8 @@ type Config struct {
 
 	// Now is the clock that stamps commands. Defaults to time.Now.
 	Now func() time.Time
+	// TrustClock is asked before each stamp; with an error the command is refused with ErrClock. Nil trusts Now.
+	TrustClock func() error
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
 	// Metrics takes the latchkey_writer_store_* metrics. Nil keeps them unregistered.

@@ -54,6 +54,21 @@ func (s *Store) TransferLeadership() error {
 	return err
 }
 
+// TransferLeadershipTo gives the lead to a voter. Error: ErrNotLeader.
+func (s *Store) TransferLeadershipTo(id string) error {
+	for _, server := range s.raft.GetConfiguration().Configuration().Servers {
+		if string(server.ID) != id || server.Suffrage != raft.Voter {
+			continue
+		}
+		err := s.raft.LeadershipTransferToServer(server.ID, server.Address).Error()
+		if errors.Is(err, raft.ErrNotLeader) {
+			return ErrNotLeader
+		}
+		return err
+	}
+	return fmt.Errorf("%q is no voter", id)
+}
+
 // followLeadership turns Raft's notices into leadership. Raft announces a leader before its first entry is committed, so
 // nothing may be answered from the state before the barrier.
 func (s *Store) followLeadership() {

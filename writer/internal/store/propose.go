@@ -111,18 +111,16 @@ func (s *Store) known(d *decoded) (result Result, ok bool, err error) {
 	return result, ok, err
 }
 
-// stamp returns the time for the next command: never before an earlier one.
+// stamp returns the time for the next command: never before an earlier one. Error: ErrClock.
 func (s *Store) stamp() (int64, error) {
-	st, _, _, _ := s.fsm.current()
-	now := s.clock()
 	s.stampMu.Lock()
 	defer s.stampMu.Unlock()
-	s.lastStamp = max(s.lastStamp, st.Stamp)
-	if s.lastStamp-now.Unix() > int64(maxClockLag.Seconds()) {
+	now, err := s.checkClock()
+	if err != nil {
 		s.metrics.refused.WithLabelValues("clock").Inc()
-		return 0, fmt.Errorf("%d s behind: %w", s.lastStamp-now.Unix(), ErrClock)
+		return 0, err
 	}
-	s.lastStamp = max(s.lastStamp, now.Unix())
+	s.lastStamp = max(s.lastStamp, now)
 	return s.lastStamp, nil
 }
 

@@ -68,8 +68,8 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrBusy: too many proposals of this environment are in flight. Nothing was written; try again shortly.
 	ErrBusy = errors.New("too many proposals in flight")
-	// ErrClock: this node's clock is more than 5 s behind the last command's stamp. Nothing was written.
-	ErrClock = errors.New("clock behind the last stamp")
+	// ErrClock: this node's clock is more than 5 s behind the last command's stamp, or Config.TrustClock says that it is wrong. Nothing was written.
+	ErrClock = errors.New("no command can be dated")
 	// ErrTooLarge: the encoded command is larger than MaxEntryBytes.
 	ErrTooLarge = errors.New("command too large")
 	// ErrBelowFloor: the change log no longer holds what was asked for; take a snapshot.

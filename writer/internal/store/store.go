@@ -200,6 +200,7 @@ type Stats struct {
 	Stamp           int64
 	Floor           uint64
 	ChangeLogBytes  int64
+	StateBytes      int64 // of the state file: what a snapshot takes, and a restore
 	JournalSegment  uint64
 	JournalOffset   int64
 	JournalHash     replication.Hash // of the unsealed segment
@@ -217,6 +218,9 @@ func (s *Store) Stats() Stats {
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
 		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
 		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load()}
+	if info, err := os.Stat(filepath.Join(s.cfg.Dir, stateFile)); err == nil {
+		out.StateBytes = info.Size()
+	}
 	if out.State != raft.Leader.String() {
 		if at := s.raft.LastContact(); !at.IsZero() {
 			out.LastContact = time.Since(at)

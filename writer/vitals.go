@@ -1,0 +1,251 @@
+package writer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Writers ask each other for what decides who may lead: their clocks, and the room on their disks.
+const (
+	vitalsPath = "/internal/v1/vitals"
+	// vitalsInterval is how often each asks all others. A clock that drifts is found long before it matters; one that is set is looked
+	// at immediately.
+	vitalsInterval = time.Second
+	// vitalsPause is between two rounds at least, also when a clock that was set asks for one at each reading.
+	vitalsPause = 100 * time.Millisecond
+	// vitalsRoundTrip is how long an answer may take: a clock is known to half of it.
+	vitalsRoundTrip = 500 * time.Millisecond
+	maxVitalsBytes  = 4 << 10
+)
+
+// vitals is what one writer tells the others of itself.
+type vitals struct {
+	Node    string `json:"node"`
+	Clock   int64  `json:"clock"` // its machine's, Unix nanoseconds, uncorrected
+	Applied uint64 `json:"applied_index"`
+	Free    int64  `json:"disk_free_bytes"`
+	Low     bool   `json:"disk_low"`
+}
+
+// peer is what is known of another writer.
+type peer struct {
+	vitals
+	heard time.Time
+}
+
+// watch looks after this node's clock and disk, compares them with the others', and hands the lead over when another one is better for it,
+// until ctx ends.
+func (w *Writer) watch(ctx context.Context) {
+	ticker := time.NewTicker(vitalsInterval)
+	defer ticker.Stop()
+	var patience patience
+	for {
+		w.disk.look()
+		w.askVitals(ctx)
+		voters := w.voters()
+		if w.clock.judge(w.cfg.Node.ID, voters) {
+			w.log.WarnContext(ctx, "clock judged anew", "offset", w.clock.line.Load().deviation.String(), "off", w.clock.wrong())
+		}
+		w.decide(ctx, voters, &patience)
+		var soon <-chan time.Time
+		if line := w.clock.line.Load(); !line.compared && !line.alone {
+			soon = time.After(vitalsPause) // nothing is stamped before
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(vitalsPause):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-soon:
+		case <-w.clock.kick:
+		}
+	}
+}
+
+// voters returns the ids of the writers that vote, as this node knows them.
+func (w *Writer) voters() []string {
+	var ids []string
+	for _, v := range w.store.Stats().Voters {
+		ids = append(ids, v.ID)
+	}
+	return ids
+}
+
+// askVitals asks all other writers, each at most for vitalsRoundTrip.
+func (w *Writer) askVitals(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, vitalsRoundTrip)
+	defer cancel()
+	var asking sync.WaitGroup
+	for id, base := range w.peers {
+		if id == w.cfg.Node.ID {
+			continue
+		}
+		asking.Go(func() {
+			asked := time.Now()
+			v, err := w.askPeer(ctx, base)
+			roundTrip := time.Since(asked)
+			if err == nil && v.Node != id {
+				err = fmt.Errorf("it is %q", v.Node)
+			}
+			if err != nil {
+				w.log.DebugContext(ctx, "vitals of a writer", "writer", id, "error", err)
+				return
+			}
+			w.clock.measured(id, time.Unix(0, v.Clock), asked, roundTrip)
+			w.vitalsMu.Lock()
+			defer w.vitalsMu.Unlock()
+			w.vitals[id] = peer{vitals: v, heard: asked}
+		})
+	}
+	asking.Wait()
+}
+
+func (w *Writer) askPeer(ctx context.Context, base string) (v vitals, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+vitalsPath, nil)
+	if err != nil {
+		return v, err
+	}
+	req.Header.Set(clusterHeader, w.cfg.Node.Cluster)
+	res, err := w.client.Do(req)
+	if err != nil {
+		return v, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxVitalsBytes))
+	if err != nil {
+		return v, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return v, fmt.Errorf("status %d", res.StatusCode)
+	}
+	return v, json.Unmarshal(body, &v)
+}
+
+// handleVitals tells another writer of this one. The clock is read last: what takes time before would count as its error.
+func (w *Writer) handleVitals(rw http.ResponseWriter, _ *http.Request) error {
+	free, low := w.disk.room()
+	v := vitals{Node: w.cfg.Node.ID, Applied: w.store.Stats().AppliedIndex, Free: free, Low: low}
+	v.Clock = w.clock.raw().UnixNano()
+	return writeJSON(rw, http.StatusOK, v)
+}
+
+// heard returns the vitals of the voters that answered of late, this one not among them.
+func (w *Writer) heard(voters []string) map[string]vitals {
+	w.vitalsMu.Lock()
+	defer w.vitalsMu.Unlock()
+	all := map[string]vitals{}
+	for _, id := range voters {
+		if p, known := w.vitals[id]; known && id != w.cfg.Node.ID && time.Since(p.heard) <= clockKept {
+			all[id] = p.vitals
+		}
+	}
+	return all
+}
+
+// decide hands the lead over if this node has it and another one is better for it, and says whether there is room for writes.
+func (w *Writer) decide(ctx context.Context, voters []string, patience *patience) {
+	peers := w.heard(voters)
+	_, low := w.disk.room()
+	full := !roomFor(len(voters), low, peers)
+	reason := ""
+	if w.clock.wrong() {
+		reason = reasonClock
+	} else if low {
+		reason = reasonDisk
+	}
+	to := successor(peers, w.clock.good(w.cfg.Node.ID, voters), reason)
+	if low && to == "" {
+		full = true
+	}
+	if reason == "" {
+		patience.rest(time.Now())
+	} else if w.store.IsLeader() && to != "" {
+		if patience.due(time.Now()) {
+			err := w.store.TransferLeadershipTo(to)
+			w.log.WarnContext(ctx, "lead handed over", "reason", reason, "to", to, "error", err)
+			w.metrics.handedOver(reason)
+		}
+		full = full || low && w.store.IsLeader()
+	}
+	w.disk.full.Store(full)
+}
+
+// roomFor reports whether as many voters as make a majority have room for more, this node's among them. While nobody's disk is nearly full, those
+// that do not answer do not matter.
+func roomFor(voters int, low bool, peers map[string]vitals) bool {
+	withRoom, anyLow := 0, low
+	if !low {
+		withRoom++
+	}
+	for _, v := range peers {
+		if v.Low {
+			anyLow = true
+		} else {
+			withRoom++
+		}
+	}
+	return !anyLow || withRoom > voters/2
+}
+
+// successor returns the writer to hand the lead to for a reason: of those that answer, whose clock is good and, if there is one, whose
+// disk has room, the one that has applied most. "" is none: for a full disk, one that is as full is no better.
+func successor(peers map[string]vitals, goodClock map[string]bool, reason string) string {
+	best := ""
+	for _, id := range slices.Sorted(maps.Keys(peers)) {
+		v := peers[id]
+		if !goodClock[id] || v.Low && reason == reasonDisk {
+			continue
+		}
+		if b := peers[best]; best == "" || b.Low && !v.Low || b.Low == v.Low && v.Applied > b.Applied {
+			best = id
+		}
+	}
+	return best
+}
+
+// The reasons of /readyz that operators have a page for, and why leadership is handed over.
+const (
+	reasonClock = "clock"
+	reasonDisk  = "disk"
+)
+
+// How soon leadership is handed over again for one of the reasons: a node that is elected again and again although others are better must
+// not cost an election a second. Doubled each time.
+const (
+	handOverPauseMin = 5 * time.Second
+	handOverPauseMax = 5 * time.Minute
+)
+
+// patience paces the handing over. The zero value is ready.
+type patience struct {
+	pause time.Duration
+	next  time.Time
+}
+
+// due reports whether it is time for another attempt, and counts it.
+func (p *patience) due(now time.Time) bool {
+	if now.Before(p.next) {
+		return false
+	}
+	p.pause = min(max(2*p.pause, handOverPauseMin), handOverPauseMax)
+	p.next = now.Add(p.pause)
+	return true
+}
+
+// rest notes that there is no reason at present. One that comes back soon waits as before.
+func (p *patience) rest(now time.Time) {
+	if now.After(p.next.Add(p.pause)) {
+		*p = patience{}
+	}
+}
