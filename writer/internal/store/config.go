@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -32,7 +33,10 @@ type Config struct {
 	ID string
 	// Cluster is the cluster's id. A disk that holds another cluster's state is refused.
 	Cluster string
-	// Listen is the host:port of this node's Raft listener. Raft is not authenticated: whoever connects can write.
+	// Identity, when set, puts Raft under mutual TLS: only writers connect, and only the node that was meant answers. Without it whoever connects
+	// can write, so that Listen must be a loopback address.
+	Identity *mutual.Identity
+	// Listen is the host:port of this node's Raft listener.
 	Listen string
 	// Listener, when set, is used instead of Listen and closed with the store.
 	Listener net.Listener

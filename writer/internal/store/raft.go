@@ -25,21 +25,13 @@ type safeTransport struct{ *raft.NetworkTransport }
 // SetHeartbeatHandler does nothing: heartbeats go through the main loop like every other request.
 func (safeTransport) SetHeartbeatHandler(func(raft.RPC)) {}
 
-// streamLayer is TCP between the nodes.
-type streamLayer struct{ net.Listener }
-
-// Dial implements raft.StreamLayer.
-func (streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", string(address), timeout)
-}
-
 // addresses finds a node's present address by its id, so that a node may move.
 type addresses map[raft.ServerID]raft.ServerAddress
 
 // ServerAddr implements raft.ServerAddressProvider.
 func (a addresses) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	if addr, ok := a[id]; ok {
-		return addr, nil
+		return joinAddress(id, addr), nil
 	}
 	return "", fmt.Errorf("node %q is not configured", id)
 }
@@ -155,7 +147,7 @@ func (s *Store) openRaft() (err error) {
 		}
 	}
 	s.transport = safeTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                streamLayer{listener},
+		Stream:                newStreamLayer(listener, cfg.Identity, cfg.Logger),
 		ServerAddressProvider: known,
 		MaxPool:               transportPool,
 		Timeout:               transportTimeout,
