@@ -133,7 +133,9 @@ func startWriter(t testing.TB, cfg Config) *testWriter {
 	t.Helper()
 	logs := &logBuffer{}
 	cfg.Logger = slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cfg.fatal = func(err error) { t.Errorf("%s: fatal: %v", cfg.Node.ID, err) }
+	if cfg.fatal == nil {
+		cfg.fatal = func(err error) { t.Errorf("%s: fatal: %v", cfg.Node.ID, err) }
+	}
 	w, err := Open(cfg)
 	if err != nil {
 		t.Fatalf("Open: %v", err)

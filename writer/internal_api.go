@@ -42,6 +42,7 @@ func (w *Writer) routeInternal(s *server) {
 		"GET /internal/v1/read-index":         w.ofWriter(w.handleReadIndex),
 		"GET " + vitalsPath:                   w.ofWriter(w.handleVitals),
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
+		"GET " + marksPath:                    w.ofWriter(w.handleMarks),
 	} {
 		s.handle(pattern, toLoopback(h))
 	}

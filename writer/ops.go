@@ -62,6 +62,9 @@ func (w *Writer) readiness() ready {
 	case r.Role == roleFollower && w.store.Position().Epoch == 0:
 		r.Reasons = append(r.Reasons, "no data yet")
 	}
+	if w.differs.Load() {
+		r.Reasons = append(r.Reasons, "another writer's state differs")
+	}
 	r.Ready = len(r.Reasons) == 0
 	return r
 }

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/config"
@@ -83,6 +84,8 @@ type Writer struct {
 
 	vitalsMu sync.Mutex
 	vitals   map[string]peer // of the other writers, by id
+
+	differs atomic.Bool // a comparison with other writers' states found a difference
 
 	edgesMu sync.Mutex
 	edges   map[string]edgeSeen
@@ -263,6 +266,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		w.background.Go(func() { r.run(w.serving) })
 	}
 	w.background.Go(func() { w.flushTouches(w.serving) })
+	w.background.Go(func() { w.compareStates(w.serving) })
 	w.log.InfoContext(ctx, "writer runs", "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
 		"internal_listen", w.InternalAddr().String(), "version", Version())
 	var err error

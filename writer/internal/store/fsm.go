@@ -36,6 +36,7 @@ type fsm struct {
 	closing        sync.WaitGroup // state files that were replaced and wait for their last reader
 	restored       atomic.Int64   // snapshots
 	missing        atomic.Int64   // sealed segments that are not on this disk
+	marks          marks          // what other nodes' states are compared with
 
 	mu      sync.RWMutex // guards what follows: the goroutine of Raft writes, everyone reads
 	db      *bolt.DB
@@ -136,10 +137,12 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 		}
 	}()
 	b := newBatch(tx, f.state, f.journal)
+	var due []Mark
 	for i, l := range logs {
 		if l.Index <= b.st.Applied {
 			continue
 		}
+		due = append(due, f.marks.before(l.Index, &b.st)...)
 		if l.Type == raft.LogCommand {
 			result := b.apply(l.Data, f.prepared.take(l.Data))
 			if b.err != nil {
@@ -156,6 +159,7 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 	if err := tx.Commit(); err != nil {
 		return err
 	}
+	f.marks.keep(due)
 	f.publish(b.st)
 	return nil
 }

@@ -22,6 +22,8 @@ type metrics struct {
 	changeBytes  prometheus.Gauge
 	journalBytes prometheus.Gauge
 	segments     prometheus.Gauge
+	compared     prometheus.Gauge
+	differences  prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -64,6 +66,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.changeBytes = gauge("change_log_bytes", "Size of the change log.")
 	m.journalBytes = gauge("journal_tail_bytes", "Size of the journal's unsealed segment.")
 	m.segments = gauge("journal_segment", "Number of the journal's unsealed segment.")
+	m.compared = gauge("compared_index", "Newest log index at which this node's state was found to be another's.")
+	m.differences = counter("differences_total", "Comparisons that found writers with different states at one log index.")
 	if r == nil {
 		return m, nil
 	}

@@ -1,0 +1,115 @@
+package writer
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// TestADivergedWriterStops: some bytes of one writer's state file change on the disk, where no checksum of a record covers them. Once that
+// shows in its state, it stops and says why; the others, and what they answer, are untouched (I3).
+func TestADivergedWriterStops(t *testing.T) {
+	configs := testConfigs(t, 3)
+	faults := map[string]chan error{}
+	var all []*testWriter
+	for _, cfg := range configs {
+		fault := make(chan error, 1)
+		faults[cfg.Node.ID] = fault
+		cfg.fatal = func(err error) { fault <- err }
+		all = append(all, startWriter(t, cfg))
+	}
+	for _, w := range all {
+		w.awaitReady()
+	}
+	made := all[0].do("POST", "/v1/accounts", `{"aliases": [], "attributes": {"colour": "canary-of-this-test"}}`, auth(serverKey))
+	if made.status != http.StatusCreated {
+		t.Fatalf("POST accounts: %+v", made)
+	}
+	account := "/v1/accounts/" + made.json["account_id"].(string)
+	var odd *testWriter
+	for _, w := range all {
+		if r := w.do("GET", account, "", auth(serverKey)); r.status != http.StatusOK {
+			t.Fatalf("GET account at %s: %+v", w.cfg.Node.ID, r)
+		}
+		if !w.store.IsLeader() {
+			odd = w
+		}
+	}
+	rewrite(t, filepath.Join(odd.cfg.Node.DataDir, "state.db"), "canary-of-this-test", "cAnary-of-this-test")
+	others := without(all, odd)
+	for _, w := range others {
+		if same, err := w.store.Compare(w.othersMarks(t.Context())); err != nil || same == 0 {
+			t.Fatalf("%s: before the change shows the states are the same to index %d, %v, want them compared and the same", w.cfg.Node.ID, same, err)
+		}
+	}
+	// The row is read and written again: from now on the sums differ.
+	if r := others[0].do("PATCH", account, `{"attributes": {"size": "large"}}`, auth(serverKey)); r.status != http.StatusOK {
+		t.Fatalf("PATCH account: %+v", r)
+	}
+	select {
+	case err := <-faults[odd.cfg.Node.ID]:
+		if !errors.Is(err, store.ErrDiverged) {
+			t.Errorf("%s ended with %v, want %v", odd.cfg.Node.ID, err, store.ErrDiverged)
+		}
+	case <-time.After(awaitTimeout):
+		t.Fatalf("%s goes on with a state of its own", odd.cfg.Node.ID)
+	}
+	if r := odd.do("GET", account, "", auth(serverKey)); r.status == http.StatusOK {
+		t.Errorf("%s still answers: %+v", odd.cfg.Node.ID, r)
+	}
+	for _, w := range others {
+		r := w.do("GET", account, "", auth(serverKey))
+		if got := r.json["attributes"].(map[string]any); r.status != http.StatusOK || got["colour"] != "canary-of-this-test" || got["size"] != "large" {
+			t.Errorf("GET account at %s: %+v, want what was written", w.cfg.Node.ID, r)
+		}
+		select {
+		case err := <-faults[w.cfg.Node.ID]:
+			t.Errorf("%s ended too: %v", w.cfg.Node.ID, err)
+		default:
+		}
+	}
+}
+
+func without(all []*testWriter, odd *testWriter) (others []*testWriter) {
+	for _, w := range all {
+		if w != odd {
+			others = append(others, w)
+		}
+	}
+	return others
+}
+
+// rewrite replaces every occurrence of some bytes in a file that another process may have open.
+func rewrite(t *testing.T, path, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	found := 0
+	for at := 0; ; found++ {
+		next := bytes.Index(content[at:], []byte(from))
+		if next < 0 {
+			break
+		}
+		at += next
+		if _, err := file.WriteAt([]byte(to), int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		at += len(from)
+	}
+	if found == 0 {
+		t.Fatalf("%s does not hold %q", path, from)
+	}
+}
