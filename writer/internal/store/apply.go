@@ -103,6 +103,10 @@ func (c *command) run(d *decoded) Result {
 		return plain(c, c.raiseRules)
 	case TypeRaiseEpoch:
 		return plain(c, c.raiseEpoch)
+	case TypePutMember:
+		return plain(c, c.putMember)
+	case TypeRemoveMember:
+		return plain(c, c.removeMember)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -177,7 +181,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 }
 
 // known reports whether this version knows the command's type.
-func (t CommandType) known() bool { return t >= TypeInit && t <= TypeStartSession }
+func (t CommandType) known() bool { return t >= TypeInit && t <= TypeRemoveMember }
 
 // prepared keeps what Propose decoded until the state machine of this node applies the same bytes, so that a leader decodes
 // once. The key is where the bytes lie: Raft hands the leader's state machine the slice that was proposed.

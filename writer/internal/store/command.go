@@ -33,6 +33,8 @@ const (
 	TypeRaiseEpoch   CommandType = 16 // RaiseEpoch
 	TypePutPolicy    CommandType = 17 // PutPolicy
 	TypeStartSession CommandType = 18 // StartSession: the audit trail and idempotency of a signed session
+	TypePutMember    CommandType = 19 // PutMember
+	TypeRemoveMember CommandType = 20 // RemoveMember
 )
 
 // Init founds a cluster: epoch 1.
@@ -152,6 +154,18 @@ type RaiseRules struct {
 // RaiseEpoch starts a new epoch after a restore: max(old + 1, stamp).
 type RaiseEpoch struct {
 	Cause string `cbor:"1,keyasint,omitempty"`
+}
+
+// PutMember says how a node is reached. It is the node's own word, or what the operator said when it joined.
+type PutMember struct {
+	ID       string `cbor:"1,keyasint"`
+	Raft     string `cbor:"2,keyasint"`           // host:port
+	Internal string `cbor:"3,keyasint,omitempty"` // base URL
+}
+
+// RemoveMember ends a node's membership; its id never comes back.
+type RemoveMember struct {
+	ID string `cbor:"1,keyasint"`
 }
 
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and

@@ -29,7 +29,7 @@ type Voter struct {
 type Config struct {
 	// Dir holds raft/ (log and votes), snapshots/, journal/ and state.db. It is trusted and belongs to this node alone.
 	Dir string
-	// ID is this node's; it must be one of Voters.
+	// ID is this node's. One that is none of Voters founds nothing: it waits until AddMember at the leader takes it in.
 	ID string
 	// Cluster is the cluster's id. A disk that holds another cluster's state is refused.
 	Cluster string
@@ -40,12 +40,16 @@ type Config struct {
 	Listen string
 	// Listener, when set, is used instead of Listen and closed with the store.
 	Listener net.Listener
-	// Voters is the whole membership, the same list on every node. It is used once, to found the cluster, and then only for
-	// the addresses.
+	// Voters are the founders, the same list on every one of them. It is used once, to found the cluster, and then only for
+	// the addresses, where it goes before what the state has.
 	Voters []Voter
-	// Rules is the version of the rules to raise the cluster to once it leads and every voter knows it. 0 raises nothing
-	// beyond what Init sets; RulesVersion is the newest.
+	// Advertise is the host:port under which the others reach this node's Raft listener, where Voters does not say it. Empty is Listen.
+	Advertise string
+	// Rules is the newest version of the rules that this node knows; 0 is RulesVersion. Only tests set another. A leader raises the cluster to
+	// what every member knows. A log of a newer version is fatal: ErrRules.
 	Rules uint32
+	// Ask asks another node how it stands. Nil: nobody can be asked, so that nobody is promoted or removed and no rules are raised.
+	Ask func(ctx context.Context, id string) (Standing, error)
 
 	// Now is the clock that stamps commands. Defaults to time.Now.
 	Now func() time.Time
@@ -78,6 +82,10 @@ type Config struct {
 	InFlight          int           // proposals in flight for each environment; 1,024
 	StoreTimeout      time.Duration // how long one call of the log store may take before the node gives up on its disk; 10 s
 	InitialMmapBytes  int           // address space of the state file; 64 GiB
+	JoinStable        time.Duration // how long a joining node must have held everything before it votes; 10 s
+	JoinInterval      time.Duration // how often the leader looks at joining nodes; 1 s
+
+	later func(b *batch, entry []byte) // what a later version of the rules does with a command; in tests
 }
 
 // The defaults, with their reasons.
@@ -141,12 +149,10 @@ func (c *Config) setDefaults() error {
 		}
 		seen[v.ID] = true
 	}
-	if !seen[c.ID] {
-		errs = append(errs, fmt.Errorf("node %q is none of the voters", c.ID))
+	if c.ID == "" {
+		errs = append(errs, errors.New("no node id"))
 	}
-	if c.Rules > RulesVersion {
-		errs = append(errs, fmt.Errorf("rules %d are newer than this program's %d", c.Rules, RulesVersion))
-	}
+	orDefault(&c.Rules, RulesVersion, c.Rules == 0)
 	orDefault(&c.Now, time.Now, c.Now == nil)
 	orDefault(&c.Logger, slog.Default(), c.Logger == nil)
 	if c.Fatal == nil {
@@ -166,6 +172,8 @@ func (c *Config) setDefaults() error {
 	orDefault(&c.ChangeLogBytes, defaultChangeLogBytes, c.ChangeLogBytes == 0)
 	orDefault(&c.InFlight, defaultInFlight, c.InFlight == 0)
 	orDefault(&c.StoreTimeout, defaultStoreTimeout, c.StoreTimeout == 0)
+	orDefault(&c.JoinStable, defaultJoinStable, c.JoinStable == 0)
+	orDefault(&c.JoinInterval, defaultJoinInterval, c.JoinInterval == 0)
 	orDefault(&c.InitialMmapBytes, defaultInitialMmapBytes, c.InitialMmapBytes == 0)
 	return errors.Join(errs...)
 }

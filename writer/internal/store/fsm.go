@@ -29,6 +29,8 @@ type fsm struct {
 	fetchSegments func() // looks for missing segments, in the background
 	journal       *journal
 	prepared      *prepared
+	rules         uint32                       // the newest version of the rules that this node knows
+	later         func(b *batch, entry []byte) // Config.later
 
 	broken         atomic.Bool
 	running        atomic.Bool // NewRaft returned: restores from now on come from a leader
@@ -81,15 +83,13 @@ func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics,
 	if err != nil {
 		return nil, err
 	}
-	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(),
+	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(), rules: RulesVersion,
 		db: db, applied: make(chan struct{}), updated: make(chan struct{}), fetchSegments: func() {}}
 	f.state.Segment = 1
 	f.state.SegmentHash = emptyHash
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range buckets {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
+		if err := makeBuckets(tx); err != nil {
+			return err
 		}
 		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(&f.state))
 	})
@@ -97,6 +97,16 @@ func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics,
 		return nil, errors.Join(fmt.Errorf("make %s: %w", path, err), db.Close())
 	}
 	return f, nil
+}
+
+// makeBuckets makes those that are not there: a state of an earlier release lacks those that came later.
+func makeBuckets(tx *bolt.Tx) error {
+	for _, name := range buckets {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Apply is ApplyBatch for one entry.
@@ -147,6 +157,12 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 			result := b.apply(l.Data, f.prepared.take(l.Data))
 			if b.err != nil {
 				return fmt.Errorf("index %d: %w", l.Index, b.err)
+			}
+			if f.later != nil && b.err == nil {
+				f.later(b, l.Data)
+			}
+			if b.st.Rules > f.rules {
+				return fmt.Errorf("index %d raises the rules to %d, this program knows %d: %w", l.Index, b.st.Rules, f.rules, ErrRules)
 			}
 			responses[i] = result
 			f.metrics.commands.WithLabelValues(string(result.Outcome)).Inc()

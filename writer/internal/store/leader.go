@@ -54,7 +54,7 @@ func (s *Store) TransferLeadership() error {
 	return err
 }
 
-// TransferLeadershipTo gives the lead to a voter. Error: ErrNotLeader.
+// TransferLeadershipTo gives the lead to a voter. Errors: ErrNotLeader, ErrMembership for one that is no voter.
 func (s *Store) TransferLeadershipTo(id string) error {
 	for _, server := range s.raft.GetConfiguration().Configuration().Servers {
 		if string(server.ID) != id || server.Suffrage != raft.Voter {
@@ -66,7 +66,7 @@ func (s *Store) TransferLeadershipTo(id string) error {
 		}
 		return err
 	}
-	return fmt.Errorf("%q is no voter", id)
+	return fmt.Errorf("%w: %q is no voter of this cluster", ErrMembership, id)
 }
 
 // followLeadership turns Raft's notices into leadership. Raft announces a leader before its first entry is committed, so
@@ -106,6 +106,7 @@ func (s *Store) takeLead() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.lead.begin(ctx, cancel, term)
 	s.background.Go(func() { s.tend(ctx) })
+	s.background.Go(func() { s.tendMembers(ctx) })
 	s.log.Info("leads", "term", term)
 }
 
@@ -113,11 +114,7 @@ func (s *Store) takeLead() {
 func (s *Store) found() error {
 	st, _, _, _ := s.fsm.current()
 	if st.Epoch == 0 {
-		rules := s.cfg.Rules
-		if rules == 0 {
-			rules = RulesVersion
-		}
-		command := NewCommand(TypeInit, "", "", &Init{Cluster: s.cfg.Cluster, Rules: rules})
+		command := NewCommand(TypeInit, "", "", &Init{Cluster: s.cfg.Cluster, Rules: s.cfg.Rules})
 		command.Stamp = s.clock().Unix()
 		future := s.raft.Apply(command.Encode(), transportTimeout)
 		if err := future.Error(); err != nil {
@@ -133,12 +130,8 @@ func (s *Store) found() error {
 	return nil
 }
 
-// tend is the leader's own housekeeping: raising the rules and trimming the change log.
+// tend is the leader's own housekeeping: trimming the change log.
 func (s *Store) tend(ctx context.Context) {
-	st, _, _, _ := s.fsm.current()
-	if s.cfg.Rules > st.Rules {
-		s.proposeOwn(ctx, NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: s.cfg.Rules}))
-	}
 	tick := time.NewTicker(s.cfg.TrimInterval)
 	defer tick.Stop()
 	for {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,17 +25,6 @@ type safeTransport struct{ *raft.NetworkTransport }
 
 // SetHeartbeatHandler does nothing: heartbeats go through the main loop like every other request.
 func (safeTransport) SetHeartbeatHandler(func(raft.RPC)) {}
-
-// addresses finds a node's present address by its id, so that a node may move.
-type addresses map[raft.ServerID]raft.ServerAddress
-
-// ServerAddr implements raft.ServerAddressProvider.
-func (a addresses) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	if addr, ok := a[id]; ok {
-		return joinAddress(id, addr), nil
-	}
-	return "", fmt.Errorf("node %q is not configured", id)
-}
 
 // disk is Raft's log and votes. Any error of a write, and a call that does not return, ends the process: after a failed sync
 // nobody knows what is on the disk, and a leader whose disk hangs still sends heartbeats (hashicorp/raft#503).
@@ -107,8 +97,8 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 	return d.guard("store term", func() error { return d.WAL.SetUint64(key, value) })
 }
 
-// openRaft starts this node's part in the cluster. With an empty disk it founds the cluster with the configured voters: every
-// node writes the identical first entry.
+// openRaft starts this node's part in the cluster. A voter with an empty disk founds the cluster with the configured voters: every
+// one of them writes the identical first entry. Any other node waits to be added.
 func (s *Store) openRaft() (err error) {
 	cfg := &s.cfg
 	defer func() {
@@ -134,10 +124,8 @@ func (s *Store) openRaft() (err error) {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 
-	known := addresses{}
 	var servers []raft.Server
 	for _, v := range cfg.Voters {
-		known[raft.ServerID(v.ID)] = raft.ServerAddress(v.Addr)
 		servers = append(servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v.ID), Address: raft.ServerAddress(v.Addr)})
 	}
 	listener := cfg.Listener
@@ -146,9 +134,10 @@ func (s *Store) openRaft() (err error) {
 			return fmt.Errorf("raft listener: %w", err)
 		}
 	}
+	s.ownAddr = raft.ServerAddress(cmp.Or(cfg.Advertise, cfg.Listen, listener.Addr().String()))
 	s.transport = safeTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:                newStreamLayer(listener, cfg.Identity, cfg.Logger),
-		ServerAddressProvider: known,
+		ServerAddressProvider: addresses{s},
 		MaxPool:               transportPool,
 		Timeout:               transportTimeout,
 		Logger:                logger,
@@ -165,7 +154,7 @@ func (s *Store) openRaft() (err error) {
 	if err != nil {
 		return fmt.Errorf("look for raft state: %w", err)
 	}
-	if !exists {
+	if _, founder := s.configured(cfg.ID); founder && !exists {
 		if err := raft.BootstrapCluster(conf, s.logs, s.disk, snapshots, s.transport, raft.Configuration{Servers: servers}); err != nil {
 			return fmt.Errorf("found the cluster: %w", err)
 		}

@@ -29,11 +29,12 @@ var (
 	bucketUnclaimed   = []byte("unclaimed")         // env | purchase id -> stamp (8) since when
 	bucketPulls       = []byte("pulls")             // env | purchase id -> pullRow
 	bucketSegments    = []byte("segments")          // number (8) -> SHA-256 (32) | size (8)
+	bucketMembers     = []byte("members")           // node id -> memberRow
 )
 
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
-	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments}
+	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 

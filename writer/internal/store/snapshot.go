@@ -111,7 +111,7 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 	before := f.state.Applied
 	if err := f.restore(source); err != nil {
 		err = fmt.Errorf("restore snapshot: %w", err)
-		if f.running.Load() { // while starting, Raft tries the older snapshot
+		if f.running.Load() || errors.Is(err, ErrRules) { // else Raft is starting, and tries the older snapshot
 			f.fail(err)
 		}
 		return err
@@ -138,7 +138,13 @@ func (f *fsm) restore(source io.Reader) error {
 	if err != nil {
 		return err
 	}
-	st, err := verifyState(db)
+	var st state
+	if err = db.Update(makeBuckets); err == nil {
+		st, err = verifyState(db)
+	}
+	if err == nil && st.Rules > f.rules {
+		err = fmt.Errorf("a state of rules %d, this program knows %d: %w", st.Rules, f.rules, ErrRules)
+	}
 	if err == nil {
 		err = verifyTail(tailTmp, &st)
 	}

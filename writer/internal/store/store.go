@@ -30,6 +30,7 @@ type Store struct {
 	logs      *raft.LogCache
 	transport safeTransport
 	raft      *raft.Raft
+	ownAddr   raft.ServerAddress // as the others reach this node
 	notify    chan bool
 	lead      leadership
 
@@ -89,7 +90,7 @@ func (s *Store) open() (err error) {
 	if s.fsm, err = newFSM(s.cfg.Dir, s.cfg.InitialMmapBytes, j, s.log, s.metrics, s.cfg.Fatal); err != nil {
 		return err
 	}
-	s.fsm.fetchSegments = s.wantSegments
+	s.fsm.fetchSegments, s.fsm.rules, s.fsm.later = s.wantSegments, s.cfg.Rules, s.cfg.later
 	if err := s.openRaft(); err != nil {
 		return errors.Join(err, s.fsm.close())
 	}
@@ -117,7 +118,7 @@ func (s *Store) Close(ctx context.Context) error {
 
 func (s *Store) close(ctx context.Context) error {
 	s.waiting.refuse()
-	if len(s.cfg.Voters) > 1 {
+	if len(s.servers()) > 1 {
 		s.handOver(ctx)
 	}
 	s.cancel()
@@ -227,7 +228,9 @@ func (s *Store) Stats() Stats {
 		}
 	}
 	for _, server := range s.raft.GetConfiguration().Configuration().Servers {
-		out.Voters = append(out.Voters, Voter{ID: string(server.ID), Addr: string(server.Address)})
+		if server.Suffrage == raft.Voter {
+			out.Voters = append(out.Voters, Voter{ID: string(server.ID), Addr: string(server.Address)})
+		}
 	}
 	return out
 }
