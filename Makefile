@@ -65,6 +65,11 @@ commands:
 bench: build ## the figures, as a table and into deploy/bench/results; ONLY=<name> takes one
 	go run ./deploy/bench $(if $(ONLY),--only $(ONLY))
 
+.PHONY: chaos
+chaos: commands ## faults on real processes for FOR (5m), in an order that SEED decides
+	go build -tags faults -o bin/faults/ ./writer/cmd/... ./edge/cmd/...
+	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
+
 .PHONY: fuzz
 fuzz: ## every fuzz test for FOR each (FOR=30s)
 	@set -e; for package in $$(go list ./...); do \
