@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
 )
@@ -58,6 +59,7 @@ func (w *Writer) publish(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		err := replication.Publish(ctx, replication.PublishConfig{Log: w.store, Sign: w.signPosition, Send: func(frame []byte) error {
+			fault.Point("change-before-publish")
 			return w.countNATS(w.nats.PublishBatch(frame))
 		}})
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/pkg/problem"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
@@ -80,6 +81,7 @@ func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapt
 	if err != nil {
 		return answer, outcomeUnavailable, err
 	}
+	fault.Point("committed-not-answered")
 	w.log.InfoContext(ctx, "event recorded", "provider", ev.Provider, "environment", env, "event_id", result.EventID, "type", ev.Type,
 		"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
 	if result.Outcome == store.Recorded && !result.Duplicate {

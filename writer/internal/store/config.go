@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -160,6 +161,12 @@ func (c *Config) setDefaults() error {
 			c.Logger.Error("store cannot go on", "error", err)
 			os.Exit(1)
 		}
+	}
+	if fault.Planted("frequent-snapshots") { // what takes a day of load must happen in a test's minute
+		orDefault(&c.SegmentBytes, 128<<10, c.SegmentBytes == 0)
+		orDefault(&c.SnapshotThreshold, 400, c.SnapshotThreshold == 0)
+		orDefault(&c.TrailingLogs, 100, c.TrailingLogs == 0)
+		orDefault(&c.SnapshotInterval, 2*time.Second, c.SnapshotInterval == 0)
 	}
 	orDefault(&c.HeartbeatTimeout, defaultHeartbeatTimeout, c.HeartbeatTimeout == 0)
 	orDefault(&c.LeaderLease, defaultLeaderLease, c.LeaderLease == 0)

@@ -15,6 +15,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // fsm is the state machine: it folds commands in log order into one bbolt file and the journal. Nothing in it reads a
@@ -172,9 +173,11 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 	if b.finish(); b.err != nil {
 		return b.err
 	}
+	fault.Point("state-before-commit")
 	if err := tx.Commit(); err != nil {
 		return err
 	}
+	fault.Point("state-after-commit")
 	f.marks.keep(due)
 	f.publish(b.st)
 	return nil

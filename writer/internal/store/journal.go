@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -146,6 +147,7 @@ func (j *journal) write() error {
 		return nil
 	}
 	_, err := j.file.WriteAt(j.buffer, j.at.offset-int64(len(j.buffer)))
+	fault.Point("journal-written")
 	j.buffer = j.buffer[:0]
 	return err
 }

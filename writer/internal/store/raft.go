@@ -17,6 +17,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // safeTransport switches Raft's heartbeat fast path off: it handles a heartbeat on the connection's goroutine, beside the
@@ -79,7 +81,12 @@ func (d *disk) StoreLog(l *raft.Log) error {
 
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
-	return d.guard("store log entries", func() error { return d.WAL.StoreLogs(checksummed(logs)) })
+	return d.guard("store log entries", func() error {
+		fault.Point("log-before-sync")
+		err := d.WAL.StoreLogs(checksummed(logs))
+		fault.Point("log-after-sync")
+		return err
+	})
 }
 
 // DeleteRange implements raft.LogStore.
@@ -89,7 +96,11 @@ func (d *disk) DeleteRange(low, high uint64) error {
 
 // Set implements raft.StableStore.
 func (d *disk) Set(key, value []byte) error {
-	return d.guard("store vote", func() error { return d.WAL.Set(key, value) })
+	return d.guard("store vote", func() error {
+		err := d.WAL.Set(key, value)
+		fault.Point("vote-after-sync")
+		return err
+	})
 }
 
 // SetUint64 implements raft.StableStore.

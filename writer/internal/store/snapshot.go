@@ -15,6 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -50,9 +51,11 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.write(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
+	fault.Point("snapshot-written")
 	if err := sink.Close(); err != nil {
 		return err
 	}
+	fault.Point("snapshot-named")
 	s.metrics.snapshots.Inc()
 	return nil
 }
@@ -152,7 +155,9 @@ func (f *fsm) restore(source io.Reader) error {
 		err = f.journal.open(&st, tailTmp)
 	}
 	if err == nil {
+		fault.Point("restore-before-rename")
 		err = os.Rename(stateTmp, filepath.Join(f.dir, stateFile))
+		fault.Point("restore-after-rename")
 	}
 	if err == nil {
 		err = syncDir(f.dir)
