@@ -24,9 +24,6 @@ import (
 // KnownRules is the newest rules version that this program reads records by. Of a newer one it applies nothing.
 const KnownRules = 1
 
-// Version is the program's. A build may set it: go build -ldflags "-X github.com/latchkey/latchkey/edge.Version=1.2.3".
-var Version = "dev"
-
 const (
 	drainTimeout = 3 * time.Second
 	dirMode      = 0o700
@@ -119,7 +116,11 @@ type heard struct {
 // Adopt implements replication.Replica.
 func (h heard) Adopt(c replication.Copy) error {
 	h.edge.clock.head(c.Head().AsOf)
-	return h.Replica.Adopt(c)
+	err := h.Replica.Adopt(c)
+	if err == nil {
+		h.edge.metrics.snapshots.Inc()
+	}
+	return err
 }
 
 // Advance implements replication.Moving.

@@ -154,6 +154,19 @@ func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg 
 	return nil
 }
 
+// certifiedFor is how long the edge may still sign for all of its environments; 0 when one has no certificate, or it is over.
+func (e *Edge) certifiedFor() time.Duration {
+	least, now := int64(token.MaxLeafSeconds), e.now()
+	for _, k := range e.keys {
+		s := k.signer.Load()
+		if s == nil {
+			return 0
+		}
+		least = min(least, s.Certificate().ExpiresAt-now)
+	}
+	return time.Duration(max(0, least)) * time.Second
+}
+
 // keepCertified renews the keys' certificates until ctx ends.
 func (e *Edge) keepCertified(ctx context.Context) {
 	delays := replication.NewBackoff()

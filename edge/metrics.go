@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	signed, reused, unsigned, notModified prometheus.Counter
 	problems                              *prometheus.CounterVec
+	snapshots                             prometheus.Counter
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -30,7 +31,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 			Name: "latchkey_edge_check_duration_seconds", Help: "Time from the request's header read to the answer made.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 20},
 		}),
-		handler: fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
+		snapshots: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_replica_snapshots_total", Help: "Times that the replica was built anew from a writer's snapshot."}),
+		handler:   fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
 	for _, k := range problem.Kinds() {
 		m.problems.WithLabelValues(string(k.Slug))
@@ -38,18 +40,25 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration,
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_edge_replica_damages_total", Help: "Times that the replica's file was given up because it was found damaged."},
+			func() float64 { return float64(e.replica.Damages()) }),
 		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),
 		gauge("latchkey_edge_replica_epoch", "Epoch of the replica; 0 without data.", func() float64 { return float64(e.replica.Head().Epoch) }),
 		gauge("latchkey_edge_replica_revision", "Revision of the replica within its epoch.", func() float64 { return float64(e.replica.Head().N) }),
-		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 {
-			if len(e.unready()) == 0 {
-				return 1
-			}
-			return 0
-		}),
+		gauge("latchkey_edge_replica_proven", "1 when the whole file has been read and agrees with the state hash.", func() float64 { return number(e.replica.Proven()) }),
+		gauge("latchkey_edge_nats_connected", "1 while a NATS server answers; 0 also when NATS is off.", func() float64 { return number(e.nats != nil && e.nats.Connected()) }),
+		gauge("latchkey_edge_certificate_remaining_seconds", "Time until the first of the edge's certificates ends; 0 when one is missing or over.", func() float64 { return e.certifiedFor().Seconds() }),
+		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 { return number(len(e.unready()) == 0) }),
 	)
 	return m
 }
 
 func (m *metrics) problem(slug problem.Slug) { m.problems.WithLabelValues(string(slug)).Inc() }
+
+func number(holds bool) float64 {
+	if holds {
+		return 1
+	}
+	return 0
+}

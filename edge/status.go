@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -33,6 +34,24 @@ type Status struct {
 	Reasons      []string            `json:"reasons"` // what is wrong; empty when all is well
 }
 
+// Version says what was built: the module's version, or the commit.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
+			version = s.Value
+		}
+	}
+	if version == "" {
+		version = "unknown"
+	}
+	return version
+}
+
 // CertificateStatus is one environment's certificate.
 type CertificateStatus struct {
 	Environment string `json:"environment"`
@@ -48,7 +67,7 @@ func (e *Edge) Status() Status {
 	head, now := e.replica.Head(), e.now()
 	follow := e.follower.Status()
 	s := Status{
-		ID: e.cfg.Node.ID, Role: "edge", Cluster: e.cfg.Node.Cluster, Version: Version,
+		ID: e.cfg.Node.ID, Role: "edge", Cluster: e.cfg.Node.Cluster, Version: Version(),
 		Epoch: head.Epoch, Revision: head.N, StateHash: head.StateHash.String(), Chain: head.Chain.String(), Rules: head.Rules,
 		Source: follow.Source, LagSeconds: -1, Proven: e.replica.Proven(), Writer: follow.Writer, Certificates: []CertificateStatus{},
 		Reasons: slices.Clone(follow.Reasons),

@@ -34,7 +34,7 @@ func rootCommand(s streams) *cobra.Command {
 	root.SetErr(s.err)
 	root.AddCommand(serveCommand(), statusCommand(), verifyCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "latchkey-edge", edge.Version) },
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "latchkey-edge", edge.Version()) },
 	})
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey/latchkey/edge"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication/replicationtest"
@@ -42,7 +43,7 @@ func TestCommands(t *testing.T) {
 		{"no root", []string{"verify"}, good, exitUsage, "root"},
 		{"a root that is not there", []string{"verify", "--root", root + "x"}, good, exitFailed, "no such file"},
 		{"no time", []string{"verify", "--root", root, "--at", "tomorrow"}, good, exitUsage, "--at"},
-		{"the version", []string{"version"}, "", exitDone, "latchkey-edge"},
+		{"the version", []string{"version"}, "", exitDone, "latchkey-edge " + edge.Version()},
 		{"help has examples", []string{"--help"}, "", exitDone, "serve --config edge.yaml"},
 		{"an unknown command", []string{"dance"}, "", exitUsage, "unknown command"},
 		{"a configuration that is not there", []string{"serve", "--config", root + "x"}, "", exitFailed, root + "x"},

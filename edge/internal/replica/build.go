@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -25,7 +27,7 @@ func build(ctx context.Context, dir string, rules uint32, m replication.Manifest
 	if m.Rules > rules {
 		return nil, fmt.Errorf("snapshot with rules %d, this program knows %d: %w", m.Rules, rules, replication.ErrRules)
 	}
-	tmp, err := os.CreateTemp(dir, "build-*.tmp")
+	tmp, err := os.CreateTemp(dir, "build-*"+tempSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
@@ -35,8 +37,8 @@ func build(ctx context.Context, dir string, rules uint32, m replication.Manifest
 		_ = os.Remove(name)
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
-	path := name[:len(name)-len(".tmp")] + ".db"
-	path = filepath.Join(dir, "replica-"+m.Revision().String()+"-"+filepath.Base(path))
+	fault.Point("replica-build-filled")
+	path := filepath.Join(dir, filePrefix+m.Revision().String()+"-"+strings.TrimSuffix(filepath.Base(name), tempSuffix)+dataSuffix)
 	if err := os.Rename(name, path); err != nil {
 		_ = os.Remove(name)
 		return nil, fmt.Errorf("build replica: %w", err)
@@ -44,6 +46,7 @@ func build(ctx context.Context, dir string, rules uint32, m replication.Manifest
 	if err := syncDir(dir); err != nil {
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
+	fault.Point("replica-build-renamed")
 	f, err := openFile(path, rules)
 	if err == nil {
 		if err = f.verify(ctx.Err); err != nil {
@@ -54,12 +57,26 @@ func build(ctx context.Context, dir string, rules uint32, m replication.Manifest
 		_ = os.Remove(path)
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
+	fault.Point("replica-build-proven")
 	return f, nil
+}
+
+// filePrefix begins the name of each data file; the revision of its snapshot follows: "replica-1-4711-build-123.db".
+const filePrefix = "replica-"
+
+// builtAt reads the revision of a file's snapshot from its name; the zero value for another name.
+func builtAt(name string) replication.Revision {
+	rev, _, _ := strings.Cut(strings.TrimPrefix(name, filePrefix), "-build-")
+	at, err := replication.ParseRevision(rev)
+	if err != nil {
+		return replication.Revision{}
+	}
+	return at
 }
 
 // fill writes the records and the position into a new bbolt file.
 func fill(ctx context.Context, name string, m replication.Manifest, records io.Reader) (err error) {
-	db, err := bbolt.Open(name, 0o600, &bbolt.Options{NoSync: true, NoStatistics: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: int(mapAhead)})
+	db, err := bbolt.Open(name, 0o600, &bbolt.Options{NoSync: true, NoStatistics: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: int(mapAhead)})
 	if err != nil {
 		return err
 	}
@@ -93,6 +110,7 @@ func fill(ctx context.Context, name string, m replication.Manifest, records io.R
 		return nil
 	}
 	commit := func() error {
+		fault.Point("replica-build-filling")
 		done := tx
 		tx = nil
 		return done.Commit()

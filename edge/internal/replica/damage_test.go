@@ -434,8 +434,15 @@ func (h *history) each(yield func(replication.Record) error) error {
 
 const crashDir = "LATCHKEY_TEST_CRASH_DIR"
 
-// TestMain is also the process that is killed: it applies batches until then.
+// TestMain is also the process that is killed: it applies batches until then, or builds the replica anew.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(rebuildDir); dir != "" {
+		if err := rebuild(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	dir := os.Getenv(crashDir)
 	if dir == "" {
 		os.Exit(m.Run())

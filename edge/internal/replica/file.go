@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -113,6 +114,9 @@ func openFile(path string, rules uint32) (*file, error) {
 	return f, nil
 }
 
+// intact checks what bbolt would pass over in silence. Error: replication.ErrCorrupt.
+func (f *file) intact() error { return guard(func() error { return f.live.tree.metas() }) }
+
 // generations numbers record states within this process, over all files.
 var generations atomic.Uint64
 
@@ -144,6 +148,11 @@ func (f *file) publish(gen uint64) error {
 		pageSize: info.PageSize,
 		top:      uint64(tx.Cursor().Bucket().Root()),
 		seals:    &f.seals,
+	}
+	if !f.verified.Load() {
+		if v.tree.free, err = v.tree.readFree(tx.ID()); err != nil {
+			return err
+		}
 	}
 	stored, found, err := v.tree.get(positionKey)
 	if err != nil {
@@ -213,7 +222,12 @@ func (f *file) Apply(to replication.Position, changes [][]byte) error {
 	if err != nil {
 		return err
 	}
-	return f.commit(rows, replication.Head{Position: to, AsOf: head.AsOf})
+	fault.Point("replica-apply")
+	if err := f.commit(rows, replication.Head{Position: to, AsOf: head.AsOf}); err != nil {
+		return err
+	}
+	fault.Point("replica-applied")
+	return nil
 }
 
 // prepare computes what changes lead to and returns the rows to write, sorted by key, if that is exactly the position to.
@@ -294,6 +308,7 @@ func (f *file) commit(rows []row, head replication.Head) error {
 		if err := f.write(rows, head); err != nil {
 			return err
 		}
+		fault.Point("replica-committed")
 		f.unsynced.Store(true)
 		gen := f.gen
 		if len(rows) > 0 {
@@ -346,6 +361,7 @@ func (f *file) write(rows []row, head replication.Head) error {
 	if err := b.Put(positionKey, encodeHead(head)); err != nil {
 		return err
 	}
+	fault.Point("replica-commit")
 	done = true // Commit rolls back by itself when it fails
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)

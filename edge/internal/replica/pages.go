@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"hash/maphash"
 	"sync/atomic"
 
@@ -20,6 +21,10 @@ type tree struct {
 	pageSize int
 	top      uint64 // page of the bucket of buckets
 	seals    *seals
+
+	// free are the pages that belong to no tree of this transaction: among them are older copies of those that do. It is needed until
+	// seals are there, and nil afterwards.
+	free bitmap
 }
 
 const (
@@ -27,9 +32,19 @@ const (
 	elementBytes    = 16 // branch: pos 4, ksize 4, page 8; leaf: flags 4, pos 4, ksize 4, vsize 4
 	bucketBytes     = 16 // root page 8, sequence 8
 
+	// A meta page's content: magic 4, version 4, page size 4, flags 4, root bucket 16, freelist 8, pages 8, txid 8, checksum 8.
+	metaFreelist = 32
+	metaTxid     = 48
+	metaChecksum = 56
+	metaBytes    = 64
+
 	flagBranch       = 1
 	flagLeaf         = 2
+	flagFreelist     = 16
 	flagBucketInLeaf = 1
+
+	// A freelist of this many ids or more has its count where the first id would be.
+	manyFree = 0xFFFF
 
 	// maxDepth of a tree with 2^48 bytes of pages and a fan-out of at least 4 is 18: more is a circle.
 	maxDepth = 24
@@ -44,6 +59,9 @@ var (
 	errNoBucket  = fmt.Errorf("no bucket of records: %w", replication.ErrCorrupt)
 	errOrder     = fmt.Errorf("keys out of order: %w", replication.ErrCorrupt)
 	errDuplicate = fmt.Errorf("page reached twice: %w", replication.ErrCorrupt)
+	errFreePage  = fmt.Errorf("page in use is listed as free: %w", replication.ErrCorrupt)
+	errMeta      = fmt.Errorf("meta page: %w", replication.ErrCorrupt)
+	errFreelist  = fmt.Errorf("freelist: %w", replication.ErrCorrupt)
 )
 
 // page is one checked page.
@@ -58,6 +76,9 @@ func (t *tree) page(id uint64) (page, error) {
 	pages := uint64(len(t.data) / t.pageSize)
 	if id < 2 || id >= pages {
 		return page{}, errPage
+	}
+	if t.free.has(id) {
+		return page{}, errFreePage
 	}
 	head := t.data[id*uint64(t.pageSize):]
 	overflow := uint64(native.Uint32(head[12:]))
@@ -313,6 +334,59 @@ func (e *eacher) page(p page, depth int, low, high []byte) error {
 	}
 	return nil
 }
+
+// metas checks both meta pages. bbolt goes on with the older one when the newer is damaged, which is a state that was left behind.
+func (t *tree) metas() error {
+	for id := range 2 {
+		m := t.data[id*t.pageSize+pageHeaderBytes:][:metaBytes]
+		sum := fnv.New64a()
+		_, _ = sum.Write(m[:metaChecksum]) // never fails
+		if native.Uint64(m[metaChecksum:]) != sum.Sum64() {
+			return errMeta
+		}
+	}
+	return nil
+}
+
+// readFree reads the freelist that the transaction txid committed: pages of no tree. Until the file is proven it stands in for the seals: an inner
+// page with a flipped page number can lead to an older copy of a leaf only through it.
+func (t *tree) readFree(txid int) (bitmap, error) {
+	m := t.data[(txid%2)*t.pageSize+pageHeaderBytes:][:metaBytes]
+	if native.Uint64(m[metaTxid:]) != uint64(txid) {
+		return nil, errMeta
+	}
+	id, pages := native.Uint64(m[metaFreelist:]), uint64(len(t.data)/t.pageSize)
+	if id < 2 || id >= pages {
+		return nil, errFreelist
+	}
+	head := t.data[id*uint64(t.pageSize):]
+	count, first := uint64(native.Uint16(head[10:])), uint64(0)
+	if native.Uint64(head) != id || native.Uint16(head[8:]) != flagFreelist {
+		return nil, errFreelist
+	}
+	if count == manyFree {
+		count, first = native.Uint64(head[pageHeaderBytes:]), 1
+	}
+	if count > pages || pageHeaderBytes+(first+count)*8 > uint64(len(head)) {
+		return nil, errFreelist
+	}
+	free := make(bitmap, pages/64+1)
+	last := uint64(0)
+	for i := range count {
+		id := native.Uint64(head[pageHeaderBytes+(first+i)*8:])
+		if id < 2 || id >= pages || id <= last {
+			return nil, errFreelist
+		}
+		free[id/64] |= 1 << (id % 64)
+		last = id
+	}
+	return free, nil
+}
+
+// bitmap is a set of page numbers. Nil is empty.
+type bitmap []uint64
+
+func (b bitmap) has(id uint64) bool { return id/64 < uint64(len(b)) && b[id/64]>>(id%64)&1 != 0 }
 
 // seals remembers what pages looked like when the state was proven. A flipped page number could lead to an older copy of a leaf, whose
 // records still have the right checksums: a wrong answer that nothing else would find.

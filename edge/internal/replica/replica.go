@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -38,6 +39,8 @@ const (
 	currentFile = "CURRENT" // the name of the file that is served
 	openMark    = "OPEN"    // the boot id under which the replica was last opened; absent after an orderly end
 	floorFile   = "FLOOR"   // the revision that was served from a file found damaged
+	dataSuffix  = ".db"
+	tempSuffix  = ".tmp"
 	badSuffix   = ".bad"
 )
 
@@ -60,20 +63,15 @@ type Replica struct {
 	mu      sync.Mutex
 	updated chan struct{}
 	floor   replication.Revision // nothing older is adopted
-	doubt   atomic.Bool          // after a power loss: nothing is answered before the file is proven
+	doubt   atomic.Bool          // nothing is answered before the file is proven
+	damages atomic.Uint64
 }
 
 // Open opens the replica in cfg.Dir and serves what is there at once, or nothing if there is nothing. Proving the whole file goes on in
 // the background. A damaged file is set aside, not an error.
 func Open(cfg Config) (*Replica, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	r := &Replica{cfg: cfg, lost: make(chan struct{}, 1), updated: make(chan struct{})}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open replica: %w", err)
-	}
-	if err := r.load(); err != nil {
+	r, err := open(cfg)
+	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,6 +81,17 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.workers.Go(func() { r.syncNowAndThen(ctx) })
 	return r, nil
+}
+
+func open(cfg Config) (*Replica, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Replica{cfg: cfg, lost: make(chan struct{}, 1), updated: make(chan struct{})}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	return r, r.load()
 }
 
 // load opens the file that CURRENT names and clears away what earlier processes left.
@@ -102,33 +111,67 @@ func (r *Replica) load() error {
 	// The file is written without fsync: after a crash of this process the kernel still has everything, after one of the machine it
 	// may be torn anywhere.
 	doubt := err == nil && string(mark) != boot
-	name, err := os.ReadFile(r.path(currentFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	current := filepath.Base(strings.TrimSpace(string(name)))
-	if err := r.clear(current); err != nil {
+	current, named, err := r.choose()
+	if err != nil {
 		return err
 	}
 	if err := writeFile(r.path(openMark), []byte(boot)); err != nil {
 		return err
 	}
-	if len(name) == 0 {
-		return nil
+	if current == "" {
+		return r.clear("")
 	}
 	f, err := openFile(r.path(current), r.cfg.Rules)
-	switch {
-	case err == nil:
-		r.current.Store(f)
-		r.doubt.Store(doubt)
-	case errors.Is(err, os.ErrNotExist):
-	case errors.Is(err, os.ErrPermission):
+	if errors.Is(err, os.ErrPermission) {
 		return err
-	default:
-		r.cfg.Logger.Error("replica file cannot be used", "file", current, "error", err)
-		return r.setAside(r.path(current))
 	}
-	return nil
+	if err != nil {
+		r.cfg.Logger.Error("replica file cannot be used", "file", current, "error", err)
+		r.noteFloor(builtAt(current))
+		r.damages.Add(1)
+		if err := r.setAside(r.path(current)); err != nil {
+			return err
+		}
+		return r.clear("")
+	}
+	r.current.Store(f)
+	r.doubt.Store(doubt || !named)
+	if err := f.intact(); err != nil {
+		r.giveUp(f, err)
+	}
+	return r.clear(current)
+}
+
+// choose returns the name of the file to serve, "" if there is none, and whether CURRENT names it. Should CURRENT be lost, the file that
+// goes furthest is as good: each that has its final name was proven when it got it, and is proven again before it answers.
+func (r *Replica) choose() (current string, named bool, err error) {
+	text, err := os.ReadFile(r.path(currentFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", false, err
+	}
+	name := filepath.Base(strings.TrimSpace(string(text)))
+	if _, err := os.Stat(r.path(name)); err == nil && strings.HasSuffix(name, dataSuffix) {
+		return name, true, nil
+	}
+	files, err := filepath.Glob(r.path("*" + dataSuffix))
+	if err != nil {
+		return "", false, err
+	}
+	var furthest replication.Head
+	for _, path := range files {
+		f, err := openFile(path, r.cfg.Rules)
+		if err != nil {
+			r.cfg.Logger.Error("replica file cannot be used", "file", filepath.Base(path), "error", err)
+			continue
+		}
+		if head := f.Head(); current == "" || head.Revision().Compare(furthest.Revision()) > 0 {
+			current, furthest = filepath.Base(path), head
+		}
+		if err := f.close(); err != nil {
+			return "", false, err
+		}
+	}
+	return current, false, nil
 }
 
 func (r *Replica) path(name string) string { return filepath.Join(r.cfg.Dir, name) }
@@ -141,7 +184,7 @@ func (r *Replica) clear(current string) error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if name != current && (strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, ".db")) {
+		if name != current && (strings.HasSuffix(name, tempSuffix) || strings.HasSuffix(name, dataSuffix)) {
 			if err := os.Remove(r.path(name)); err != nil {
 				return err
 			}
@@ -156,12 +199,29 @@ func (r *Replica) prove(ctx context.Context, f *file) {
 	err := f.verify(ctx.Err)
 	switch {
 	case err == nil:
-		r.doubt.Store(false)
+		r.trust(f)
 		r.cfg.Logger.Info("replica proven", "revision", f.Head().Revision().String(), "duration_seconds", time.Since(started).Seconds())
 		r.announce()
 	case ctx.Err() == nil && errors.Is(err, replication.ErrCorrupt):
 		r.giveUp(f, err)
 	}
+}
+
+// trust ends the doubt about a file that has been proven, and names it in CURRENT, which may have been lost.
+func (r *Replica) trust(f *file) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	if r.current.Load() != f || !r.doubt.Swap(false) {
+		return
+	}
+	if err := r.name(f); err != nil {
+		r.cfg.Logger.Error("note the proven replica", "error", err)
+	}
+}
+
+// name makes CURRENT name a file.
+func (r *Replica) name(f *file) error {
+	return writeFile(r.path(currentFile), []byte(filepath.Base(f.path)+"\n"))
 }
 
 func (r *Replica) syncNowAndThen(ctx context.Context) {
@@ -263,11 +323,14 @@ func (r *Replica) Head() replication.Head {
 	return f.Head()
 }
 
-// Proven reports whether the whole file has been proven since this process opened it.
+// Proven reports whether the whole file has been proven since this process opened it, and nothing is in doubt.
 func (r *Replica) Proven() bool {
 	f := r.current.Load()
-	return f != nil && f.verified.Load() && !f.bad.Load()
+	return f != nil && f.verified.Load() && !f.bad.Load() && !r.doubt.Load()
 }
+
+// Damages is how often this process has given up a file in which it found damage.
+func (r *Replica) Damages() uint64 { return r.damages.Load() }
 
 // Updated returns a channel that is closed at the next change of what Read gives. Take it first, then look.
 func (r *Replica) Updated() <-chan struct{} {
@@ -388,9 +451,11 @@ func (r *Replica) Adopt(c replication.Copy) error {
 	if err := fresh.sync(); err != nil {
 		return err
 	}
-	if err := writeFile(r.path(currentFile), []byte(filepath.Base(fresh.path)+"\n")); err != nil {
+	fault.Point("replica-adopt-synced")
+	if err := r.name(fresh); err != nil {
 		return err
 	}
+	fault.Point("replica-adopt-named")
 	r.current.Store(fresh)
 	r.doubt.Store(false)
 	r.announce()
@@ -398,8 +463,10 @@ func (r *Replica) Adopt(c replication.Copy) error {
 		if err := old.close(); err != nil {
 			r.cfg.Logger.Warn("close replaced replica", "error", err)
 		}
+		fault.Point("replica-adopt-closed")
 		_ = os.Remove(old.path)
 	}
+	fault.Point("replica-adopt-done")
 	return nil
 }
 
@@ -413,12 +480,8 @@ func (r *Replica) giveUp(f *file, why error) {
 	served := f.head.Revision()
 	f.mu.RUnlock()
 	r.cfg.Logger.Error("replica file damaged: given up", "file", filepath.Base(f.path), "revision", served.String(), "error", why)
-	r.mu.Lock()
-	r.floor = served
-	r.mu.Unlock()
-	if err := writeFile(r.path(floorFile), []byte(served.String()+"\n")); err != nil {
-		r.cfg.Logger.Error("note the served revision", "error", err)
-	}
+	r.damages.Add(1)
+	r.noteFloor(served)
 	if err := r.setAside(f.path); err != nil {
 		r.cfg.Logger.Error("set damaged replica aside", "error", err)
 	}
@@ -427,6 +490,19 @@ func (r *Replica) giveUp(f *file, why error) {
 	select {
 	case r.lost <- struct{}{}:
 	default:
+	}
+}
+
+// noteFloor remembers that nothing older may be adopted, also by the next process.
+func (r *Replica) noteFloor(served replication.Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if served.Compare(r.floor) <= 0 {
+		return
+	}
+	r.floor = served
+	if err := writeFile(r.path(floorFile), []byte(served.String()+"\n")); err != nil {
+		r.cfg.Logger.Error("note the served revision", "error", err)
 	}
 }
 
@@ -458,7 +534,12 @@ func (r *Replica) Close() error {
 	if f == nil {
 		return nil
 	}
-	err := errors.Join(f.save(), f.sync())
+	err := f.save()
+	if errors.Is(err, replication.ErrCorrupt) {
+		r.giveUp(f, err) // which does not wait for a lock that damage may have left inside bbolt
+		return fmt.Errorf("close replica: %w", err)
+	}
+	err = errors.Join(err, f.sync())
 	if closeErr := f.close(); err == nil {
 		err = closeErr
 	}
@@ -470,7 +551,7 @@ func (r *Replica) Close() error {
 
 // writeFile replaces a small file so that after a crash it has the old content or the new one.
 func writeFile(path string, content []byte) error {
-	tmp := path + ".tmp"
+	tmp := path + tempSuffix
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -482,6 +563,7 @@ func writeFile(path string, content []byte) error {
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
+	fault.Point("replica-file-written")
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
