@@ -59,6 +59,9 @@ func (w *Writer) tryPropose(ctx context.Context, encoded []byte) (store.Result, 
 		if errors.Is(err, errNoRoom) {
 			return result, noRoom()
 		}
+		if errors.Is(err, errNoTime) {
+			return result, unavailable("The writers' clocks are behind the last write. Reads go on.")
+		}
 		if !retryable(err) && ctx.Err() == nil {
 			w.log.ErrorContext(ctx, "proposal failed", "request_id", problem.RequestID(ctx), "error", err)
 			return result, unavailable("The write could not be done at present.")
@@ -109,8 +112,16 @@ func (w *Writer) proposeHere(ctx context.Context, encoded []byte) (store.Result,
 		return store.Result{}, err
 	}
 	defer leave()
-	return w.store.Propose(ctx, encoded)
+	result, err := w.store.Propose(ctx, encoded)
+	if errors.Is(err, store.ErrClock) && w.clock.believed() == nil {
+		err = errNoTime
+	}
+	return result, err
 }
+
+// errNoTime means that the leader's clock is right and yet behind the last stamp: all clocks were ahead before. Nothing was written, and
+// nobody else could either, so nobody is kept waiting.
+var errNoTime = errors.New("clocks behind the last stamp")
 
 // askLeader sends a request to the leader's internal listener and returns the body of its 200. Errors: store.ErrNotLeader when no other node is known
 // to lead, errUnreachable, store.ErrTooLarge.

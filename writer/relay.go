@@ -33,6 +33,7 @@ const (
 	relayedTooLarge  = "too-large"
 	relayedBusy      = "busy"    // nothing was written: send it again in a moment
 	relayedNoRoom    = "no-room" // nothing was written: the disks are nearly full
+	relayedNoTime    = "no-time" // nothing was written: the clocks are behind the last stamp
 	relayedUnknown   = "unknown" // it may have been written; send it again
 )
 
@@ -144,6 +145,8 @@ func (r *relay) propose(ctx context.Context, encoded []byte) (store.Result, erro
 		return store.Result{}, store.ErrBusy
 	case relayedNoRoom:
 		return store.Result{}, errNoRoom
+	case relayedNoTime:
+		return store.Result{}, errNoTime
 	}
 	return store.Result{}, store.ErrOutcomeUnknown
 }
@@ -187,6 +190,8 @@ func (w *Writer) takeRelayed(ctx context.Context, encoded []byte) relayed {
 		return relayed{Kind: relayedBusy}
 	case errors.Is(err, errNoRoom):
 		return relayed{Kind: relayedNoRoom}
+	case errors.Is(err, errNoTime):
+		return relayed{Kind: relayedNoTime}
 	case !retryable(err) && ctx.Err() == nil:
 		w.log.ErrorContext(ctx, "relayed proposal failed", "error", err)
 	}
