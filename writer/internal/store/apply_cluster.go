@@ -117,9 +117,12 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 	return Result{}
 }
 
-// raiseEpoch starts a new epoch: what the change log holds belongs to a history that may have forked, so it goes.
+// raiseEpoch starts a new epoch: what the change log holds belongs to a history that may have forked, so it goes, as a whole: change by change
+// it would be one transaction of a day's writes.
 func (c *command) raiseEpoch(*RaiseEpoch) Result {
 	c.st.Epoch = max(c.st.Epoch+1, uint64(c.now))
-	c.trim(&Trim{Floor: c.st.N})
+	c.st.Held = false
+	c.st.Floor, c.st.ChangeBytes = c.st.N, 0
+	c.fail(c.emptied(bucketChanges))
 	return Result{}
 }

@@ -31,11 +31,27 @@ type batch struct {
 
 func newBatch(tx *bolt.Tx, st state, j *journal) *batch {
 	b := &batch{tx: tx, cursors: make(map[string]*bolt.Cursor, len(buckets)), st: st, journal: j, policy: map[entitlement.Environment]*entitlement.Policy{}}
-	// Rows of these buckets are only ever added at the end, so that their pages can be filled.
 	for _, name := range [][]byte{bucketChanges, bucketEventOrder} {
-		tx.Bucket(name).FillPercent = 0.95
+		tx.Bucket(name).FillPercent = appendFill
 	}
 	return b
+}
+
+// appendFill is how full pages become in buckets whose rows are only ever added at the end.
+const appendFill = 0.95
+
+// emptied makes a bucket that no hash covers empty.
+func (b *batch) emptied(bucket []byte) error {
+	delete(b.cursors, string(bucket))
+	if err := b.tx.DeleteBucket(bucket); err != nil {
+		return fmt.Errorf("empty %s: %w", bucket, err)
+	}
+	made, err := b.tx.CreateBucket(bucket)
+	if err != nil {
+		return fmt.Errorf("empty %s: %w", bucket, err)
+	}
+	made.FillPercent = appendFill
+	return nil
 }
 
 // finish writes the journal's bytes and the state's own row.

@@ -267,7 +267,7 @@ func TestReplayGivesTheSameState(t *testing.T) {
 	want := nodes[0].Stats()
 	dir := nodes[0].cfg.Dir
 	into := t.TempDir()
-	got, err := Replay(dir, into, 4<<10)
+	got, err := Replay(t.Context(), ReplayConfig{Dir: dir, Into: into, SegmentBytes: 4 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}

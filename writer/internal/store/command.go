@@ -151,7 +151,7 @@ type RaiseRules struct {
 	Rules uint32 `cbor:"1,keyasint"`
 }
 
-// RaiseEpoch starts a new epoch after a restore: max(old + 1, stamp).
+// RaiseEpoch starts a new epoch after a restore: max(old + 1, stamp). It ends what holds a restored state back.
 type RaiseEpoch struct {
 	Cause string `cbor:"1,keyasint,omitempty"`
 }

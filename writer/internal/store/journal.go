@@ -210,9 +210,9 @@ func readEntry(r io.Reader) ([]byte, error) {
 	return entry, nil
 }
 
-// walkJournal calls fn with every entry of a journal, in order. A torn entry at the very end, which a crash leaves, ends it.
+// walkJournal calls fn with every entry of a journal and where it begins, in order. A torn entry at the very end, which a crash leaves, ends it.
 // Error: errJournal for a missing segment or one that is torn before the last.
-func walkJournal(dir string, fn func(entry []byte) error) error {
+func walkJournal(dir string, fn func(at place, entry []byte) error) error {
 	numbers, err := segmentNumbers(dir)
 	if err != nil {
 		return err
@@ -221,7 +221,12 @@ func walkJournal(dir string, fn func(entry []byte) error) error {
 		if n != uint64(i+1) {
 			return fmt.Errorf("segment %d is missing: %w", i+1, errJournal)
 		}
-		if err := walkSegment(filepath.Join(dir, fmt.Sprintf("%08d.seg", n)), i == len(numbers)-1, fn); err != nil {
+		at := place{segment: n}
+		each := func(entry []byte) error {
+			defer func() { at.offset += int64(entryHeader + len(entry)) }()
+			return fn(at, entry)
+		}
+		if err := walkSegment(filepath.Join(dir, fmt.Sprintf("%08d.seg", n)), i == len(numbers)-1, each); err != nil {
 			return fmt.Errorf("segment %d: %w", n, err)
 		}
 	}

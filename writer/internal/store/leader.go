@@ -100,6 +100,10 @@ func (s *Store) takeLead() {
 		s.log.Warn("first command of the cluster", "error", err)
 		return
 	}
+	if err := s.raise(); err != nil {
+		s.log.Warn("first command after a restore", "error", err)
+		return
+	}
 	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term {
 		return // the notice of the end is on its way
 	}

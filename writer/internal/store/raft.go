@@ -145,9 +145,11 @@ func (s *Store) openRaft() (err error) {
 			return fmt.Errorf("raft listener: %w", err)
 		}
 	}
+	known := make(chan struct{}) // which history the state belongs to: when the newest snapshot is restored
+	defer close(known)
 	s.ownAddr = raft.ServerAddress(cmp.Or(cfg.Advertise, cfg.Listen, listener.Addr().String()))
 	s.transport = safeTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                newStreamLayer(listener, cfg.Identity, cfg.Logger),
+		Stream:                s.sameHistory(newStreamLayer(listener, cfg.Identity, cfg.Logger), known),
 		ServerAddressProvider: addresses{s},
 		MaxPool:               transportPool,
 		Timeout:               transportTimeout,

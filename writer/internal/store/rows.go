@@ -60,6 +60,11 @@ type state struct {
 	Segment       uint64           `cbor:"14,keyasint"`
 	SegmentOffset int64            `cbor:"15,keyasint"`
 	SegmentHash   replication.Hash `cbor:"16,keyasint"`
+
+	// Base names the restore from which this history began: a hash, in hex, of the state that was restored. Empty: the cluster's founding. Held
+	// means that the epoch was not raised since, so that nothing may be answered.
+	Base string `cbor:"17,keyasint,omitempty"`
+	Held bool   `cbor:"18,keyasint,omitempty"`
 }
 
 // purchaseRow is what is known of one purchase. It is a function of the set of messages and API calls, not of their order.

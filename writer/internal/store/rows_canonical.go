@@ -182,6 +182,10 @@ func (st *state) ReadCanonical(r *canonical.Reader) {
 			st.SegmentOffset = r.Int()
 		case 16:
 			r.Fill(st.SegmentHash[:])
+		case 17:
+			st.Base = r.String()
+		case 18:
+			st.Held = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -223,4 +227,6 @@ func (st *state) WriteCanonical(w *canonical.Writer) {
 	w.Number(st.SegmentOffset)
 	w.Field(m, 16)
 	w.Blob(st.SegmentHash[:])
+	w.Text(m, 17, st.Base)
+	w.True(m, 18, st.Held)
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -23,18 +25,24 @@ type segment struct {
 const fetchRetry = 2 * time.Second
 
 // sealedSegments lists what the state says was sealed.
-func (f *fsm) sealedSegments() ([]segment, error) {
-	var list []segment
-	err := f.view(func(r *Reader) error {
-		return r.tx.Bucket(bucketSegments).ForEach(func(k, row []byte) error {
-			if len(k) != 8 || len(row) != sha256.Size+8 {
-				return fmt.Errorf("segment row: %w", replication.ErrCorrupt)
-			}
-			seg := segment{number: binary.BigEndian.Uint64(k), size: int64(binary.BigEndian.Uint64(row[sha256.Size:]))}
-			copy(seg.sum[:], row)
-			list = append(list, seg)
-			return nil
-		})
+func (f *fsm) sealedSegments() (list []segment, err error) {
+	err = f.view(func(r *Reader) error {
+		list, err = sealedIn(r.tx)
+		return err
+	})
+	return list, err
+}
+
+// sealedIn is sealedSegments of one transaction. Error: replication.ErrCorrupt.
+func sealedIn(tx *bolt.Tx) (list []segment, err error) {
+	err = tx.Bucket(bucketSegments).ForEach(func(k, row []byte) error {
+		if len(k) != 8 || len(row) != sha256.Size+8 {
+			return fmt.Errorf("segment row: %w", replication.ErrCorrupt)
+		}
+		seg := segment{number: binary.BigEndian.Uint64(k), size: int64(binary.BigEndian.Uint64(row[sha256.Size:]))}
+		copy(seg.sum[:], row)
+		list = append(list, seg)
+		return nil
 	})
 	return list, err
 }

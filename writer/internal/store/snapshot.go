@@ -68,19 +68,24 @@ func (s *snapshot) write(w io.Writer) error {
 	if err := s.journal.sync(&st); err != nil {
 		return err
 	}
+	return writeSnapshot(w, s.tx, &st, s.journal)
+}
+
+// writeSnapshot writes the state of tx, which is st, and the journal's unsealed segment.
+func writeSnapshot(w io.Writer, tx *bolt.Tx, st *state, j *journal) error {
 	header := append(make([]byte, 0, snapshotHeader), snapshotMagic...)
-	header = binary.BigEndian.AppendUint64(header, uint64(s.tx.Size()))
+	header = binary.BigEndian.AppendUint64(header, uint64(tx.Size()))
 	header = binary.BigEndian.AppendUint64(header, uint64(st.SegmentOffset))
 	if _, err := w.Write(header); err != nil {
 		return err
 	}
-	if _, err := s.tx.WriteTo(w); err != nil {
+	if _, err := tx.WriteTo(w); err != nil {
 		return err
 	}
 	if st.SegmentOffset == 0 {
 		return nil
 	}
-	tail, err := os.Open(s.journal.path(st.Segment))
+	tail, err := os.Open(j.path(st.Segment))
 	if err != nil {
 		return err
 	}
@@ -179,9 +184,19 @@ func (f *fsm) restore(source io.Reader) error {
 	return nil
 }
 
-// unpack writes a snapshot's parts into two files and syncs them.
+// unpack writes a snapshot's parts into two files and syncs them. Nothing may follow it.
 func unpack(source io.Reader, statePath, tailPath string) error {
 	r := bufio.NewReaderSize(source, 1<<20)
+	if err := unpackParts(r, statePath, tailPath); err != nil {
+		return err
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		return fmt.Errorf("%w: bytes after its end", errSnapshot)
+	}
+	return nil
+}
+
+func unpackParts(r io.Reader, statePath, tailPath string) error {
 	var header [snapshotHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return errors.Join(errSnapshot, err)
@@ -194,9 +209,6 @@ func unpack(source io.Reader, statePath, tailPath string) error {
 		if err := writeFile(path, r, int64(binary.BigEndian.Uint64(sizes[8*i:]))); err != nil {
 			return err
 		}
-	}
-	if _, err := r.ReadByte(); err != io.EOF {
-		return fmt.Errorf("%w: bytes after its end", errSnapshot)
 	}
 	return nil
 }

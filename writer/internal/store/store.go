@@ -72,6 +72,9 @@ func (s *Store) open() (err error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return err
 	}
+	if err := refuseUnfinished(s.cfg.Dir); err != nil {
+		return err
+	}
 	if s.lock, err = lockDir(s.cfg.Dir); err != nil {
 		return err
 	}
