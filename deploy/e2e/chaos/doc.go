@@ -19,7 +19,8 @@
 //
 // # Crash points
 //
-// A build with the tag "faults" can kill itself at these instructions (pkg/fault): crashPoints lists them.
+// A build with the tag "faults" can kill itself at named instructions (pkg/fault): writerPoints and edgePoints list them, and say what
+// is done and what is not at each.
 //
 // # Repeating a run
 //

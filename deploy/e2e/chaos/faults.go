@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -67,28 +66,42 @@ func faults() []fault {
 	}
 }
 
-// writerPoints and edgePoints are the instructions at which a build with the tag "faults" can kill itself.
-var (
-	writerPoints = []string{
-		"log-before-sync",        // a batch of Raft's log is encoded and not on the disk
-		"log-after-sync",         // it is on this disk and nobody was told
-		"vote-after-sync",        // a term or vote is on the disk and was not sent
-		"journal-written",        // the journal has the batch, the state does not
-		"state-before-commit",    // the transaction is complete and not committed
-		"state-after-commit",     // committed, and nobody who waits was woken
-		"committed-not-answered", // a message is committed, its sender has no answer
-		"change-before-publish",  // a batch of changes is signed and not sent to NATS
-		"snapshot-persisted",     // a Raft snapshot is written and not named
-		"restore-before-rename",  // a snapshot is unpacked and verified beside the present state
-		"restore-after-rename",   // it is in its place and not in use
-	}
-	edgePoints = []string{
-		"replica-before-commit", // a batch is verified and not committed
-		"replica-after-commit",  // committed, and no reader sees it
-		"replica-built",         // a downloaded copy is whole and CURRENT does not name it
-		"replica-adopted",       // CURRENT names it and the old one is still there
-	}
-)
+// crashPoint is an instruction at which a build with the tag "faults" can kill itself.
+type crashPoint struct {
+	name  string
+	often bool // it is passed all the time under load: not the first time is meant, but one by lot
+	copy  bool // it is on the way of an edge's new copy, so the edge must lose its data to come there
+}
+
+var writerPoints = []crashPoint{
+	{name: "log-before-sync", often: true},     // a batch of Raft's log is encoded and not on the disk
+	{name: "log-after-sync", often: true},      // it is on this disk and nobody was told
+	{name: "vote-after-sync"},                  // a vote is on the disk and was not sent
+	{name: "journal-written", often: true},     // the journal has the batch, the state does not
+	{name: "state-before-commit", often: true}, // the transaction is complete and not committed
+	{name: "state-after-commit", often: true},  // committed, and nobody who waits was woken
+	{name: "committed-not-answered"},           // a message is committed, its sender has no answer
+	{name: "change-before-publish"},            // a batch of changes is signed and not sent to NATS
+	{name: "snapshot-written"},                 // a Raft snapshot is written and not named
+	{name: "snapshot-named"},                   // it is named, and the log behind it is whole
+	{name: "restore-before-rename"},            // a snapshot is unpacked and verified beside the present state
+	{name: "restore-after-rename"},             // it is in its place and not in use
+}
+
+var edgePoints = []crashPoint{
+	{name: "replica-apply", often: true},        // a batch is verified
+	{name: "replica-commit", often: true},       // its transaction is complete and not committed
+	{name: "replica-committed", often: true},    // committed, and no reader sees it
+	{name: "replica-applied", often: true},      // readers see it
+	{name: "replica-build-filling", copy: true}, // a part of a downloaded copy is written
+	{name: "replica-build-filled", copy: true},  // all of it
+	{name: "replica-build-renamed", copy: true}, // under its name, and not read back
+	{name: "replica-build-proven", copy: true},  // read back, and not up to date
+	{name: "replica-adopt-synced", copy: true},  // up to date, and CURRENT does not name it
+	{name: "replica-adopt-named", copy: true},   // CURRENT names it, and readers have the old one
+	{name: "replica-adopt-done", copy: true},    // the old one is gone
+	{name: "replica-file-written", copy: true},  // a small file stands beside the one that it replaces
+}
 
 // Why a fault cannot be had.
 
@@ -242,13 +255,17 @@ func freeze(whom target) func(context.Context, *run, *rand.Rand) error {
 }
 
 // crashAt starts a node so that it kills itself at a point, and waits until it has.
-func crashAt(prefix string, points []string) func(context.Context, *run, *rand.Rand) error {
+func crashAt(prefix string, points []crashPoint) func(context.Context, *run, *rand.Rand) error {
 	return func(ctx context.Context, r *run, lot *rand.Rand) error {
 		id, point, count := pick(lot, r.cluster.ids(prefix)), pick(lot, points), 1
-		if strings.HasPrefix(point, "log-") || strings.HasPrefix(point, "state-") || strings.HasSuffix(point, "-commit") || point == "journal-written" {
+		if point.often {
 			count += lot.IntN(60)
 		}
-		if err := r.down(ctx, id, func() error { return r.forget(id, point) }, fmt.Sprintf("LATCHKEY_FAULT_CRASH=%s:%d", point, count)); err != nil {
+		spoil := func() error { return nil }
+		if point.copy {
+			spoil = func() error { return r.forget(id) }
+		}
+		if err := r.down(ctx, id, spoil, fmt.Sprintf("LATCHKEY_FAULT_CRASH=%s:%d", point.name, count)); err != nil {
 			return err
 		}
 		pid := r.cluster.node(id).PID
@@ -256,10 +273,10 @@ func crashAt(prefix string, points []string) func(context.Context, *run, *rand.R
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			r.count("  point not reached: "+point, 1)
+			r.count("  point not reached: "+point.name, 1)
 			return r.kill(ctx, id) // so that it does not crash in a later round
 		}
-		r.count("  point reached: "+point, 1)
+		r.count("  point reached: "+point.name, 1)
 		if !r.cluster.up(ctx, id, pid) {
 			return r.notUp(ctx, id)
 		}
@@ -270,11 +287,8 @@ func crashAt(prefix string, points []string) func(context.Context, *run, *rand.R
 // crashWithin is how long a node may take to come to its point under load.
 const crashWithin = 8 * time.Second
 
-// forget makes an edge lose its data where the point is on the way of a new copy.
-func (r *run) forget(id, point string) error {
-	if point != "replica-built" && point != "replica-adopted" {
-		return nil
-	}
+// forget makes an edge lose its data, while it is down.
+func (r *run) forget(id string) error {
 	files, err := filepath.Glob(filepath.Join(r.cluster.node(id).Dir, "replica", "*.db"))
 	for _, path := range files {
 		err = errors.Join(err, os.Truncate(path, 1000))
@@ -419,8 +433,8 @@ func forgeNATS(ctx context.Context, r *run, lot *rand.Rand) error {
 		case <-over:
 			return r.spread(ctx, "NATS forged")
 		case m := <-heard:
-			if told > len(kept)*3 && len(kept) > 0 {
-				break // one of ours
+			if len(m.data) == 0 {
+				break // one of our own
 			}
 			kept = append(kept, natsMessage{m.subject, bytes.Clone(m.data)})
 			if len(kept) > 500 {
@@ -458,7 +472,11 @@ func fillDisk(ctx context.Context, r *run, lot *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	if err := resize(dir, has+int64(lot.IntN(256<<10))); err != nil {
+	left := lot.Int64N(256 << 10)
+	if lot.IntN(2) == 0 {
+		left = 100 << 20 // nearly full: the writer must leave the lead before anything fails
+	}
+	if err := resize(dir, has+left); err != nil {
 		return err
 	}
 	err = pause(ctx, lasts(lot, 3*time.Second, 8*time.Second))
