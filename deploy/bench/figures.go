@@ -58,6 +58,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"edge_start_1m":        takeStart,
 	"production_in_flood":  takeFlood,
 	"propagation":          takePropagation,
+	"rebootstrap_1m":       takeRebootstrap,
 	"webhooks":             takeWebhooks,
 }
 

@@ -27,7 +27,7 @@ func main() {
 	cmd.Flags().StringVar(&config.only, "only", "", "take this one alone")
 	cmd.Flags().StringVar(&config.programs, "programs", "bin", "folder of the built programs")
 	cmd.Flags().StringVar(&config.results, "results", "deploy/bench/results", "folder for the JSON file")
-	cmd.Flags().IntVar(&config.accounts, "accounts", 1_000_000, "accounts on the edge's disk for edge_start_1m; another number is for trying this program")
+	cmd.Flags().IntVar(&config.accounts, "accounts", 1_000_000, "accounts on the edge's disk for the figures named 1m; another number is for trying this program")
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		if errors.Is(err, errUsage) {

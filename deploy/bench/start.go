@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -69,9 +70,31 @@ type loneEdge struct {
 
 // fill gives the edge accounts by a snapshot, and takes the writer away. It returns a session of one of them.
 func (e *loneEdge) fill(ctx context.Context, accounts int) (string, error) {
-	writer, err := replicationtest.New("bench")
+	writer, last, err := standIn(accounts)
 	if err != nil {
 		return "", err
+	}
+	close, err := e.follow(writer)
+	if err != nil {
+		return "", err
+	}
+	defer close()
+	stop, err := e.start()
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, fillWithin)
+	defer cancel()
+	session := writer.Session(entitlement.Production, last)
+	return session, e.firstAnswer(ctx, session)
+}
+
+// standIn makes a writer's side of replication inside this program with so many accounts, and returns the last one's id.
+func standIn(accounts int) (*replicationtest.Writer, entitlement.AccountID, error) {
+	writer, err := replicationtest.New("bench")
+	if err != nil {
+		return nil, "", err
 	}
 	// Without a catalog an edge waits until its whole file is proven: it cannot know that there is none.
 	writer.PutCatalog(entitlement.Production, entitlement.Catalog{Products: []entitlement.Product{
@@ -87,25 +110,18 @@ func (e *loneEdge) fill(ctx context.Context, accounts int) (string, error) {
 		}
 	}
 	writer.Trim()
+	return writer, account.ID, nil
+}
+
+// follow serves the writer and makes it the one that the edge follows.
+func (e *loneEdge) follow(writer *replicationtest.Writer) (close func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	server := &http.Server{Handler: writer}
 	go server.Serve(l)
-	defer server.Close()
-	if err := e.configure("http://"+l.Addr().String(), writer.Roots()); err != nil {
-		return "", err
-	}
-	stop, err := e.start()
-	if err != nil {
-		return "", err
-	}
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, fillWithin)
-	defer cancel()
-	session := writer.Session(entitlement.Production, account.ID)
-	return session, e.firstAnswer(ctx, session)
+	return func() { server.Close() }, e.configure("http://"+l.Addr().String(), writer.Roots())
 }
 
 // customer is the n-th account, with a subscription as Stripe's adapter folds one.
@@ -173,25 +189,24 @@ func (e *loneEdge) start() (stop func(), err error) {
 
 // forget drops the edge's files from the system's memory: as after a restart of the machine.
 func (e *loneEdge) forget() error {
-	files, err := filepath.Glob(filepath.Join(e.dir, "e1", "*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range files {
+	return filepath.WalkDir(filepath.Join(e.dir, "e1"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
+		defer f.Close()
 		err = f.Sync()
 		if err == nil {
 			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 		}
-		f.Close()
 		if err != nil {
 			return fmt.Errorf("drop %s from memory: %w", path, err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // firstAnswer returns when the edge has answered the session's check with 200 and a signature.
