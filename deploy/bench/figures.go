@@ -28,7 +28,7 @@ type figure struct {
 	Name  string   `json:"name"`
 	Value float64  `json:"value"`
 	Unit  string   `json:"unit"`
-	Goal  *float64 `json:"goal"`  // for "of floor" the least, for times the most that Value may be; null where there is none
+	Goal  *float64 `json:"goal"`  // for "of floor" and "of undisturbed" the least, for times the most that Value may be; null where there is none
 	Floor *float64 `json:"floor"` // what the floor program reached, answers a second; null where there is none
 	Min   float64  `json:"min"`   // of the single runs, in Unit
 	Max   float64  `json:"max"`
@@ -38,11 +38,14 @@ type figure struct {
 // ofFloor is the unit of figures that are measured against a floor program.
 const ofFloor = "of floor"
 
+// ofUndisturbed is the unit of figures that are measured against the same without the disturbance.
+const ofUndisturbed = "of undisturbed"
+
 func (f figure) holds() bool {
 	switch {
 	case f.Goal == nil:
 		return true
-	case f.Unit == ofFloor:
+	case f.Unit == ofFloor, f.Unit == ofUndisturbed:
 		return f.Value >= *f.Goal
 	}
 	return f.Value < *f.Goal
@@ -59,7 +62,12 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"production_in_flood":  takeFlood,
 	"propagation":          takePropagation,
 	"rebootstrap_1m":       takeRebootstrap,
+	"herd":                 takeHerd,
 	"webhooks":             takeWebhooks,
+
+	"failover":               takeFailover,
+	"propagation_500":        takePropagation500,
+	"webhooks_follower_down": takeFollowerDown,
 }
 
 var errUsage = errors.New("wrong usage")
