@@ -24,6 +24,9 @@ import (
 // socketFile is where the operator's commands reach a running writer. Its permission is the authentication.
 const socketFile = "operator.sock"
 
+// maxProblemBytes bounds what is read of a refusal.
+const maxProblemBytes = 64 << 10
+
 // operatorTimeout is how long an operator's command waits.
 const operatorTimeout = 15 * time.Second
 
@@ -65,6 +68,7 @@ func listenOperator(dir string) (l net.Listener, err error) {
 
 func (w *Writer) routeOperator(s *server) {
 	s.handle("GET /status", w.handleStatus)
+	s.handle("GET /backup", w.handleBackup)
 	s.handle("GET /keys", w.handleKeys)
 	s.handle("POST /keys", w.handleAddKey)
 	s.handle("POST /keys/revoke", w.handleRevokeKey)
@@ -223,17 +227,26 @@ func (o *Operator) do(ctx context.Context, method, path string, body, into any) 
 		return err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return refusal(res)
+	}
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
 		return err
-	}
-	if res.StatusCode != http.StatusOK {
-		var p struct{ Title, Detail string }
-		_ = json.Unmarshal(b, &p)
-		return fmt.Errorf("%s: %s", p.Title, p.Detail)
 	}
 	if into == nil {
 		return nil
 	}
 	return json.Unmarshal(b, into)
+}
+
+// refusal is a problem as the operator reads it.
+func refusal(res *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxProblemBytes))
+	if err != nil {
+		return err
+	}
+	var p struct{ Title, Detail string }
+	_ = json.Unmarshal(b, &p)
+	return fmt.Errorf("%s: %s", p.Title, p.Detail)
 }

@@ -66,6 +66,7 @@ func command() *cobra.Command {
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(serveCommand(), statusCommand(), keysCommand(), transferCommand(), webhookTestCommand(), versionCommand())
+	root.AddCommand(serveCommand(), statusCommand(), keysCommand(), transferCommand(),
+		backupCommand(), restoreCommand(), fsckCommand(), replayCommand(), webhookTestCommand(), versionCommand())
 	return root
 }

@@ -41,7 +41,7 @@ func TestExitCodes(t *testing.T) {
 		says string
 	}{
 		{"no command", nil, 2, "which command?"},
-		{"an unknown command", []string{"backup"}, 2, "unknown command"},
+		{"an unknown command", []string{"rewind"}, 2, "unknown command"},
 		{"an unknown flag", []string{"serve", "--port", "1"}, 2, "unknown flag"},
 		{"a flag is missing", []string{"serve"}, 2, `"config"`},
 		{"an argument too many", []string{"version", "x"}, 2, "unknown command"},

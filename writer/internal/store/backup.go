@@ -198,7 +198,7 @@ func unpackBackup(ctx context.Context, path, dir string, keep bool, progress Pro
 		return c, fmt.Errorf("%w: %d bytes, %d are missing or too many", ErrBackup, info.Size(), int64(length-want))
 	}
 	sum := sha256.New()
-	body := bufio.NewReaderSize(io.TeeReader(counted(ctx, io.LimitReader(file, int64(length)), int64(length), progress), sum), copyBuffer)
+	body := bufio.NewReaderSize(io.TeeReader(Counted(ctx, io.LimitReader(file, int64(length)), int64(length), progress), sum), copyBuffer)
 	if c, err = unpackBody(body, dir, keep); err != nil {
 		if ctx.Err() != nil {
 			return c, ctx.Err()
@@ -298,8 +298,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// counted tells progress what is read of r, and ends with ctx. progress may be nil.
-func counted(ctx context.Context, r io.Reader, total int64, progress Progress) io.Reader {
+// Counted tells progress what is read of r, and ends with ctx. progress may be nil.
+func Counted(ctx context.Context, r io.Reader, total int64, progress Progress) io.Reader {
 	var done int64
 	return readerFunc(func(b []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
