@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // Kind says what a record holds.
@@ -87,7 +88,7 @@ func FromStored(env entitlement.Environment, kind Kind, key string, stored []byt
 		return Record{}, ErrCorrupt
 	}
 	r := Record{Env: env, Kind: kind, Key: key, Value: stored[checksumBytes:]}
-	if h := r.Hash(); string(h[:checksumBytes]) != string(stored[:checksumBytes]) {
+	if h := r.Hash(); string(h[:checksumBytes]) != string(stored[:checksumBytes]) && !fault.Planted("record-unchecked") {
 		return Record{}, ErrCorrupt
 	}
 	return r, nil

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"slices"
 	"strings"
+
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // Digest identifies what the event says, for judging whether two under one id are the same: SHA-256 over its canonical bytes without Raw.
@@ -91,6 +93,9 @@ func compareKeys(a, b *Object) int {
 // the set's maximum, and Tied says that the set holds another state with the maximum's Final and At. Both are functions of the union,
 // which is why merging does not depend on the order.
 func newest(a, b *Object) Object {
+	if fault.Planted("fold-by-arrival") {
+		return *b
+	}
 	if c := compareVersions(a, b); c > 0 {
 		return *a
 	} else if c < 0 {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // PositionClaims say what a cluster's state was at one revision. With AsOf they are a head, with Size and SHA256 a snapshot's manifest.
@@ -108,7 +110,13 @@ func (v *PositionVerifier) Verify(tok string) (PositionClaims, error) {
 	if len(tok) > MaxTokenBytes {
 		return PositionClaims{}, fmt.Errorf("position: %w: longer than %d bytes", ErrMalformed, MaxTokenBytes)
 	}
-	encoded, _, _ := strings.Cut(tok, ".")
+	encoded, rest, _ := strings.Cut(tok, ".")
+	if fault.Planted("edge-skips-signature") {
+		var c positionClaims
+		claimed, _, _ := strings.Cut(rest, ".")
+		err := decodeClaims(claimed, &c)
+		return c.PositionClaims, err
+	}
 	chain, err := v.chain(tok, encoded)
 	if err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)

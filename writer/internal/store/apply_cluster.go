@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -120,7 +121,9 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 // raiseEpoch starts a new epoch: what the change log holds belongs to a history that may have forked, so it goes, as a whole: change by change
 // it would be one transaction of a day's writes.
 func (c *command) raiseEpoch(*RaiseEpoch) Result {
-	c.st.Epoch = max(c.st.Epoch+1, uint64(c.now))
+	if !fault.Planted("epoch-repeats") {
+		c.st.Epoch = max(c.st.Epoch+1, uint64(c.now))
+	}
 	c.st.Held = false
 	c.st.Floor, c.st.ChangeBytes = c.st.N, 0
 	c.fail(c.emptied(bucketChanges))

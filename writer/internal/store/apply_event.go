@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -16,7 +17,7 @@ func (c *command) recordEvent(d *decoded) Result {
 	ev := &d.event.Event
 	key := eventKey(c.Env, ev.Provider, ev.ID)
 	var first eventRow
-	if c.decode(bucketEvents, key, &first) {
+	if c.decode(bucketEvents, key, &first) && !fault.Planted("duplicate-effect") {
 		if bytes.Equal(first.Digest, d.digest[:]) {
 			return duplicateOf(&first, ev.ID, c.CorrelationID)
 		}
@@ -28,7 +29,7 @@ func (c *command) recordEvent(d *decoded) Result {
 	switch {
 	case ev.Kind == entitlement.Unreadable:
 		row.Outcome = Unreadable
-	case ev.Environment != c.Env:
+	case ev.Environment != c.Env && !fault.Planted("sandbox-counts"):
 		row.Outcome = WrongEnvironment
 	case ev.Kind == entitlement.Unhandled:
 		row.Outcome = Unhandled

@@ -9,6 +9,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -209,6 +210,9 @@ func (b *batch) writeOver(r replication.Record, old []byte) {
 	binary.BigEndian.PutUint64(row, uint64(b.now))
 	copy(row[8:], b.st.Chain[:])
 	copy(row[40:], b.st.StateHash[:])
+	if fault.Planted("drop-change") && b.st.N%5 == 0 {
+		return
+	}
 	if err := b.tx.Bucket(bucketChanges).Put(revisionKey(b.st.N), row); err != nil {
 		b.fail(fmt.Errorf("put change %d: %w", b.st.N, err))
 	}

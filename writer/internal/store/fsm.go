@@ -148,6 +148,9 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 		}
 	}()
 	b := newBatch(tx, f.state, f.journal)
+	if fault.Planted("diverged-writer") {
+		drift(f.dir, &b.st)
+	}
 	var due []Mark
 	for i, l := range logs {
 		if l.Index <= b.st.Applied {

@@ -20,7 +20,8 @@ import (
 type Mark struct {
 	Index uint64           `cbor:"1,keyasint"`
 	Epoch uint64           `cbor:"2,keyasint"`
-	Sum   replication.Hash `cbor:"3,keyasint"` // SHA-256 over all that the state says of itself, both hashes among it
+	Base  string           `cbor:"4,keyasint,omitempty"` // the restore from which the history began
+	Sum   replication.Hash `cbor:"3,keyasint"`           // SHA-256 over all that the state says of itself, both hashes among it
 }
 
 const (
@@ -42,7 +43,8 @@ func markOf(st *state) Mark {
 	said := *st
 	// The journal's open segment is brought up to date at the end of a batch, and batches differ; sealed ones are in the full hash.
 	said.Segment, said.SegmentOffset, said.SegmentHash = 0, 0, replication.Hash{}
-	return Mark{Index: st.Applied, Epoch: st.Epoch, Sum: sha256.Sum256(entitlement.Encode(&said))}
+	said.Held = false // what a node may do, not what it holds
+	return Mark{Index: st.Applied, Epoch: st.Epoch, Base: st.Base, Sum: sha256.Sum256(entitlement.Encode(&said))}
 }
 
 // marks are those of the past that a node keeps.
@@ -115,8 +117,8 @@ func compareMarks(self string, own []Mark, others map[string][]Mark, voters map[
 	for _, mine := range slices.Backward(own) {
 		sides := map[replication.Hash][]string{mine.Sum: {self}}
 		for _, id := range slices.Sorted(maps.Keys(theirs)) {
-			// A node of another epoch is of another history, which other rules end.
-			if m, known := theirs[id][mine.Index]; known && m.Epoch == mine.Epoch {
+			// A node of another epoch or restore is of another history, which other rules end.
+			if m, known := theirs[id][mine.Index]; known && m.Epoch == mine.Epoch && m.Base == mine.Base {
 				sides[m.Sum] = append(sides[m.Sum], id)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // Propose commits a command, made by Command.Encode, to a majority of writers, applies it, and returns what it came to. The
@@ -95,7 +96,7 @@ func (d *decoded) reusable() *decoded {
 
 // known answers a provider's message that the state has under this id with the same content.
 func (s *Store) known(d *decoded) (result Result, ok bool, err error) {
-	if d.event == nil || d.bad {
+	if d.event == nil || d.bad || fault.Planted("duplicate-effect") {
 		return Result{}, false, nil
 	}
 	err = s.View(func(r *Reader) error {

@@ -26,7 +26,11 @@ import (
 type safeTransport struct{ *raft.NetworkTransport }
 
 // SetHeartbeatHandler does nothing: heartbeats go through the main loop like every other request.
-func (safeTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+func (t safeTransport) SetHeartbeatHandler(handler func(raft.RPC)) {
+	if fault.Planted("heartbeat-fast-path") {
+		t.NetworkTransport.SetHeartbeatHandler(handler)
+	}
+}
 
 // disk is Raft's log and votes. Any error of a write, and a call that does not return, ends the process: after a failed sync
 // nobody knows what is on the disk, and a leader whose disk hangs still sends heartbeats (hashicorp/raft#503).
@@ -35,6 +39,7 @@ type disk struct {
 	fatal   func(error)
 	timeout time.Duration
 	sync    func(seconds float64) // metric
+	late    late                  // empty but where a fault is planted
 }
 
 func (d *disk) guard(what string, call func() error) error {
@@ -81,6 +86,9 @@ func (d *disk) StoreLog(l *raft.Log) error {
 
 // StoreLogs implements raft.LogStore.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
+	if fault.Planted("unsynced-log") {
+		return d.storeLater(logs)
+	}
 	return d.guard("store log entries", func() error {
 		fault.Point("log-before-sync")
 		err := d.WAL.StoreLogs(checksummed(logs))
@@ -91,6 +99,9 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore.
 func (d *disk) DeleteRange(low, high uint64) error {
+	if fault.Planted("unsynced-log") {
+		d.storeLate()
+	}
 	return d.guard("delete log entries", func() error { return d.WAL.DeleteRange(low, high) })
 }
 
