@@ -157,10 +157,7 @@ func (c *Config) setDefaults() error {
 	orDefault(&c.Now, time.Now, c.Now == nil)
 	orDefault(&c.Logger, slog.Default(), c.Logger == nil)
 	if c.Fatal == nil {
-		c.Fatal = func(err error) {
-			c.Logger.Error("store cannot go on", "error", err)
-			os.Exit(1)
-		}
+		c.Fatal = func(err error) { exit(c.Logger, err) }
 	}
 	if fault.Planted("frequent-snapshots") { // what takes a day of load must happen in a test's minute
 		orDefault(&c.SegmentBytes, 128<<10, c.SegmentBytes == 0)
@@ -183,6 +180,23 @@ func (c *Config) setDefaults() error {
 	orDefault(&c.JoinInterval, defaultJoinInterval, c.JoinInterval == 0)
 	orDefault(&c.InitialMmapBytes, defaultInitialMmapBytes, c.InitialMmapBytes == 0)
 	return errors.Join(errs...)
+}
+
+// lastWords is how long the reason of the end may take to be logged: the log may go to the very disk that hangs.
+const lastWords = time.Second
+
+// exit ends the process with status 1 and one line that says why.
+func exit(log *slog.Logger, err error) {
+	logged := make(chan struct{})
+	go func() {
+		log.Error("store cannot go on", "error", err)
+		close(logged)
+	}()
+	select {
+	case <-logged:
+	case <-time.After(lastWords):
+	}
+	os.Exit(1)
 }
 
 func orDefault[T any](v *T, value T, unset bool) {

@@ -204,8 +204,8 @@ func (f *fsm) publish(st state) {
 // fail ends the process through the hook; where the hook returns, nothing is applied or answered any more.
 func (f *fsm) fail(err error) {
 	if !f.broken.Swap(true) {
+		f.fatal(err) // first: stop waits for whoever holds the state, and that may be what hangs
 		f.stop()
-		f.fatal(err)
 	}
 }
 

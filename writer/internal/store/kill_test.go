@@ -25,6 +25,12 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
+	if how := os.Getenv(endVariable); how != "" {
+		if err := endItself(how); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(3)
+		}
+	}
 	os.Exit(m.Run())
 }
 
