@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/pkg/token"
 )
 
@@ -24,6 +25,10 @@ type Config struct {
 	NATS    NATSConfig    `config:"nats"`
 	Trust   TrustConfig   `config:"trust"`
 	Log     LogConfig     `config:"log"`
+
+	// TLS, when given, is how the edge shows the writers who it is, and knows them: a certificate for node.id and the role edge. It goes with writers
+	// that have such a section too.
+	TLS *mutual.Files `config:"tls"`
 
 	// ManageURLs are where a customer of each provider manages a subscription; shown as manage_url. None: none is shown. All edges
 	// must have the same.
@@ -37,7 +42,23 @@ type Config struct {
 	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
 	Logger *slog.Logger
 
-	roots token.Roots // read by Validate
+	roots    token.Roots      // read by Validate
+	identity *mutual.Identity // read by Validate
+}
+
+func (c *Config) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
+}
+
+func (c *Config) logger() *slog.Logger {
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.Log.Level}))
+	}
+	return log.With("node", c.Node.ID)
 }
 
 // NodeConfig is what differs from edge to edge.
@@ -58,14 +79,16 @@ type NodeConfig struct {
 
 // WritersConfig says where the writers' internal listeners are.
 type WritersConfig struct {
-	// URLs are tried in this order. Only https:// leaves the machine; http:// is for loopback addresses.
+	// URLs are tried in this order. Only https:// leaves the machine; http:// is for loopback addresses, and not for an edge with a section tls.
 	URLs []string `config:"urls"`
 }
 
 // NATSConfig is the fast path. Without it changes come by pull, as right and about as soon as the writers are near.
 type NATSConfig struct {
-	Enabled bool     `config:"enabled"`
-	URLs    []string `config:"urls"`
+	Enabled bool `config:"enabled"`
+
+	// URLs are the servers: tls://host:port, or nats://host:port of a loopback address.
+	URLs []string `config:"urls"`
 }
 
 // TrustConfig names what the edge believes without proof.
@@ -119,8 +142,10 @@ func (c *Config) Validate() error {
 			m.Add(at, "want an https:// address")
 		}
 	}
-	if c.NATS.Enabled && len(c.NATS.URLs) == 0 {
-		m.Add("nats.urls", "is missing, and nats.enabled is true")
+	c.validateNATS(&m)
+	// Whether the certificate has expired is not asked: an edge that is started then still answers from its disk.
+	if c.identity = nil; c.TLS != nil {
+		c.identity = mutual.Load(*c.TLS, mutual.Peer{Node: c.Node.ID, Role: mutual.RoleEdge}, c.clock(), c.logger(), &m)
 	}
 	return m.Err()
 }
@@ -135,11 +160,28 @@ func (c *Config) validateWriters(m *config.Mistakes) {
 		switch {
 		case err != nil || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil:
 			m.Add(at, "want scheme://host:port and nothing else")
+		case u.Scheme == "http" && c.TLS != nil:
+			m.Add(at, "http:// does not go with a section tls; use https://")
 		case u.Scheme == "http" && !isLoopback(u.Hostname()):
 			// Records are signed, but they are also about people: they do not travel in the clear.
 			m.Add(at, "http:// is for loopback addresses; use https://")
 		case u.Scheme != "http" && u.Scheme != "https":
 			m.Add(at, "want http:// or https://")
+		}
+	}
+}
+
+func (c *Config) validateNATS(m *config.Mistakes) {
+	if !c.NATS.Enabled {
+		return
+	}
+	if len(c.NATS.URLs) == 0 {
+		m.Add("nats.urls", "is missing, and nats.enabled is true")
+	}
+	for i, text := range c.NATS.URLs {
+		u, err := url.Parse(text)
+		if err != nil || u.Port() == "" || u.User != nil || u.Scheme != "tls" && !(u.Scheme == "nats" && isLoopback(u.Hostname())) {
+			m.Add("nats.urls["+strconv.Itoa(i)+"]", "want tls://host:port, or nats://host:port of a loopback address")
 		}
 	}
 }

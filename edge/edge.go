@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/latchkey/latchkey/edge/internal/replica"
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -36,6 +37,7 @@ type Edge struct {
 	replica  *replica.Replica
 	follower *replication.Follower
 	nats     *replication.NATS // nil when it is off
+	identity *mutual.Identity  // among the nodes; nil: no mutual TLS
 	keys     []*signingKey     // by environment, ascending
 	clock    clock
 	registry *prometheus.Registry
@@ -58,14 +60,8 @@ func Open(cfg Config) (*Edge, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	e := &Edge{cfg: cfg, log: cfg.Logger, clock: clock{wall: cfg.Now}, stopped: make(chan struct{})}
-	if e.log == nil {
-		e.log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
-	}
-	e.log = e.log.With("node", cfg.Node.ID)
+	cfg.Now = cfg.clock()
+	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, clock: clock{wall: cfg.Now}, stopped: make(chan struct{})}
 	if err := e.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open edge: %w", err), e.Close())
 	}
@@ -89,12 +85,19 @@ func (e *Edge) open() error {
 	if err != nil {
 		return err
 	}
+	transport := replication.NewTransport(nil)
+	if e.identity != nil {
+		transport = replication.NewTransport(e.identity.Config("", mutual.Peer{Role: mutual.RoleWriter}))
+		if err := e.identity.Check(); err != nil {
+			e.log.Warn("writers will not let this edge in: renew the certificate in tls.cert_file", "error", err)
+		}
+	}
 	follow := replication.FollowConfig{
-		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Verifier: replication.NewVerifier(e.cfg.roots, e.cfg.Node.Cluster),
+		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Transport: transport, Verifier: replication.NewVerifier(e.cfg.roots, e.cfg.Node.Cluster),
 		Replica: heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Logger: e.log,
 	}
 	if e.cfg.NATS.Enabled {
-		if e.nats, err = replication.ConnectNATS(e.cfg.NATS.URLs, e.cfg.Node.ID, e.log); err != nil {
+		if e.nats, err = replication.ConnectNATS(e.cfg.NATS.URLs, e.cfg.Node.ID, e.identity, e.log); err != nil {
 			return err
 		}
 		follow.Source = e.nats

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -99,6 +100,22 @@ func (k *signingKey) readCertificates() ([]string, error) {
 func (k *signingKey) due(now int64) bool {
 	s := k.signer.Load()
 	return s == nil || s.Certificate().ExpiresAt-now < int64(renewBelow/time.Second)
+}
+
+// ends is when the certificate ends, in Unix seconds; 0 without one.
+func (k *signingKey) ends() float64 {
+	if s := k.signer.Load(); s != nil {
+		return float64(s.Certificate().ExpiresAt)
+	}
+	return 0
+}
+
+// identityEnds is when the edge's certificate among the nodes ends, in Unix seconds; infinity when it has none.
+func (e *Edge) identityEnds() float64 {
+	if e.identity == nil {
+		return math.Inf(1)
+	}
+	return float64(e.identity.Expires().Unix())
 }
 
 // renew has a writer certify the key.

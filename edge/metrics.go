@@ -51,6 +51,14 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		gauge("latchkey_edge_certificate_remaining_seconds", "Time until the first of the edge's certificates ends; 0 when one is missing or over.", func() float64 { return e.certifiedFor().Seconds() }),
 		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 { return number(len(e.unready()) == 0) }),
 	)
+	ends := func(certificate string, at func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "latchkey_edge_certificate_expiry_timestamp_seconds", ConstLabels: prometheus.Labels{"certificate": certificate},
+			Help: "When a certificate of this edge ends, in Unix seconds; 0 while an environment has none, infinite without TLS."}, at))
+	}
+	ends("tls", e.identityEnds)
+	for _, k := range e.keys {
+		ends(string(k.env), k.ends)
+	}
 	return m
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/latchkey/latchkey/pkg/mutual"
 )
 
 // The subjects that writers speak on.
@@ -31,9 +33,10 @@ const (
 // whoever reads from it verifies, and nothing that is read from it causes a command.
 type NATS struct{ conn *nats.Conn }
 
-// ConnectNATS connects to any of urls, now or as soon as one answers; name is shown to the server's operator.
-func ConnectNATS(urls []string, name string, log *slog.Logger) (*NATS, error) {
-	conn, err := nats.Connect(strings.Join(urls, ","), nats.Name(name),
+// ConnectNATS connects to any of urls, now or as soon as one answers; name is shown to the server's operator. With an identity, servers at
+// tls:// must be writers', or show a certificate of the role nats; without one they must show one that this machine believes.
+func ConnectNATS(urls []string, name string, identity *mutual.Identity, log *slog.Logger) (*NATS, error) {
+	conn, err := nats.Connect(strings.Join(urls, ","), nats.Name(name), natsIdentity(identity),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(natsReconnectWait), nats.ReconnectJitter(natsReconnectJitter, natsReconnectJitter),
 		nats.ReconnectBufSize(-1), // what could not be sent now is old when it could: the pull has it by then
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats error", "error", err) }),
@@ -44,6 +47,16 @@ func ConnectNATS(urls []string, name string, log *slog.Logger) (*NATS, error) {
 		return nil, fmt.Errorf("connect to nats: %w", err)
 	}
 	return &NATS{conn}, nil
+}
+
+// natsIdentity has connections to tls:// made with the identity; those to nats:// stay as they are.
+func natsIdentity(identity *mutual.Identity) nats.Option {
+	return func(o *nats.Options) error {
+		if identity != nil {
+			o.TLSConfig = identity.Config("", mutual.Peer{Role: mutual.RoleWriter}, mutual.Peer{Role: mutual.RoleNATS})
+		}
+		return nil
+	}
 }
 
 // Connected reports whether a server answers at present.

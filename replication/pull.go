@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -63,17 +64,24 @@ type Client struct {
 	http *http.Client
 }
 
+// NewTransport returns what a Client connects with. secure is the configuration for https:// (mutual.Identity.Config); nil believes the authorities
+// that this machine believes.
+func NewTransport(secure *tls.Config) *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:     secure,
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     time.Minute,
+		TLSHandshakeTimeout: 3 * time.Second,
+		DisableCompression:  true,
+	}
+}
+
 // NewClient returns a client of the writer whose internal API is at base ("http://127.0.0.1:8421"). node names
 // who asks; it may be empty, and transport nil.
 func NewClient(base, node string, transport http.RoundTripper) *Client {
 	if transport == nil {
-		transport = &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-			MaxIdleConnsPerHost: 4,
-			IdleConnTimeout:     time.Minute,
-			TLSHandshakeTimeout: 3 * time.Second,
-			DisableCompression:  true,
-		}
+		transport = NewTransport(nil)
 	}
 	return &Client{base: strings.TrimSuffix(base, "/"), node: node, http: &http.Client{
 		Transport: transport,

@@ -17,6 +17,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/fault"
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
@@ -28,6 +29,10 @@ type Config struct {
 	Keys    KeysConfig    `config:"keys"`
 	Trust   TrustConfig   `config:"trust"`
 	Log     LogConfig     `config:"log"`
+
+	// TLS, when given, puts everything between the nodes under mutual TLS: Raft, the internal listener, NATS. All writers and edges of a cluster have
+	// it or none. Only with it may the listeners for nodes be on other than loopback addresses.
+	TLS *mutual.Files `config:"tls"`
 
 	// ManageURLs are where a customer of each provider manages a subscription; shown as manage_url. None: none is shown.
 	ManageURLs map[entitlement.Provider]string `config:"manage_urls"`
@@ -86,8 +91,8 @@ type NodeConfig struct {
 	// Listen is the public address, host:port: webhooks, server API, health, metrics. A reverse proxy in front ends TLS.
 	Listen string `config:"listen"`
 
-	// InternalListen is where edges and the other writers connect, and RaftListen where Raft does. Both believe whoever reaches
-	// them, so only loopback addresses are accepted.
+	// InternalListen is where edges and the other writers connect, and RaftListen where Raft does. Without TLS both believe whoever
+	// reaches them, so that only loopback addresses are accepted.
 	InternalListen string `config:"internal_listen"`
 	RaftListen     string `config:"raft_listen"`
 }
@@ -102,7 +107,7 @@ type ClusterConfig struct {
 type VoterConfig struct {
 	ID       string `config:"id"`
 	Raft     string `config:"raft"`     // host:port
-	Internal string `config:"internal"` // http://host:port
+	Internal string `config:"internal"` // https://host:port, without TLS http://host:port
 }
 
 // NATSConfig is the fast path to the edges. Without it they pull, as right and hardly later.
@@ -113,7 +118,8 @@ type NATSConfig struct {
 	URLs []string `config:"urls"`
 
 	// Listen is where the own server takes edges, ClusterListen where it takes the other writers' servers, host:port; Routes are
-	// those others, nats://host:port. They believe whoever reaches them, so only loopback addresses are accepted.
+	// those others, tls://host:port, without TLS nats://host:port. Without TLS they believe whoever reaches them, so that only loopback addresses
+	// are accepted.
 	Listen        string   `config:"listen"`
 	ClusterListen string   `config:"cluster_listen"`
 	Routes        []string `config:"routes"`
@@ -195,6 +201,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.loadKeys(&m)
+	c.loadIdentity(&m)
 	return m.Err()
 }
 
@@ -220,8 +227,8 @@ func (c *Config) validateNode(m *config.Mistakes) {
 			m.Add(f.field, "must be given")
 		} else if host, _, err := net.SplitHostPort(f.value); err != nil {
 			m.Add(f.field, "%q is not host:port", f.value)
-		} else if f.loopback && !isLoopback(host) {
-			m.Add(f.field, "%q is not a loopback address, and this listener has no mutual TLS yet", f.value)
+		} else if f.loopback && c.TLS == nil && !isLoopback(host) {
+			m.Add(f.field, "%q is not a loopback address: without a section tls whoever reaches this listener is believed", f.value)
 		}
 	}
 }
@@ -249,15 +256,29 @@ func (c *Config) validateVoters(m *config.Mistakes) {
 			m.Add(at+".id", "%q is listed twice", v.ID)
 		}
 		seen[v.ID] = true
-		if _, _, err := net.SplitHostPort(v.Raft); err != nil {
-			m.Add(at+".raft", "%q is not host:port", v.Raft)
-		}
-		if u, err := url.Parse(v.Internal); err != nil || u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
-			m.Add(at+".internal", "%q is not http://host:port", v.Internal)
-		}
+		c.validatePeer(v, at, m)
 	}
 	if !seen[c.Node.ID] {
 		m.Add("cluster.voters", "lacks this writer, %q", c.Node.ID)
+	}
+}
+
+// validatePeer holds what goes to another writer to TLS, or to this machine.
+func (c *Config) validatePeer(v VoterConfig, at string, m *config.Mistakes) {
+	const plain = "is not a loopback address, and there is no section tls"
+	if host, _, err := net.SplitHostPort(v.Raft); err != nil {
+		m.Add(at+".raft", "%q is not host:port", v.Raft)
+	} else if c.TLS == nil && !isLoopback(host) {
+		m.Add(at+".raft", "%q %s", v.Raft, plain)
+	}
+	scheme := "http"
+	if c.TLS != nil {
+		scheme = "https"
+	}
+	if u, err := url.Parse(v.Internal); err != nil || u.Scheme != scheme || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
+		m.Add(at+".internal", "%q is not %s://host:port", v.Internal, scheme)
+	} else if c.TLS == nil && !isLoopback(u.Hostname()) {
+		m.Add(at+".internal", "%q %s", v.Internal, plain)
 	}
 }
 
@@ -272,7 +293,7 @@ func (c *Config) validateNATS(m *config.Mistakes) {
 		}
 	}
 	for i, text := range n.Routes {
-		if err := checkNATSURL(text); err != nil {
+		if err := c.checkRoute(text); err != nil {
 			m.Add(fmt.Sprintf("nats.routes[%d]", i), "%v", err)
 		}
 	}
@@ -289,8 +310,8 @@ func (c *Config) validateNATS(m *config.Mistakes) {
 			}
 		} else if host, _, err := net.SplitHostPort(f.value); err != nil {
 			m.Add(f.field, "%q is not host:port", f.value)
-		} else if !isLoopback(host) {
-			m.Add(f.field, "%q is not a loopback address, and this listener has no mutual TLS yet", f.value)
+		} else if c.TLS == nil && !isLoopback(host) {
+			m.Add(f.field, "%q is not a loopback address: without a section tls whoever reaches this listener is believed", f.value)
 		}
 	}
 }

@@ -91,20 +91,7 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := testConfigs(t, 1)[0]
 			tt.change(&cfg)
-			err := cfg.Validate()
-			var mistakes config.Mistakes
-			if err != nil && !errors.As(err, &mistakes) {
-				t.Fatalf("Validate = %v, want config.Mistakes", err)
-			}
-			var fields []string
-			for _, m := range mistakes {
-				fields = append(fields, m.Field)
-			}
-			slices.Sort(fields)
-			slices.Sort(tt.want)
-			if !slices.Equal(fields, tt.want) {
-				t.Errorf("Validate found %v, want mistakes in %v", err, tt.want)
-			}
+			err := mistaken(t, &cfg, tt.want)
 			if err == nil {
 				return
 			}
@@ -118,6 +105,26 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mistaken compares the fields in which Validate finds mistakes, and returns what it says.
+func mistaken(t *testing.T, cfg *Config, want []string) error {
+	t.Helper()
+	err := cfg.Validate()
+	var mistakes config.Mistakes
+	if err != nil && !errors.As(err, &mistakes) {
+		t.Fatalf("Validate = %v, want config.Mistakes", err)
+	}
+	var fields []string
+	for _, m := range mistakes {
+		fields = append(fields, m.Field)
+	}
+	slices.Sort(fields)
+	slices.Sort(want)
+	if !slices.Equal(fields, want) {
+		t.Errorf("Validate found %v, want mistakes in %v", err, want)
+	}
+	return err
 }
 
 // TestDocumentedConfiguration loads the example of deploy/docs/configuration.md, so that the page names every field rightly.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -44,32 +43,7 @@ func (w *Writer) routeInternal(s *server) {
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
 		"GET " + marksPath:                    w.ofWriter(w.handleMarks),
 	} {
-		s.handle(pattern, toLoopback(h))
-	}
-}
-
-// toLoopback refuses requests for a name: a page in a browser on this machine could have its own name resolve to a loopback address and
-// so reach this listener. Edges and writers use addresses.
-func toLoopback(h handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if !isLoopback(host) {
-			return problem.New(problem.Forbidden, "This listener answers requests for a loopback address only.")
-		}
-		return h(w, r)
-	}
-}
-
-// ofWriter lets only writers of the same cluster pass.
-func (w *Writer) ofWriter(h handler) handler {
-	return func(rw http.ResponseWriter, r *http.Request) error {
-		if r.Header.Get(clusterHeader) != w.cfg.Node.Cluster {
-			return problem.New(problem.Forbidden, "This address is for writers of the same cluster.")
-		}
-		return h(rw, r)
+		s.handle(pattern, w.fromNodes(h))
 	}
 }
 
@@ -90,7 +64,11 @@ func (w *Writer) handleChanges(rw http.ResponseWriter, r *http.Request) error {
 	if err := errors.Join(err1, err2, err3, err4); err != nil || limit == 0 {
 		return problem.New(problem.InvalidRequest, "Want epoch, after, limit and wait as whole numbers.")
 	}
-	w.sawEdge(r.Header.Get(replication.NodeHeader), replication.Revision{Epoch: epoch, N: after})
+	edge, err := w.asking(r, r.Header.Get(replication.NodeHeader))
+	if err != nil {
+		return err
+	}
+	w.sawEdge(edge, replication.Revision{Epoch: epoch, N: after})
 	_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(replication.MaxWait + writeTimeout))
 	position, err := w.awaitChange(r.Context(), epoch, after, time.Duration(wait)*time.Second)
 	if err != nil {
@@ -262,6 +240,11 @@ func (w *Writer) certifyEdge(r *http.Request) (string, error) {
 	}
 	if !nodeName.MatchString(req.Node) {
 		return "", problem.New(problem.InvalidRequest, "The node's name has other characters than a-z, 0-9 and -.")
+	}
+	if asking, err := w.asking(r, req.Node); err != nil {
+		return "", err
+	} else if asking != req.Node {
+		return "", problem.New(problem.Forbidden, "An edge is certified under the name that its own certificate shows.")
 	}
 	key, err := req.JWK.PublicKey()
 	if err != nil {

@@ -115,6 +115,10 @@ func newMetrics(w *Writer) *metrics {
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countPulls(env) }))
 	}
+	for _, c := range []string{certificateTLS, certificateIssuer} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("certificate_expiry_timestamp_seconds"), ConstLabels: prometheus.Labels{"certificate": c},
+			Help: "When a certificate ends that an operator renews, in Unix seconds; infinite without one."}, func() float64 { return w.certificateEnds(c) }))
+	}
 	for _, l := range []string{listenerPublic, listenerInternal, listenerOperator} {
 		m.requestSeconds.WithLabelValues(l)
 		m.route(l, "")

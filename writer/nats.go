@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/fault"
@@ -31,14 +32,14 @@ func (w *Writer) openNATS() error {
 	if len(urls) == 0 {
 		var err error
 		w.natsServer, err = natsd.Start(natsd.Config{Name: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: c.Listen,
-			ClusterListen: c.ClusterListen, Routes: c.Routes, Logger: log})
+			ClusterListen: c.ClusterListen, Routes: c.Routes, Identity: w.identity, Logger: log})
 		if err != nil {
 			return err
 		}
 		urls = []string{w.natsServer.ClientURL()}
 	}
 	var err error
-	w.nats, err = replication.ConnectNATS(urls, w.cfg.Node.ID, log)
+	w.nats, err = replication.ConnectNATS(urls, w.cfg.Node.ID, w.identity, log)
 	return err
 }
 
@@ -97,4 +98,12 @@ func checkNATSURL(text string) error {
 		return fmt.Errorf("%q is neither nats://host:port of a loopback address nor tls://host:port", text)
 	}
 	return nil
+}
+
+// checkRoute is checkNATSURL for our own servers: they all speak TLS or none does.
+func (c *Config) checkRoute(text string) error {
+	if tls := strings.HasPrefix(text, "tls://"); tls != (c.TLS != nil) {
+		return fmt.Errorf("%q: routes are tls://host:port with a section tls, and nats://host:port without", text)
+	}
+	return checkNATSURL(text)
 }

@@ -18,13 +18,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
 	"github.com/latchkey/latchkey/writer/internal/provider"
@@ -61,6 +61,8 @@ type Writer struct {
 	metrics  *metrics
 	clock    *clock
 	disk     *disk
+
+	identity *mutual.Identity // among the nodes; nil: no mutual TLS
 
 	peers  map[string]string // internal addresses of all writers, by id
 	client *http.Client      // to them
@@ -114,6 +116,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	cfg.Now = clock.now
 	w = &Writer{cfg: cfg, log: cfg.logger(), clock: clock, now: clock.now, vitals: map[string]peer{}, admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
+	w.identity = cfg.loadIdentity(&mistakes)
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
 		return nil, err
 	}
@@ -148,15 +151,10 @@ func Open(cfg Config) (w *Writer, err error) {
 // connect prepares what asks the other writers.
 func (w *Writer) connect() {
 	for _, v := range w.cfg.Cluster.Voters {
-		w.peers[v.ID] = strings.TrimSuffix(v.Internal, "/")
+		w.peers[v.ID] = w.peerBase(v)
 	}
 	w.client = &http.Client{
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
-			MaxIdleConnsPerHost: maxPeerConnections,
-			IdleConnTimeout:     time.Minute,
-			DisableCompression:  true,
-		},
+		Transport:     w.peerTransport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.spawn}
@@ -184,7 +182,7 @@ func (w *Writer) openFiles() error {
 		voters[i] = store.Voter{ID: v.ID, Addr: v.Raft}
 	}
 	w.store, err = store.Open(store.Config{
-		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters,
+		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters, Identity: w.identity,
 		Rules: store.RulesVersion, Now: w.now, TrustClock: w.clock.believed, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
 		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
 	})
@@ -211,7 +209,9 @@ func (w *Writer) listen() error {
 	if err != nil {
 		return fmt.Errorf("node.internal_listen: %w", err)
 	}
-	w.routeInternal(w.addServer(listenerInternal, internal))
+	nodes := w.addServer(listenerInternal, internal)
+	w.secure(nodes)
+	w.routeInternal(nodes)
 	operator, err := listenOperator(w.cfg.Node.DataDir)
 	if err != nil {
 		return fmt.Errorf("operator's socket: %w", err)

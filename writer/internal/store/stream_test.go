@@ -6,46 +6,20 @@ import (
 	"errors"
 	"io"
 	"net"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/mutual/mutualtest"
 )
-
-// identities makes an authority and returns what loads the identity of a node below it.
-func identities(t *testing.T) func(mutual.Peer) *mutual.Identity {
-	t.Helper()
-	ca := t.TempDir()
-	if err := mutual.MakeAuthority(ca, "test", time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	return func(node mutual.Peer) *mutual.Identity {
-		t.Helper()
-		dir := t.TempDir()
-		if err := mutual.MakeNode(ca, dir, node, 24*time.Hour, time.Now()); err != nil {
-			t.Fatal(err)
-		}
-		cert, key := mutual.NodeFiles(node.Node)
-		var m config.Mistakes
-		identity := mutual.Load(mutual.Files{CA: filepath.Join(ca, mutual.AuthorityCertFile), Cert: filepath.Join(dir, cert), Key: filepath.Join(dir, key)}, node, time.Now, quiet(), &m)
-		if err := m.Err(); err != nil {
-			t.Fatal(err)
-		}
-		return identity
-	}
-}
-
-func writerNode(id string) mutual.Peer { return mutual.Peer{Node: id, Role: mutual.RoleWriter} }
 
 // TestOnlyWritersReachRaftUnderTLS: three nodes agree, also after one was started again; whoever is no writer of the same authority cannot
 // say a word, and a writer does not talk to another node than it means.
 func TestOnlyWritersReachRaftUnderTLS(t *testing.T) {
-	identity := identities(t)
-	nodes := startCluster(t, 3, func(c *Config) { c.Identity = identity(writerNode(c.ID)) })
+	authority := mutualtest.New(t)
+	nodes := startCluster(t, 3, func(c *Config) { c.Identity = authority.Identity(mutualtest.Writer(c.ID)) })
 	propose(t, nodes, create("acc_1"))
 	follower := nodes[0]
 	if follower.IsLeader() {
@@ -72,18 +46,22 @@ func TestOnlyWritersReachRaftUnderTLS(t *testing.T) {
 		return err
 	}
 	dial := func(i *mutual.Identity, protocol string) (net.Conn, error) {
-		return tls.Dial("tcp", at, i.Config(protocol, writerNode("w2")))
+		return tls.Dial("tcp", at, i.Config(protocol, mutualtest.Writer("w2")))
 	}
-	if err := says(dial(identity(writerNode("w9")), raftProtocol)); !errors.Is(err, io.EOF) {
+	if err := says(dial(authority.Identity(mutualtest.Writer("w9")), raftProtocol)); !errors.Is(err, io.EOF) {
 		t.Errorf("another writer: %v, want that it is heard and its nonsense ends the connection", err)
 	}
 	strangers := []struct {
 		name string
 		dial func() (net.Conn, error)
 	}{
-		{"an edge", func() (net.Conn, error) { return dial(identity(mutual.Peer{Node: "e1", Role: mutual.RoleEdge}), raftProtocol) }},
-		{"a writer of another authority", func() (net.Conn, error) { return dial(identities(t)(writerNode("w1")), raftProtocol) }},
-		{"a writer that speaks another protocol", func() (net.Conn, error) { return dial(identity(writerNode("w1")), "") }},
+		{"an edge", func() (net.Conn, error) {
+			return dial(authority.Identity(mutualtest.Edge("e1")), raftProtocol)
+		}},
+		{"a writer of another authority", func() (net.Conn, error) {
+			return dial(mutualtest.New(t).Identity(mutualtest.Writer("w1")), raftProtocol)
+		}},
+		{"a writer that speaks another protocol", func() (net.Conn, error) { return dial(authority.Identity(mutualtest.Writer("w1")), "") }},
 		{"plain TCP", func() (net.Conn, error) { return net.Dial("tcp", at) }},
 	}
 	for _, s := range strangers {
@@ -92,7 +70,7 @@ func TestOnlyWritersReachRaftUnderTLS(t *testing.T) {
 		}
 	}
 
-	stream := streamLayer{identity: identity(writerNode("w1"))}
+	stream := streamLayer{identity: authority.Identity(mutualtest.Writer("w1"))}
 	for address, want := range map[raft.ServerAddress]error{joinAddress("w2", raft.ServerAddress(at)): nil, joinAddress("w3", raft.ServerAddress(at)): mutual.ErrPeer} {
 		conn, err := stream.Dial(address, patience)
 		if !errors.Is(err, want) {
