@@ -78,6 +78,13 @@ func (c *catalogCache) index(reader *store.Reader, env entitlement.Environment) 
 	return entry.index, nil
 }
 
+// last returns the environment's index as it was last asked for, or nil.
+func (c *catalogCache) last(env entitlement.Environment) *entitlement.CatalogIndex {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[env].index
+}
+
 // accountShown is everything that we hold of an account.
 type accountShown struct {
 	AccountID    entitlement.AccountID   `json:"account_id"`

@@ -14,20 +14,17 @@ const maxCounted = 10_000
 // alarmUnmapped counts and logs the products of an event that the catalog does not know. Somebody paid for them and gets nothing until they
 // are mapped; then it counts from the beginning.
 func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment, ev *entitlement.Event) {
+	// What a catalog once knew, every later one knows: nothing is ever unmapped.
+	if last := w.catalogs.last(env); last != nil && len(unmappedIn(ev, last)) == 0 {
+		return
+	}
 	var unknown []entitlement.ProductID
 	err := w.store.View(func(r *store.Reader) error {
 		index, err := w.catalogs.index(r, env)
-		if err != nil {
-			return err
+		if err == nil {
+			unknown = unmappedIn(ev, index)
 		}
-		for i := range ev.Objects {
-			for _, sold := range soldIn(&ev.Objects[i]) {
-				if _, known := index.Lookup(ev.Provider, sold); !known && sold.Product != "" {
-					unknown = append(unknown, sold.Product)
-				}
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		w.log.WarnContext(ctx, "products not compared with the catalog", "error", err)
@@ -38,6 +35,19 @@ func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment,
 		w.log.WarnContext(ctx, "product not in the catalog", "provider", ev.Provider, "environment", env, "product_id", product, "event_id", ev.ID,
 			"correlation_id", problem.RequestID(ctx))
 	}
+}
+
+// unmappedIn lists what an event says was sold and the catalog does not know.
+func unmappedIn(ev *entitlement.Event, index *entitlement.CatalogIndex) []entitlement.ProductID {
+	var unknown []entitlement.ProductID
+	for i := range ev.Objects {
+		for _, sold := range soldIn(&ev.Objects[i]) {
+			if _, known := index.Lookup(ev.Provider, sold); !known && sold.Product != "" {
+				unknown = append(unknown, sold.Product)
+			}
+		}
+	}
+	return unknown
 }
 
 // soldIn lists what an object says was sold.

@@ -2,6 +2,7 @@ package writer
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -82,8 +83,11 @@ func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapt
 		return answer, outcomeUnavailable, err
 	}
 	fault.Point("committed-not-answered")
-	w.log.InfoContext(ctx, "event recorded", "provider", ev.Provider, "environment", env, "event_id", result.EventID, "type", ev.Type,
-		"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
+	// The audit trail has it; the log is for what surprises.
+	if w.log.Enabled(ctx, slog.LevelDebug) {
+		w.log.DebugContext(ctx, "event recorded", "provider", ev.Provider, "environment", env, "event_id", result.EventID, "type", ev.Type,
+			"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
+	}
 	if result.Outcome == store.Recorded && !result.Duplicate {
 		w.alarmUnmapped(ctx, env, &ev)
 	}

@@ -24,7 +24,8 @@ const (
 	webhookWriters  = 3
 	webhookInFlight = 256
 	webhookGoal     = 0.25
-	webhookAccounts = 20_000 // so many that hardly one gets a second purchase
+	// webhookAccounts is how many accounts one writer's clients use in one run: so many that hardly one gets a second purchase, as in life.
+	webhookAccounts = 4_000
 )
 
 // takeWebhooks: webhooks over HTTP to three writers, spread over all nodes, against raft.Apply in as many processes.
@@ -34,7 +35,7 @@ func takeWebhooks(ctx context.Context, config config) ([]figure, error) {
 		return nil, err
 	}
 	defer s.stop()
-	accounts, err := s.accounts(webhookAccounts)
+	accounts, err := s.accounts((1 + rounds) * webhookWriters * webhookAccounts)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,8 @@ func takeWebhooks(ctx context.Context, config config) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	warm, _, err := s.webhooks(ctx, "warm", accounts)
+	perRun := webhookWriters * webhookAccounts
+	warm, _, err := s.webhooks(ctx, "warm", accounts[:perRun])
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,7 @@ func takeWebhooks(ctx context.Context, config config) ([]figure, error) {
 		if err != nil {
 			return nil, fmt.Errorf("floor: %w", err)
 		}
-		r, cpu, err := s.webhooks(ctx, fmt.Sprintf("r%d", round), accounts)
+		r, cpu, err := s.webhooks(ctx, fmt.Sprintf("r%d", round), accounts[(1+round)*perRun:])
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +116,7 @@ func (r *running) webhooks(ctx context.Context, run string, accounts []string) (
 			hook := r.sandbox().Webhooks["stripe"]
 			results[i], errs[i] = load.Run(ctx, load.Config{
 				Addr: host, Connections: webhookInFlight / len(r.info.Writers), For: lasts, Status: http.StatusOK,
-				Source: load.Webhooks(host, hook.Path, hook.Secret, fmt.Sprintf("%s%s", run, w.ID), accounts),
+				Source: load.Webhooks(host, hook.Path, hook.Secret, fmt.Sprintf("%s%s", run, w.ID), accounts[i*webhookAccounts:(i+1)*webhookAccounts]),
 			})
 		})
 	}

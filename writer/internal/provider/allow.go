@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
@@ -19,7 +21,8 @@ import (
 // kept part alone, so that nothing else can reach an event, whatever a provider adds or a merchant types into a free field.
 
 // keep returns what is allowed of a JSON value, or nil for nothing. A value of a wrong type is nothing: one bad field loses itself, not the message.
-type keep func(v any) any
+// Of several members of one name the last counts.
+type keep func(v gjson.Result) any
 
 const (
 	maxIDBytes   = 255 // the longest id that a provider promises: Stripe's
@@ -27,17 +30,21 @@ const (
 )
 
 // ident keeps an id. Without blanks and "@" it cannot be a name or an address.
-func ident(v any) any {
-	if s, ok := v.(string); ok && isText(s, maxIDBytes, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_.:-", c) >= 0 }) {
-		return s
+func ident(v gjson.Result) any {
+	if v.Type == gjson.String && isIdent(v.Str) {
+		return v.Str
 	}
 	return nil
 }
 
+func isIdent(s string) bool {
+	return isText(s, maxIDBytes, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_.:-", c) >= 0 })
+}
+
 // word keeps a value out of the provider's own vocabulary: an enum, a type, a currency.
-func word(v any) any {
-	if s, ok := v.(string); ok && isText(s, maxWordBytes, func(c byte) bool { return isAlnum(c) || c == '_' || c == '.' }) {
-		return s
+func word(v gjson.Result) any {
+	if v.Type == gjson.String && isText(v.Str, maxWordBytes, func(c byte) bool { return isAlnum(c) || c == '_' || c == '.' }) {
+		return v.Str
 	}
 	return nil
 }
@@ -56,34 +63,44 @@ func isAlnum(c byte) bool {
 }
 
 // number keeps an integer that fits 64 bits.
-func number(v any) any {
-	n, ok := v.(json.Number)
-	if !ok {
+func number(v gjson.Result) any {
+	if v.Type != gjson.Number {
 		return nil
 	}
-	if i, err := strconv.ParseInt(string(n), 10, 64); err == nil {
+	if i, err := strconv.ParseInt(v.Raw, 10, 64); err == nil {
 		return i
 	}
-	if f, err := strconv.ParseFloat(string(n), 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+	if f, err := strconv.ParseFloat(v.Raw, 64); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 		return int64(f) // 1.0 and 1e3 are integers too
 	}
 	return nil
 }
 
 // flag keeps a boolean.
-func flag(v any) any {
-	if b, ok := v.(bool); ok {
-		return b
+func flag(v gjson.Result) any {
+	if v.IsBool() {
+		return v.Type == gjson.True
 	}
 	return nil
 }
 
 // ref keeps the id of another object, which may be there in full.
-func ref(v any) any {
-	if full, ok := v.(map[string]any); ok {
-		v = full["id"]
+func ref(v gjson.Result) any {
+	if v.IsObject() {
+		v = member(v, "id")
 	}
 	return ident(v)
+}
+
+// member returns an object's member; one that is not there does not exist.
+func member(v gjson.Result, name string) (found gjson.Result) {
+	v.ForEach(func(key, value gjson.Result) bool {
+		if key.Str == name {
+			found = value
+		}
+		return true
+	})
+	return found
 }
 
 // object is what was kept of a JSON object: its values are string, int64, bool, object or list.
@@ -97,19 +114,21 @@ type list struct {
 
 // fields keeps of an object what the shape names.
 func fields(shape map[string]keep) keep {
-	return func(v any) any {
-		in, ok := v.(map[string]any)
-		if !ok {
+	return func(v gjson.Result) any {
+		if !v.IsObject() {
 			return nil
 		}
 		out := object{}
-		for name, keep := range shape {
-			if value, there := in[name]; there {
+		v.ForEach(func(key, value gjson.Result) bool {
+			if keep, allowed := shape[key.Str]; allowed {
 				if kept := keep(value); kept != nil {
-					out[name] = kept
+					out[key.Str] = kept
+				} else {
+					delete(out, key.Str)
 				}
 			}
-		}
+			return true
+		})
 		return out
 	}
 }
@@ -117,7 +136,7 @@ func fields(shape map[string]keep) keep {
 // named is fields for an object that may be there as its id alone.
 func named(shape map[string]keep) keep {
 	full := fields(shape)
-	return func(v any) any {
+	return func(v gjson.Result) any {
 		if id := ident(v); id != nil {
 			return object{"id": id}
 		}
@@ -128,19 +147,21 @@ func named(shape map[string]keep) keep {
 // page keeps a list as Stripe sends it: `{"data": [...], "has_more": false}`. An element that is no object cuts the list.
 func page(shape map[string]keep) keep {
 	element := fields(shape)
-	return func(v any) any {
-		in, ok := v.(map[string]any)
-		if !ok {
+	return func(v gjson.Result) any {
+		if !v.IsObject() {
 			return nil
 		}
-		data, ok := in["data"].([]any)
-		out := list{Data: []object{}, Cut: !ok || in["has_more"] == true}
-		for _, v := range data {
-			if kept, ok := element(v).(object); ok {
-				out.Data = append(out.Data, kept)
-			} else {
-				out.Cut = true
-			}
+		data := member(v, "data")
+		out := list{Data: []object{}, Cut: !data.IsArray() || member(v, "has_more").Type == gjson.True}
+		if data.IsArray() {
+			data.ForEach(func(_, v gjson.Result) bool {
+				if kept, ok := element(v).(object); ok {
+					out.Data = append(out.Data, kept)
+				} else {
+					out.Cut = true
+				}
+				return true
+			})
 		}
 		return out
 	}
@@ -219,25 +240,56 @@ func appendText(dst []byte, s string) []byte {
 
 var errNotObject = errors.New("not a JSON object")
 
+// maxDepth is how deeply a message may be nested: far more than any provider nests, and a few megabytes of stack. encoding/json has the same.
+const maxDepth = 10_000
+
 // decodeObject reads one JSON object. Its errors say where, never what stands there.
-func decodeObject(body []byte) (map[string]any, error) {
+func decodeObject(body []byte) (gjson.Result, error) {
+	if bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > maxDepth && depth(body) > maxDepth {
+		return gjson.Result{}, fmt.Errorf("nested more than %d deep", maxDepth)
+	}
+	if !gjson.ValidBytes(body) {
+		return gjson.Result{}, whereInvalid(body)
+	}
+	v := gjson.ParseBytes(body)
+	if !v.IsObject() {
+		return gjson.Result{}, errNotObject
+	}
+	return v, nil
+}
+
+// depth is how deeply brackets are nested, those in texts apart.
+func depth(body []byte) (deepest int) {
+	at, inText := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inText && c == '\\':
+			i++
+		case c == '"':
+			inText = !inText
+		case inText:
+		case c == '[' || c == '{':
+			at++
+			deepest = max(deepest, at)
+		case c == ']' || c == '}':
+			at--
+		}
+	}
+	return deepest
+}
+
+// whereInvalid says at which byte a body stops to be JSON.
+func whereInvalid(body []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	var v any
+	var v json.RawMessage
 	if err := dec.Decode(&v); err != nil {
 		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
-			return nil, fmt.Errorf("not JSON at byte %d", syntax.Offset)
+			return fmt.Errorf("not JSON at byte %d", syntax.Offset)
 		}
-		return nil, fmt.Errorf("not JSON at byte %d", dec.InputOffset())
+		return fmt.Errorf("not JSON at byte %d", dec.InputOffset())
 	}
-	if rest := bytes.TrimLeft(body[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
-		return nil, fmt.Errorf("more than one JSON value at byte %d", len(body)-len(rest))
-	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		return nil, errNotObject
-	}
-	return m, nil
+	rest := bytes.TrimLeft(body[dec.InputOffset():], " \t\r\n")
+	return fmt.Errorf("more than one JSON value at byte %d", len(body)-len(rest))
 }
 
 // unreadable is the event of an authentic body that could not be understood. Of the body it holds the hash, the length and what was wrong.

@@ -9,12 +9,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 // The shapes below are the allow-list: they name every field that is read or stored, of API 2023-10-16 and of basil (2025-03-31) and later
 // alike. What moved between the two is there under both names.
 var (
+	stripeHeadOf = fields(map[string]keep{"id": ident, "object": word, "type": word, "created": number, "livemode": flag, "api_version": ident, "account": ident})
+
 	stripeMetadata = fields(map[string]keep{"account_id": ident})
 
 	stripePrice = map[string]keep{
@@ -96,10 +100,10 @@ var (
 )
 
 // accountID keeps an account id of ours, where merchants may also put an e-mail address or a number of their own.
-func accountID(v any) any {
+func accountID(v gjson.Result) any {
 	const prefix, ulid = "acc_", 26
-	if s, ok := v.(string); ok && strings.HasPrefix(s, prefix) && len(s) == len(prefix)+ulid {
-		return ident(s)
+	if strings.HasPrefix(v.Str, prefix) && len(v.Str) == len(prefix)+ulid {
+		return ident(v)
 	}
 	return nil
 }
@@ -189,8 +193,8 @@ func parseStripe(body []byte, env entitlement.Environment) (entitlement.Event, e
 }
 
 // readStripe reads a decoded message.
-func readStripe(m map[string]any, env entitlement.Environment) (entitlement.Event, error) {
-	head := fields(map[string]keep{"id": ident, "object": word, "type": word, "created": number, "livemode": flag, "api_version": ident, "account": ident})(m).(object)
+func readStripe(m gjson.Result, env entitlement.Environment) (entitlement.Event, error) {
+	head := stripeHeadOf(m).(object)
 	ev := entitlement.Event{Provider: entitlement.Stripe, ID: head.text("id"), Type: head.text("type"), CreatedAt: head.int("created"), Environment: env}
 	if ev.ID == "" || ev.Type == "" || ev.CreatedAt < 0 {
 		return entitlement.Event{}, errStripeEvent
@@ -204,10 +208,10 @@ func readStripe(m map[string]any, env entitlement.Environment) (entitlement.Even
 	if head.text("object") == "v2.core.event" {
 		return thinEvent(ev, head, m), nil
 	}
-	data, _ := m["data"].(map[string]any)
+	subject := member(member(m, "data"), "object")
 	t, handled := stripeTypeOf(ev.Type)
 	if !handled {
-		if kept, ok := fields(stripeUnhandled)(data["object"]).(object); ok {
+		if kept, ok := fields(stripeUnhandled)(subject).(object); ok {
 			head["data"] = object{"object": kept}
 		}
 		ev.Kind, ev.Raw = entitlement.Unhandled, head.raw()
@@ -217,7 +221,7 @@ func readStripe(m map[string]any, env entitlement.Environment) (entitlement.Even
 	if ev.CreatedAt == 0 || ev.CreatedAt > math.MaxInt64/int64(time.Second) {
 		return entitlement.Event{}, errStripeEvent
 	}
-	o, ok := fields(t.shape)(data["object"]).(object)
+	o, ok := fields(t.shape)(subject).(object)
 	if !ok || o.text("id") == "" || cmp.Or(o.text("object"), t.object) != t.object {
 		return entitlement.Event{}, errStripeObject
 	}
@@ -237,14 +241,14 @@ var stripeRelated = map[string]entitlement.ObjectKind{
 }
 
 // thinEvent is an event that names an object without its state. It proves no more than that there is a state to ask for.
-func thinEvent(ev entitlement.Event, head object, m map[string]any) entitlement.Event {
-	related, _ := fields(map[string]keep{"id": ident, "type": word})(m["related_object"]).(object)
+func thinEvent(ev entitlement.Event, head object, m gjson.Result) entitlement.Event {
+	related, _ := fields(map[string]keep{"id": ident, "type": word})(member(m, "related_object")).(object)
 	if related != nil {
 		head["related_object"] = related
 	}
 	var at time.Time
-	if text, ok := m["created"].(string); ok {
-		if t, err := time.Parse(time.RFC3339, text); err == nil && 1970 < t.Year() && t.Year() < 2200 { // what nanoseconds can hold
+	if created := member(m, "created"); created.Type == gjson.String {
+		if t, err := time.Parse(time.RFC3339, created.Str); err == nil && 1970 < t.Year() && t.Year() < 2200 { // what nanoseconds can hold
 			at = t.UTC()
 			ev.CreatedAt = at.Unix()
 			head["created"] = at.Format(time.RFC3339Nano)

@@ -3,7 +3,6 @@ package provider
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,8 @@ import (
 	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/form"
 	"golang.org/x/time/rate"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
@@ -264,7 +265,7 @@ func (a *StripeAPI) Serves(kind entitlement.ObjectKind) bool {
 // Pull asks for an object, with what is expanded in it and the rest of its list.
 func (a *StripeAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
 	pull, ok := stripePulls[kind]
-	if !ok || ident(id) == nil {
+	if !ok || !isIdent(id) {
 		return entitlement.Event{}, &PullError{Reason: ErrGone, Detail: "Stripe cannot be asked for it"}
 	}
 	if err := a.limit.Wait(ctx); err != nil {
@@ -286,18 +287,21 @@ func (a *StripeAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id st
 	if err := a.checkMode(kind, got); err != nil {
 		return entitlement.Event{}, err
 	}
-	if err := a.completeList(ctx, pull, id, answer); err != nil {
+	complete, err := a.completeList(ctx, pull, id, answer)
+	if err != nil {
 		return entitlement.Event{}, err
 	}
-	ev, err := readStripe(map[string]any{
-		"id": fmt.Sprintf("pull:%s:%d", id, left.UnixNano()), "object": "event", "type": pullPrefix + string(kind), "api_version": stripeVersion,
-		"created": json.Number(strconv.FormatInt(version(left, head.header), 10)), "livemode": a.env == entitlement.Production,
-		"data": map[string]any{"object": answer},
-	}, a.env)
+	ev, err := readStripe(pulledMessage(fmt.Sprintf("%s:%d", id, left.UnixNano()), kind, version(left, head.header), a.env, complete), a.env)
 	if err != nil {
 		return entitlement.Event{}, &PullError{Reason: ErrAnswer, Status: head.status, Detail: err.Error()}
 	}
 	return ev, nil
+}
+
+// pulledMessage is an answer in the shape of a message, so that it is read like one. object is JSON.
+func pulledMessage(id string, kind entitlement.ObjectKind, created int64, env entitlement.Environment, object string) gjson.Result {
+	return gjson.Parse(fmt.Sprintf(`{"id":"pull:%s","object":"event","type":"%s%s","api_version":"%s","created":%d,"livemode":%t,"data":{"object":%s}}`,
+		id, pullPrefix, kind, stripeVersion, created, env == entitlement.Production, object))
 }
 
 // version is that of an answer: the second in which its request left, Unix seconds. Not a part of it: Stripe's events have whole seconds, so a change
@@ -326,21 +330,22 @@ func (a *StripeAPI) checkMode(kind entitlement.ObjectKind, got object) error {
 	return nil
 }
 
-// completeList asks for what a list in answer lacks and adds it there.
-func (a *StripeAPI) completeList(ctx context.Context, pull stripePull, id string, answer map[string]any) error {
-	list, ok := answer[pull.list].(map[string]any)
+// completeList asks for what a list in answer lacks, and returns the answer's JSON with the whole list. Of two members of one name
+// the last counts: the whole list is added at the end.
+func (a *StripeAPI) completeList(ctx context.Context, pull stripePull, id string, answer gjson.Result) (string, error) {
+	list := member(answer, pull.list)
+	data, more := member(list, "data").Array(), member(list, "has_more").Type == gjson.True
+	first := len(data)
 	for range maxStripePages {
-		data, _ := list["data"].([]any)
-		if !ok || list["has_more"] != true || len(data) == 0 {
-			return nil
+		if !more || len(data) == 0 {
+			break
 		}
-		last, _ := data[len(data)-1].(map[string]any)
-		after, _ := ident(last["id"]).(string)
+		after, _ := ident(member(data[len(data)-1], "id")).(string)
 		if after == "" {
-			return nil // it stays cut
+			break // it stays cut
 		}
 		if err := a.limit.Wait(ctx); err != nil {
-			return contextError(ctx, err)
+			return "", contextError(ctx, err)
 		}
 		path, extra, _ := strings.Cut(stripe.FormatURLPath(pull.more, id), "?")
 		query := &form.Values{}
@@ -351,12 +356,19 @@ func (a *StripeAPI) completeList(ctx context.Context, pull stripePull, id string
 		query.Add("starting_after", after)
 		page, _, err := a.get(ctx, path, query)
 		if err != nil {
-			return err
+			return "", err
 		}
-		more, _ := page["data"].([]any)
-		list["data"], list["has_more"] = append(data, more...), page["has_more"] == true && len(more) > 0
+		next := member(page, "data").Array()
+		data, more = append(data, next...), member(page, "has_more").Type == gjson.True && len(next) > 0
 	}
-	return nil
+	if len(data) == first {
+		return answer.Raw, nil
+	}
+	elements := make([]string, len(data))
+	for i, element := range data {
+		elements[i] = element.Raw
+	}
+	return fmt.Sprintf(`%s,"%s":{"data":[%s],"has_more":%t}}`, strings.TrimSuffix(strings.TrimSpace(answer.Raw), "}"), pull.list, strings.Join(elements, ","), more), nil
 }
 
 // rawAnswer takes an answer's bytes past the library's own types, which fit one version of the API alone.
@@ -370,7 +382,7 @@ func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func (a *StripeAPI) get(ctx context.Context, path string, query *form.Values) (map[string]any, *stripeHead, error) {
+func (a *StripeAPI) get(ctx context.Context, path string, query *form.Values) (gjson.Result, *stripeHead, error) {
 	head := &stripeHead{header: http.Header{}}
 	asking, cancel := context.WithTimeout(context.WithValue(ctx, stripeHeadKey{}, head), stripeRequestTimeout)
 	defer cancel()
@@ -380,16 +392,16 @@ func (a *StripeAPI) get(ctx context.Context, path string, query *form.Values) (m
 		"X-Stripe-Client-User-Agent": {`{"lang":"go","publisher":"stripe"}`}, // the library's own names this machine
 	}}, &answer)
 	if ctx.Err() != nil {
-		return nil, head, ctx.Err()
+		return gjson.Result{}, head, ctx.Err()
 	}
 	if head.status == http.StatusOK && err == nil {
 		m, err := decodeObject(answer.body)
 		if err != nil {
-			return nil, head, head.fail(ErrAnswer, err.Error())
+			return gjson.Result{}, head, head.fail(ErrAnswer, err.Error())
 		}
 		return m, head, nil
 	}
-	return nil, head, head.classify(err)
+	return gjson.Result{}, head, head.classify(err)
 }
 
 // classify says what to do about an answer that is none. err comes from the library and may hold parts of the body: its text goes nowhere.
@@ -419,7 +431,7 @@ func (h *stripeHead) classify(err error) error {
 
 func (h *stripeHead) fail(reason error, detail string) error {
 	e := &PullError{Reason: reason, Status: h.status, RequestID: h.header.Get("Request-Id"), Detail: detail}
-	if ident(e.RequestID) == nil {
+	if !isIdent(e.RequestID) {
 		e.RequestID = ""
 	}
 	after := h.header.Get("Retry-After")

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -443,8 +442,7 @@ func FuzzPulledAnswer(f *testing.F) {
 			return
 		}
 		for kind := range stripePulls {
-			ev, err := readStripe(map[string]any{"id": "pull:x:1", "object": "event", "type": pullPrefix + string(kind), "created": json.Number("1790000000"), "livemode": false,
-				"data": map[string]any{"object": m}}, entitlement.Sandbox)
+			ev, err := readStripe(pulledMessage("x:1", kind, 1_790_000_000, entitlement.Sandbox, m.Raw), entitlement.Sandbox)
 			if err == nil {
 				checkSafe(t, ev)
 			}

@@ -54,6 +54,7 @@ type Backup struct {
 // Backup takes a backup. The state is copied beside the state file first, so that whoever takes the bytes slowly holds up nothing: as much
 // space must be free. Errors: ErrNoSegment while sealed segments are still being fetched, ErrClosed.
 func (s *Store) Backup() (b *Backup, err error) {
+	s.fsm.commitNow()
 	tx, err := s.fsm.begin()
 	if err != nil {
 		return nil, err

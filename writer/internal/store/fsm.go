@@ -33,6 +33,14 @@ type fsm struct {
 	rules         uint32                       // the newest version of the rules that this node knows
 	later         func(b *batch, entry []byte) // Config.later
 
+	// more reports whether the log goes on after an index, so that it pays to wait with the commit. nil is no.
+	more     atomic.Pointer[func(index uint64) bool]
+	waiting  atomic.Int64  // those who wait for applied entries to be committed
+	watched  atomic.Bool   // somebody has asked to be told of the next change
+	unwanted time.Duration // maxOpenUnwanted, but in tests
+	work     sync.Mutex    // guards open: Raft's goroutine, the timer and those who wait
+	open     *openBatch    // applied, not committed yet; nil for none
+
 	broken         atomic.Bool
 	running        atomic.Bool // NewRaft returned: restores from now on come from a leader
 	restoresInARow int
@@ -84,7 +92,7 @@ func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics,
 	if err != nil {
 		return nil, err
 	}
-	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(), rules: RulesVersion,
+	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(), rules: RulesVersion, unwanted: maxOpenUnwanted,
 		db: db, applied: make(chan struct{}), updated: make(chan struct{}), fetchSegments: func() {}}
 	f.state.Segment = 1
 	f.state.SegmentHash = emptyHash
@@ -113,57 +121,64 @@ func makeBuckets(tx *bolt.Tx) error {
 // Apply is ApplyBatch for one entry.
 func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
-// ApplyBatch applies log entries in one transaction. The response to a command is its Result; nil means that the state
-// machine is broken, and nothing more is applied.
+// openBatch is a transaction that takes one batch of Raft's after the other.
+type openBatch struct {
+	*batch
+	entries int
+	due     []Mark // to be kept once it is committed
+	since   time.Time
+	timer   *time.Timer
+}
+
+// A transaction stays open while the log goes on, because bbolt's commit costs little more for many entries than for one: up to this
+// many entries, or this long; longer where nobody is waiting for news. Who needs what was applied has it committed at once (commitFor).
+const (
+	maxOpenEntries  = 4096
+	maxOpenFor      = 50 * time.Millisecond
+	maxOpenUnwanted = 200 * time.Millisecond
+)
+
+// ApplyBatch applies log entries. The response to a command is its Result, which nothing can change any more: the log has it. What
+// it did is in the state for others to read once it is committed, at the latest maxOpenFor later. A nil response means that
+// the state machine is broken, and nothing more is applied.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
+	f.work.Lock()
+	defer f.work.Unlock()
 	if f.broken.Load() {
 		return responses
 	}
 	start := time.Now() // for the metric alone
 	if err := f.apply(logs, responses); err != nil {
+		f.abandon()
 		f.fail(fmt.Errorf("apply log entries %d to %d: %w", logs[0].Index, logs[len(logs)-1].Index, err))
 		return make([]any, len(logs))
 	}
 	f.restoresInARow = 0
 	f.metrics.applySeconds.Observe(time.Since(start).Seconds())
-	f.metrics.applyBatch.Observe(float64(len(logs)))
 	return responses
 }
 
 func (f *fsm) apply(logs []*raft.Log, responses []any) error {
-	// Not before: at a start the journal's files stay until it is known from which snapshot the state begins.
-	if f.journal.file == nil {
-		if err := f.journal.open(&f.state, ""); err != nil {
-			return err
-		}
-	}
-	tx, err := f.db.Begin(true)
+	b, err := f.openBatch()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err := tx.Rollback(); err != nil && !errors.Is(err, bolterrors.ErrTxClosed) {
-			f.log.Error("roll back the state's transaction", "error", err)
-		}
-	}()
-	b := newBatch(tx, f.state, f.journal)
 	if fault.Planted("diverged-writer") {
 		drift(f.dir, &b.st)
 	}
-	var due []Mark
 	for i, l := range logs {
 		if l.Index <= b.st.Applied {
 			continue
 		}
-		due = append(due, f.marks.before(l.Index, &b.st)...)
+		b.due = append(b.due, f.marks.before(l.Index, &b.st)...)
 		if l.Type == raft.LogCommand {
 			result := b.apply(l.Data, f.prepared.take(l.Data))
 			if b.err != nil {
 				return fmt.Errorf("index %d: %w", l.Index, b.err)
 			}
 			if f.later != nil && b.err == nil {
-				f.later(b, l.Data)
+				f.later(b.batch, l.Data)
 			}
 			if b.st.Rules > f.rules {
 				return fmt.Errorf("index %d raises the rules to %d, this program knows %d: %w", l.Index, b.st.Rules, f.rules, ErrRules)
@@ -172,18 +187,87 @@ func (f *fsm) apply(logs []*raft.Log, responses []any) error {
 			f.metrics.commands.WithLabelValues(string(result.Outcome)).Inc()
 		}
 		b.st.Applied, b.st.AppliedTerm = l.Index, l.Term
+		b.entries++
+	}
+	most := f.unwanted
+	if f.watched.Load() {
+		most = maxOpenFor
+	}
+	if more := f.more.Load(); more != nil && (*more)(b.st.Applied) && f.waiting.Load() == 0 &&
+		b.entries < maxOpenEntries && time.Since(b.since) < most {
+		return nil
+	}
+	return f.commit()
+}
+
+// openBatch returns the transaction that takes entries. The caller has work.
+func (f *fsm) openBatch() (*openBatch, error) {
+	if f.open != nil {
+		return f.open, nil
+	}
+	// Not before: at a start the journal's files stay until it is known from which snapshot the state begins.
+	if f.journal.file == nil {
+		if err := f.journal.open(&f.state, ""); err != nil {
+			return nil, err
+		}
+	}
+	tx, err := f.db.Begin(true)
+	if err != nil {
+		return nil, err
+	}
+	f.open = &openBatch{batch: newBatch(tx, f.state, f.journal), since: time.Now()}
+	f.open.timer = time.AfterFunc(f.unwanted, f.commitNow)
+	return f.open, nil
+}
+
+// commit ends the open transaction and makes it visible. The caller has work.
+func (f *fsm) commit() error {
+	b := f.open
+	if b == nil {
+		return nil
 	}
 	if b.finish(); b.err != nil {
 		return b.err
 	}
 	fault.Point("state-before-commit")
-	if err := tx.Commit(); err != nil {
+	if err := b.tx.Commit(); err != nil {
 		return err
 	}
 	fault.Point("state-after-commit")
-	f.marks.keep(due)
+	f.open = nil
+	b.timer.Stop()
+	f.metrics.applyBatch.Observe(float64(b.entries))
+	f.marks.keep(b.due)
 	f.publish(b.st)
 	return nil
+}
+
+// abandon gives the open transaction up. The caller has work.
+func (f *fsm) abandon() {
+	if f.open == nil {
+		return
+	}
+	f.open.timer.Stop()
+	if err := f.open.tx.Rollback(); err != nil && !errors.Is(err, bolterrors.ErrTxClosed) {
+		f.log.Error("roll back the state's transaction", "error", err)
+	}
+	f.open = nil
+}
+
+// commitNow commits what was applied so far.
+func (f *fsm) commitNow() { f.commitFor(0) }
+
+// commitFor commits what was applied so far if that reaches index, for someone who waits for it.
+func (f *fsm) commitFor(index uint64) {
+	f.work.Lock()
+	defer f.work.Unlock()
+	if f.open == nil || f.open.st.Applied < index || f.broken.Load() {
+		return
+	}
+	if err := f.commit(); err != nil {
+		f.abandon()
+		f.fail(fmt.Errorf("commit the state: %w", err))
+	}
 }
 
 // publish makes a committed state visible to those who wait for it.
@@ -195,6 +279,7 @@ func (f *fsm) publish(st state) {
 	close(f.applied)
 	f.applied = make(chan struct{})
 	if changed {
+		f.watched.Store(false)
 		close(f.updated)
 		f.updated = make(chan struct{})
 	}
@@ -253,7 +338,11 @@ func (f *fsm) view(fn func(*Reader) error) error {
 
 // close releases the file. Everyone who reads has ended.
 func (f *fsm) close() error {
+	f.commitNow()
 	f.stop()
+	f.work.Lock()
+	f.abandon() // where it could not be committed
+	f.work.Unlock()
 	f.mu.RLock()
 	db := f.db
 	f.mu.RUnlock()

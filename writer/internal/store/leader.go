@@ -96,6 +96,7 @@ func (s *Store) takeLead() {
 		}
 		return
 	}
+	s.fsm.commitNow()
 	if err := s.found(); err != nil {
 		s.log.Warn("first command of the cluster", "error", err)
 		return
@@ -124,6 +125,7 @@ func (s *Store) found() error {
 		if err := future.Error(); err != nil {
 			return err
 		}
+		s.fsm.commitNow()
 		st, _, _, _ = s.fsm.current()
 	}
 	if st.Cluster != s.cfg.Cluster {

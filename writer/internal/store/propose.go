@@ -47,7 +47,7 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	future := s.raft.Apply(entry, transportTimeout)
 	if ctx.Done() == nil {
 		defer leave()
-		return s.outcome(entry, future)
+		return s.outcome(entry, d.Type, future)
 	}
 	type answer struct {
 		result Result
@@ -56,7 +56,7 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	done := make(chan answer, 1)
 	go func() {
 		defer leave()
-		result, err := s.outcome(entry, future)
+		result, err := s.outcome(entry, d.Type, future)
 		done <- answer{result, err}
 	}()
 	select {
@@ -126,7 +126,7 @@ func (s *Store) stamp() (int64, error) {
 }
 
 // outcome waits for a proposal's end.
-func (s *Store) outcome(entry []byte, future raft.ApplyFuture) (Result, error) {
+func (s *Store) outcome(entry []byte, kind CommandType, future raft.ApplyFuture) (Result, error) {
 	err := future.Error()
 	s.fsm.prepared.take(entry) // where it was not applied
 	switch {
@@ -141,6 +141,10 @@ func (s *Store) outcome(entry []byte, future raft.ApplyFuture) (Result, error) {
 	result, ok := future.Response().(Result)
 	if !ok {
 		return Result{}, fmt.Errorf("%w: the state machine stopped", ErrOutcomeUnknown)
+	}
+	// Whoever calls the API goes on with what the state now says; a provider only wants to know that its message is kept.
+	if kind != TypeRecordEvent {
+		s.fsm.commitFor(future.Index())
 	}
 	return result, nil
 }
@@ -193,6 +197,12 @@ func (s *Store) lastCommand(index uint64) uint64 {
 
 // WaitApplied waits until this node's state holds the log up to index, which ReadIndex gave. Errors: ErrClosed, that of ctx.
 func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
+	if st, _, _, _ := s.fsm.current(); st.Applied >= index {
+		return nil
+	}
+	s.fsm.waiting.Add(1)
+	defer s.fsm.waiting.Add(-1)
+	s.fsm.commitFor(index)
 	for {
 		st, applied, _, stopped := s.fsm.current()
 		switch {

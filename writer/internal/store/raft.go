@@ -187,6 +187,8 @@ func (s *Store) openRaft() (err error) {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	s.fsm.running.Store(true)
+	more := func(index uint64) bool { return s.raft.LastIndex() > index }
+	s.fsm.more.Store(&more)
 	return nil
 }
 

@@ -385,6 +385,7 @@ func (s *Store) raise() error {
 	if err := s.raft.Apply(command.Encode(), transportTimeout).Error(); err != nil {
 		return fmt.Errorf("raise the epoch: %w", err)
 	}
+	s.fsm.commitNow()
 	raised, _, _, _ := s.fsm.current()
 	s.log.Warn("a new epoch has begun after a restore", "epoch", raised.Epoch, "restored_epoch", st.Epoch, "revision", raised.N)
 	return nil

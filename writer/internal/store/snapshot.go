@@ -39,6 +39,7 @@ type snapshot struct {
 
 // Snapshot opens the read transaction; Persist does the work while entries are applied further.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.commitNow()
 	tx, err := f.begin()
 	if err != nil {
 		return nil, err
@@ -116,6 +117,7 @@ const maxRestoresInARow = 4
 // swapped in by renames. A crash before leaves the present files; one between the two renames leaves files that the next
 // start makes anew.
 func (f *fsm) Restore(source io.ReadCloser) error {
+	f.commitNow()
 	before := f.state.Applied
 	if err := f.restore(source); err != nil {
 		err = fmt.Errorf("restore snapshot: %w", err)

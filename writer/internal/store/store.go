@@ -187,6 +187,7 @@ func (s *Store) Position() replication.Position {
 
 // Updated returns a channel that is closed when the position changes. Take it first, then look at the state.
 func (s *Store) Updated() <-chan struct{} {
+	s.fsm.watched.Store(true)
 	_, _, updated, _ := s.fsm.current()
 	return updated
 }

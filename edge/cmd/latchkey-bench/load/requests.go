@@ -36,7 +36,7 @@ func Revalidations(host, session, etag string) Source {
 }
 
 // spacing sets the connections apart, so that they do not post for the same accounts at the same time.
-const spacing = 101
+const spacing = 47
 
 // Webhooks posts subscriptions of accounts in turn as Stripe does, each event and subscription a new one. run makes the ids differ from those
 // of other runs.
