@@ -70,6 +70,10 @@ chaos: commands ## faults on real processes for FOR (5m), in an order that SEED 
 	go build -tags faults -o bin/faults/ ./writer/cmd/... ./edge/cmd/...
 	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 
+.PHONY: sim
+sim: ## random histories under virtual time and every fault; SEEDS=10000, SEED=1 is the first
+	@go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1)
+
 .PHONY: fuzz
 fuzz: ## every fuzz test for FOR each (FOR=30s)
 	@set -e; for package in $$(go list ./...); do \

@@ -82,10 +82,11 @@ type Follower struct {
 	cfg     FollowConfig
 	clients []*Client
 	wake    chan struct{} // the pull loop should look again
+	shown   shown
 
 	mu        sync.Mutex // over the ladder, and so over Apply and Advance of the replica
 	ladder    *Ladder
-	interrupt context.CancelFunc // of the request for changes that is open
+	interrupt context.CancelFunc // of the pull lane's open request
 }
 
 // FollowStatus says how a follower fares.
@@ -134,7 +135,10 @@ func (f *Follower) Client() *Client {
 func (f *Follower) Follow(ctx context.Context) error {
 	if f.cfg.Source != nil {
 		batch := func(frame []byte) { f.tell(func(l *Ladder) { l.BatchFromSource(time.Now(), frame) }) }
-		head := func(signed []byte) { f.tell(func(l *Ladder) { l.HeadFromSource(time.Now(), signed) }) }
+		head := func(signed []byte) {
+			f.shown.met(f.cfg.Verifier, string(signed))
+			f.tell(func(l *Ladder) { l.HeadFromSource(time.Now(), signed) })
+		}
 		if err := f.cfg.Source.Subscribe(batch, head); err != nil {
 			return fmt.Errorf("follow: %w", err)
 		}
@@ -191,6 +195,9 @@ func (f *Follower) pullHeads(ctx context.Context) {
 				return
 			}
 			f.tell(func(l *Ladder) { l.TookHead(time.Now(), r, signed, err) })
+			if err == nil && f.shown.met(f.cfg.Verifier, signed) {
+				f.shown.to(ctx, f.clients[r.Writer])
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -208,20 +215,20 @@ func (f *Follower) pullChanges(ctx context.Context) {
 		call, cancel := context.WithCancel(ctx)
 		f.tell(func(l *Ladder) {
 			r = l.NextPull(time.Now())
-			f.interrupt = func() {}
-			if r.Kind == AskChanges {
-				f.interrupt = cancel
-			}
+			f.interrupt = cancel
 		})
 		switch r.Kind {
 		case AskNothing:
 			f.sleep(ctx, r.Wait)
 		case AskSnapshot:
-			f.bootstrap(ctx, r)
+			f.bootstrap(ctx, call, r)
 		case AskChanges:
 			batch, err := f.clients[r.Writer].Changes(call, r.After, MaxBatchChanges, r.Wait)
 			if call.Err() == nil {
 				f.tell(func(l *Ladder) { l.TookChanges(time.Now(), r, batch, err) })
+				if errors.Is(err, ErrOtherHistory) {
+					f.shown.to(ctx, f.clients[r.Writer])
+				}
 			}
 		}
 		cancel()
@@ -229,13 +236,16 @@ func (f *Follower) pullChanges(ctx context.Context) {
 }
 
 // bootstrap brings a snapshot and the changes after it, and replaces what is served. What is served stays until then.
-func (f *Follower) bootstrap(ctx context.Context, r Request) {
+func (f *Follower) bootstrap(ctx, call context.Context, r Request) {
 	started := time.Now()
 	climb := f.ladder.Climb()
-	err := f.climb(ctx, f.clients[r.Writer], climb)
+	err := f.climb(call, f.clients[r.Writer], climb)
 	if ctx.Err() != nil {
 		climb.Discard()
 		return
+	}
+	if err != nil && call.Err() != nil {
+		err = fmt.Errorf("snapshot given up: the writer does not answer: %w", ErrUnavailable)
 	}
 	f.tell(func(l *Ladder) { err = l.Finish(time.Now(), r, climb, err) })
 	if err == nil {

@@ -32,6 +32,10 @@ const (
 	sourceSilence = 2 * time.Second
 	// standstill is after how long without a newer as_of another writer is tried: one that is cut off from its cluster still answers.
 	standstill = 3 * time.Second
+	// firstPatience is how long a request of the pull lane may stay open once something shows that its answer is overdue: a head that there are
+	// changes, or a writer that does not answer for its head. The peer may be gone without a word, and a request would hang for the whole of a
+	// long poll, or of a snapshot's time to be built. It doubles each time, so that a slow download ends at last.
+	firstPatience = 1500 * time.Millisecond
 	// heldBatches bounds what waits for a hole to be filled; beyond it the pull brings everything anyway.
 	heldBatches = 64
 	// snapshotRest is the least time between two snapshots of which the first did not help.
@@ -72,6 +76,10 @@ type Ladder struct {
 	awayUntil  time.Time     // a writer told us to stay away until about then, whatever happens
 	snapshotAt time.Time     // no snapshot before then, whatever happens
 
+	asked    RequestKind   // what the pull lane's open request is for; AskNothing: there is none
+	askedAt  time.Time     // since when it is open
+	patience time.Duration // with it
+
 	wake, interrupt bool
 }
 
@@ -100,14 +108,14 @@ func NewLadder(cfg LadderConfig) *Ladder {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Ladder{cfg: cfg, source: FromDisk, trouble: map[string]string{}, delay: firstBackoff}
+	return &Ladder{cfg: cfg, source: FromDisk, trouble: map[string]string{}, delay: firstBackoff, patience: firstPatience}
 }
 
 // Start begins: the writer in use has from now on to show that it is alive.
 func (l *Ladder) Start(now time.Time) { l.movedAt = now }
 
-// Signals says what is to be done at once, and forgets it: wake the pull lane if it waits; interrupt its request for changes, whose answer
-// is then not told.
+// Signals says what is to be done at once, and forgets it: wake the pull lane if it waits; interrupt its open request. The answer of an interrupted
+// request for changes is not told; a climb is finished with what its interruption came to, ErrUnavailable.
 func (l *Ladder) Signals() (wake, interrupt bool) {
 	wake, interrupt = l.wake, l.interrupt
 	l.wake, l.interrupt = false, false
@@ -133,9 +141,9 @@ func (l *Ladder) Reasons() []string {
 // Lost notes that the replica has given its data up.
 func (l *Ladder) Lost() { l.wantSnapshot(fmt.Errorf("the replica was damaged: %w", ErrNoData)) }
 
-// NextHead asks for a head unless the source brings them.
+// NextHead asks for a head unless the source brings them. During a climb it asks all the same, to see whether the writer is there.
 func (l *Ladder) NextHead(now time.Time) Request {
-	if l.sourceAlive(now) {
+	if l.sourceAlive(now) && l.asked != AskSnapshot {
 		return Request{Wait: headEvery}
 	}
 	return Request{Kind: AskHead, Writer: l.writer}
@@ -152,6 +160,9 @@ func (l *Ladder) TookHead(now time.Time, r Request, signed string, err error) {
 	}
 	l.report("head", err)
 	if err != nil {
+		if l.asked == AskSnapshot && l.writer == r.Writer && errors.Is(err, ErrUnavailable) {
+			l.overdue(now)
+		}
 		l.tryNext(r.Writer)
 	}
 }
@@ -159,6 +170,12 @@ func (l *Ladder) TookHead(now time.Time, r Request, signed string, err error) {
 // NextPull keeps one request for changes open, so that a change travels as soon as it is made; while the source is alive it only fills
 // holes. Where changes cannot help it asks for a snapshot.
 func (l *Ladder) NextPull(now time.Time) Request {
+	r := l.nextPull(now)
+	l.asked, l.askedAt = r.Kind, now
+	return r
+}
+
+func (l *Ladder) nextPull(now time.Time) Request {
 	if rest := max(l.retryAt.Sub(now), l.awayUntil.Sub(now)); rest > 0 {
 		return Request{Wait: rest}
 	}
@@ -202,8 +219,9 @@ func (l *Ladder) TookChanges(now time.Time, r Request, b Batch, err error) {
 // pulled ends a request of the pull lane.
 func (l *Ladder) pulled(now time.Time, r Request, err error) {
 	l.report("changes", err)
+	l.asked = AskNothing
 	if err == nil {
-		l.delay, l.retryAt = firstBackoff, time.Time{}
+		l.delay, l.retryAt, l.patience = firstBackoff, time.Time{}, firstPatience
 		return
 	}
 	if !errors.Is(err, ErrRules) {
@@ -368,7 +386,19 @@ func (l *Ladder) takeHead(now time.Time, signed string) error {
 		l.movedAt = now // the writer is alive; what is missing are its changes
 	}
 	l.noteGap(now)
+	if l.asked == AskChanges && now.Sub(l.gapSince) > l.patience && l.overdue(now) {
+		l.tryNext(l.writer)
+	}
 	return nil
+}
+
+// overdue interrupts the pull lane's open request if it is older than our patience, and reports whether it was.
+func (l *Ladder) overdue(now time.Time) bool {
+	if now.Sub(l.askedAt) <= l.patience {
+		return false
+	}
+	l.interrupt, l.patience = true, 2*l.patience
+	return true
 }
 
 // hold keeps a batch that came before its predecessor.
@@ -411,7 +441,7 @@ func (l *Ladder) wantSnapshot(why error) {
 		l.cfg.Logger.Warn("replica needs a snapshot", "reason", why.Error())
 	}
 	l.trouble["snapshot"] = "waiting for a snapshot: " + why.Error()
-	l.interrupt = true
+	l.interrupt = l.interrupt || l.asked == AskChanges
 	l.lookAgain()
 }
 
@@ -422,7 +452,7 @@ func (l *Ladder) lookAgain() { l.wake, l.retryAt = true, time.Time{} }
 func (l *Ladder) tryNext(index int) {
 	if l.writer == index && l.cfg.Writers > 1 {
 		l.writer = (index + 1) % l.cfg.Writers
-		l.interrupt = l.interrupt || l.snapshot == nil
+		l.interrupt = l.interrupt || l.asked == AskChanges
 	}
 }
 

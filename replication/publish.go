@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 // Log is the change log of a writer, as far as a publisher needs it.
@@ -71,6 +73,9 @@ func (p *Publisher) Next(now time.Time) (wait time.Duration, err error) {
 	signed, err := p.cfg.Sign(position)
 	if err != nil {
 		return 0, fmt.Errorf("sign position %d: %w", position.N, err)
+	}
+	if fault.Planted("publish-drops-a-change") && position.N%3 == 0 {
+		return -1, nil
 	}
 	_ = p.cfg.Send(Batch{Signed: signed, Changes: changes}.AppendBinary(nil)) // lost is lost: the edges pull
 	return -1, nil

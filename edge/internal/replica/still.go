@@ -61,12 +61,15 @@ func (s *Still) Sync() error {
 	return nil
 }
 
-// File is the path of the file that is served, empty for none.
-func (s *Still) File() string {
-	if f := s.current.Load(); f != nil && !f.bad.Load() {
-		return f.path
+// File is the path of the file that is served and how many bytes of it are in use, empty for none: bbolt lets files grow far ahead.
+func (s *Still) File() (path string, size int64) {
+	f := s.usable()
+	if f == nil {
+		return "", 0
 	}
-	return ""
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.path, f.live.tx.Size()
 }
 
 // Records yields every record as answers are read: through the checked walk. Errors: replication.ErrNoData, ErrUnproven, replication.ErrCorrupt

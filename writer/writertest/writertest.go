@@ -1,0 +1,59 @@
+// Package writertest hands a writer's state machine and its commands to simulators and tests that stand outside of writer, where internal
+// packages cannot be seen. It adds nothing to them. Start at OpenMachine.
+package writertest
+
+import "github.com/latchkey/latchkey/writer/internal/store"
+
+// What a state machine takes and gives; each is explained where it comes from.
+type (
+	Machine     = store.Machine
+	Reader      = store.Reader
+	Entry       = store.Entry
+	Command     = store.Command
+	CommandType = store.CommandType
+	Result      = store.Result
+	StoredEvent = store.StoredEvent
+
+	Init          = store.Init
+	RecordEvent   = store.RecordEvent
+	CreateAccount = store.CreateAccount
+	AddAlias      = store.AddAlias
+	PatchAccount  = store.PatchAccount
+	EndSessions   = store.EndSessions
+	PutGrant      = store.PutGrant
+	DeleteGrant   = store.DeleteGrant
+	PutCatalog    = store.PutCatalog
+	PutPolicy     = store.PutPolicy
+	Trim          = store.Trim
+	RaiseEpoch    = store.RaiseEpoch
+	Idempotency   = store.Idempotency
+)
+
+// The command types that simulators use.
+const (
+	TypeInit        = store.TypeInit
+	TypeRecordEvent = store.TypeRecordEvent
+	TypeCreate      = store.TypeCreate
+	TypeAddAlias    = store.TypeAddAlias
+	TypePatch       = store.TypePatch
+	TypeEndSessions = store.TypeEndSessions
+	TypePutGrant    = store.TypePutGrant
+	TypeDeleteGrant = store.TypeDeleteGrant
+	TypePutCatalog  = store.TypePutCatalog
+	TypePutPolicy   = store.TypePutPolicy
+	TypeTrim        = store.TypeTrim
+	TypeRaiseEpoch  = store.TypeRaiseEpoch
+)
+
+// OpenMachine starts a state machine in a directory.
+var OpenMachine = store.OpenMachine
+
+// NewCommand makes a command; SetStamp writes the leader's time into an encoded one.
+var (
+	NewCommand    = store.NewCommand
+	SetStamp      = store.SetStamp
+	DecodeCommand = store.DecodeCommand
+)
+
+// Conflicting is the outcome of a message whose id was used with another content.
+const Conflicting = store.Conflicting
