@@ -89,5 +89,13 @@ func (n *NATS) Subscribe(batch, head func([]byte)) error {
 	return nil
 }
 
+// SubscribeHeads calls head with each head that arrives, one at a time, until Close.
+func (n *NATS) SubscribeHeads(head func([]byte)) error {
+	if _, err := n.conn.Subscribe(SubjectHead, func(m *nats.Msg) { head(m.Data) }); err != nil {
+		return fmt.Errorf("subscribe to %s: %w", SubjectHead, err)
+	}
+	return nil
+}
+
 // Close ends the connection.
 func (n *NATS) Close() { n.conn.Close() }
