@@ -43,8 +43,8 @@ var ErrKeysExist = errors.New("keys exist already")
 // 400 days, and a session key for each environment. The roots' private keys belong offline afterwards; a writer needs neither.
 // Error: ErrKeysExist.
 func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
-	if !clusterName.MatchString(cluster) {
-		return fmt.Errorf("cluster %q: want 1 to 64 of A-Z, a-z, 0-9, _ and -, beginning with a letter or digit", cluster)
+	if err := checkCluster(cluster); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
@@ -56,19 +56,7 @@ func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
 	if _, err := makeKey(dir, spareKeyFile, sparePublicFile); err != nil {
 		return err
 	}
-	issuer, err := makeKey(dir, issuerKeyFile, "")
-	if err != nil {
-		return err
-	}
-	begin := time.Now().Add(-backdate).Unix()
-	cert, err := token.IssueCertificate(root, token.Certificate{
-		Issuer: cluster, Subject: "issuer-" + time.Unix(begin, 0).UTC().Format(time.DateOnly), Role: token.RoleIssuer,
-		NotBefore: begin, ExpiresAt: begin + token.MaxIssuerSeconds, Key: &issuer.PublicKey,
-	})
-	if err != nil {
-		return fmt.Errorf("certify issuing key: %w", err)
-	}
-	if err := makeFile(dir, issuerCertFile, []byte(cert+"\n"), 0o644); err != nil {
+	if _, err := certifyIssuer(dir, root, cluster); err != nil {
 		return err
 	}
 	for _, env := range envs {
@@ -77,6 +65,52 @@ func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
 		}
 	}
 	return nil
+}
+
+func checkCluster(cluster string) error {
+	if !clusterName.MatchString(cluster) {
+		return fmt.Errorf("cluster %q: want 1 to 64 of A-Z, a-z, 0-9, _ and -, beginning with a letter or digit", cluster)
+	}
+	return nil
+}
+
+// MakeIssuer makes the cluster's next issuing key in dir, certified for 400 days by the root whose private key is in rootFile, and returns when it ends. Every
+// writer gets both files in place of the present ones, with a restart; what the present one has certified counts until its own end. Error:
+// ErrKeysExist.
+func MakeIssuer(dir, rootFile, cluster string) (until time.Time, err error) {
+	if err := checkCluster(cluster); err != nil {
+		return until, err
+	}
+	text, err := os.ReadFile(rootFile)
+	if err != nil {
+		return until, fmt.Errorf("root key: %w", err)
+	}
+	root, err := token.ParsePrivateKeyPEM(text)
+	if err != nil {
+		return until, fmt.Errorf("root key %s: %w", rootFile, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return until, fmt.Errorf("make folder: %w", err)
+	}
+	return certifyIssuer(dir, root, cluster)
+}
+
+// certifyIssuer makes an issuing key in dir and has root certify it.
+func certifyIssuer(dir string, root *ecdsa.PrivateKey, cluster string) (until time.Time, err error) {
+	issuer, err := makeKey(dir, issuerKeyFile, "")
+	if err != nil {
+		return until, err
+	}
+	begin := time.Now().Add(-backdate).Unix()
+	end := begin + token.MaxIssuerSeconds
+	cert, err := token.IssueCertificate(root, token.Certificate{
+		Issuer: cluster, Subject: "issuer-" + time.Unix(begin, 0).UTC().Format(time.DateOnly), Role: token.RoleIssuer,
+		NotBefore: begin, ExpiresAt: end, Key: &issuer.PublicKey,
+	})
+	if err != nil {
+		return until, fmt.Errorf("certify issuing key: %w", err)
+	}
+	return time.Unix(end, 0), makeFile(dir, issuerCertFile, []byte(cert+"\n"), 0o644)
 }
 
 // makeKey makes a key pair; without publicFile only the private half is written.

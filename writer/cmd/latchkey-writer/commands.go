@@ -147,12 +147,14 @@ func transferCommand() *cobra.Command {
 func keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "keys",
-		Short:   "Make the keys of a new cluster; manage API keys.",
+		Short:   "Make the keys of a new cluster, the next issuing key, certificates for nodes; manage API keys.",
 		Example: "  latchkey-writer keys init --dir keys\n  latchkey-writer keys api list --config writer.yaml",
 		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return fmt.Errorf("%w: init or api?", errUsage) },
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("%w: init, issuer, ca, node or api?", errUsage)
+		},
 	}
-	cmd.AddCommand(keysInitCommand(), keysAPICommand())
+	cmd.AddCommand(keysInitCommand(), keysIssuerCommand(), keysCACommand(), keysNodeCommand(), keysAPICommand())
 	return cmd
 }
 
