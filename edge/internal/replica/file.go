@@ -351,6 +351,9 @@ func (f *file) write(rows []row, head replication.Head) error {
 	if b == nil {
 		return errNoBucket
 	}
+	if fault.Planted("replica-drops-a-change") && head.N%5 == 0 {
+		rows = nil
+	}
 	for _, r := range rows {
 		if r.stored == nil {
 			err = b.Delete(r.key)
