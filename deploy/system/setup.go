@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/writer"
 )
 
@@ -150,6 +151,9 @@ func (s *System) prepareNode(role role, id, listen string, conf settings) (*chil
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
+	if err := s.secure(conf, mutual.Peer{Node: id, Role: mutual.Role(role)}); err != nil {
+		return nil, err
+	}
 	b, err := yaml.Marshal(conf)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of %s: %w", id, err)
@@ -170,7 +174,7 @@ func (s *System) writerSettings(i int) settings {
 	var voters []settings
 	for v := range s.config.Writers {
 		voters = append(voters, settings{
-			"id": fmt.Sprintf("w%d", v+1), "raft": s.config.reach(raftPort, v), "internal": "http://" + s.config.reach(internalPort, v),
+			"id": fmt.Sprintf("w%d", v+1), "raft": s.config.reach(raftPort, v), "internal": s.scheme("http://", "https://") + s.config.reach(internalPort, v),
 		})
 	}
 	sessionKeys, envs := settings{}, settings{}
@@ -211,7 +215,7 @@ func (s *System) writerNATS(i int) settings {
 	var routes []string
 	for w := range s.config.Writers {
 		if w != i {
-			routes = append(routes, "nats://"+s.config.reach(natsRoutePort, w))
+			routes = append(routes, s.scheme("nats://", "tls://")+s.config.reach(natsRoutePort, w))
 		}
 	}
 	return settings{"enabled": true, "listen": s.config.address(natsPort, i), "cluster_listen": s.config.address(natsRoutePort, i), "routes": routes}
@@ -221,7 +225,7 @@ func (s *System) writerNATS(i int) settings {
 func (s *System) ownNATS() []string {
 	var urls []string
 	for w := range s.config.Writers {
-		urls = append(urls, "nats://"+s.config.reach(natsPort, w))
+		urls = append(urls, s.scheme("nats://", "tls://")+s.config.reach(natsPort, w))
 	}
 	return urls
 }
@@ -242,7 +246,7 @@ var manageURLs = settings{"stripe": "https://billing.example.com/manage"}
 func (s *System) edgeSettings(i int) settings {
 	var urls []string
 	for w := range s.config.Writers {
-		urls = append(urls, "http://"+s.config.reach(internalPort, w))
+		urls = append(urls, s.scheme("http://", "https://")+s.config.reach(internalPort, w))
 	}
 	envs := settings{}
 	for _, env := range environments {

@@ -40,6 +40,9 @@ type Config struct {
 	// Writers and Edges are how many of each. Without edges there is nobody to ask for entitlements but the writers.
 	Writers, Edges int
 
+	// TLS puts everything between the nodes under mutual TLS. What apps, providers and operators reach stays plain: a proxy's part.
+	TLS bool
+
 	// Programs is the folder of latchkey-writer and latchkey-edge.
 	Programs string
 

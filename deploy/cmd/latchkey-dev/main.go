@@ -43,6 +43,7 @@ func main() {
 	cmd.Flags().IntVar(&config.Port, "port", 8400, "first of the 100 ports that may be used")
 	cmd.Flags().IntVar(&config.Writers, "writers", 3, "number of writers")
 	cmd.Flags().IntVar(&config.Edges, "edges", 2, "number of edges")
+	cmd.Flags().BoolVar(&config.TLS, "tls", false, "mutual TLS between the nodes, with an authority and certificates of this folder's own")
 	cmd.Flags().BoolVar(&demo, "demo", false, "play the main job once, print each step, stop everything; exit 0 only if every step held")
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
