@@ -65,6 +65,9 @@ func newServer(w *Writer, name string, listener net.Listener) *server {
 // handle adds a route. Its pattern is a label of the metrics.
 func (s *server) handle(pattern string, h handler) {
 	s.writer.metrics.route(s.name, pattern)
+	if s.name != listenerOperator && !alwaysAnswered[pattern] {
+		h = s.writer.unlessHeldBack(h)
+	}
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.answer(pattern, h, w, r) })
 }
 

@@ -34,6 +34,7 @@ const (
 func (w *Writer) routeInternal(s *server) {
 	for pattern, h := range map[string]handler{
 		"GET " + replication.HeadPath:         w.handleHead,
+		"POST " + replication.HeadPath:        w.handleShownHead,
 		"GET " + replication.ChangesPath:      w.handleChanges,
 		"GET " + replication.SnapshotPath:     w.handleSnapshot,
 		"POST /internal/v1/edge-certificates": w.handleEdgeCertificate,

@@ -39,8 +39,10 @@ func (w *Writer) openNATS() error {
 		urls = []string{w.natsServer.ClientURL()}
 	}
 	var err error
-	w.nats, err = replication.ConnectNATS(urls, w.cfg.Node.ID, w.identity, log)
-	return err
+	if w.nats, err = replication.ConnectNATS(urls, w.cfg.Node.ID, w.identity, log); err != nil {
+		return err
+	}
+	return w.nats.SubscribeHeads(w.headFromNATS)
 }
 
 // closeNATS hands the edges' connections to the other writers' servers and ends.

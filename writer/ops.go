@@ -44,6 +44,9 @@ type ready struct {
 
 func (w *Writer) readiness() ready {
 	r := ready{Role: w.role(), Reasons: []string{}}
+	if reason := w.heldBack(); reason != "" {
+		r.Reasons = append(r.Reasons, reason)
+	}
 	if w.store.Leader() == "" {
 		r.Reasons = append(r.Reasons, "no leader")
 	}

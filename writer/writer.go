@@ -80,6 +80,8 @@ type Writer struct {
 	polls           chan struct{}
 	snapshotReaders chan struct{}
 
+	succession
+
 	headMu  sync.Mutex
 	head    *head
 	elected chan struct{} // a new leader's first head is due
@@ -262,6 +264,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.background.Go(func() { w.makeHeads(w.serving) })
 	w.background.Go(func() { w.watch(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
+	w.background.Go(func() { w.lookAround(w.serving) })
 	for _, r := range w.relays {
 		w.background.Go(func() { r.run(w.serving) })
 	}
