@@ -40,6 +40,7 @@ type disk struct {
 	timeout time.Duration
 	sync    func(seconds float64) // metric
 	late    late                  // empty but where a fault is planted
+	mark    *logMark              // nil: nobody remembers how far the log went
 }
 
 func (d *disk) guard(what string, call func() error) error {
@@ -91,9 +92,11 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 	}
 	return d.guard("store log entries", func() error {
 		fault.Point("log-before-sync")
-		err := d.WAL.StoreLogs(checksummed(logs))
+		if err := d.WAL.StoreLogs(checksummed(logs)); err != nil {
+			return err
+		}
 		fault.Point("log-after-sync")
-		return err
+		return d.mark.set(logs[len(logs)-1].Index)
 	})
 }
 
@@ -102,7 +105,16 @@ func (d *disk) DeleteRange(low, high uint64) error {
 	if fault.Planted("unsynced-log") {
 		d.storeLate()
 	}
-	return d.guard("delete log entries", func() error { return d.WAL.DeleteRange(low, high) })
+	return d.guard("delete log entries", func() error {
+		last, err := d.LastIndex()
+		if err == nil && high >= last { // the end is cut: entries that a leader never committed, or all behind a snapshot
+			err = d.mark.lower(low - 1)
+		}
+		if err != nil {
+			return err
+		}
+		return d.WAL.DeleteRange(low, high)
+	})
 }
 
 // Set implements raft.StableStore.
@@ -138,12 +150,15 @@ func (s *Store) openRaft() (err error) {
 		return fmt.Errorf("open raft log: %w", err)
 	}
 	s.disk = &disk{WAL: log, fatal: s.fsm.fail, timeout: cfg.StoreTimeout, sync: s.metrics.logSeconds.Observe}
-	if s.logs, err = raft.NewLogCache(logCacheEntries, s.disk); err != nil {
-		return err
-	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, retainSnapshots, logger)
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
+	}
+	if s.disk.mark, err = openLogMark(filepath.Join(dir, "last"), log, snapshots); err != nil {
+		return fmt.Errorf("raft log: %w", err)
+	}
+	if s.logs, err = raft.NewLogCache(logCacheEntries, s.disk); err != nil {
+		return err
 	}
 
 	var servers []raft.Server
@@ -203,7 +218,7 @@ func (s *Store) closeRaft() error {
 		errs = append(errs, s.cfg.Listener.Close())
 	}
 	if s.disk != nil {
-		errs = append(errs, s.disk.Close())
+		errs = append(errs, s.disk.Close(), s.disk.mark.close())
 	}
 	return errors.Join(errs...)
 }
