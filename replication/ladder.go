@@ -293,6 +293,9 @@ func (l *Ladder) takeBatch(now time.Time, b Batch, from string) error {
 		return fmt.Errorf("batch does not end at its position: %w", ErrFrame)
 	}
 	if first > held.N+1 {
+		if from == FromPull {
+			return fmt.Errorf("changes from %d on after %d: %w", first, held.N, ErrFrame) // it was asked for those after what is held
+		}
 		l.hold(now, b)
 		return nil
 	}
