@@ -75,7 +75,7 @@ type Config struct {
 	LeaderLease       time.Duration // 0.5 s
 	SegmentBytes      int64         // journal segments are sealed by the first entry that passes this; 64 MiB
 	SnapshotThreshold uint64        // log entries after which Raft takes a snapshot; 200,000
-	TrailingLogs      uint64        // log entries kept behind a snapshot, for followers that were away; 200,000
+	TrailingLogs      uint64        // log entries kept behind a snapshot, for followers that were away; 500,000
 	SnapshotInterval  time.Duration // how often the threshold is looked at; 1 min
 	TrimInterval      time.Duration // how often the leader looks whether the change log is to be trimmed; 1 min
 	ChangeLogAge      time.Duration // 24 h
@@ -105,7 +105,9 @@ const (
 	// about this many entries (some ten seconds of work).
 	defaultSnapshotThreshold = 200_000
 	// A follower that was away for a restart must catch up from the log: as many entries as two snapshots are apart.
-	defaultTrailingLogs = 200_000
+	// And it must reach back behind the older of two snapshots, which are a threshold apart and what comes within an interval: else a
+	// damaged newest one leaves nothing to start from.
+	defaultTrailingLogs = 500_000
 	// So that a snapshot comes soon after the threshold was passed.
 	defaultSnapshotInterval = time.Minute
 	// Two, so that a damaged newest one leaves another.
@@ -162,7 +164,7 @@ func (c *Config) setDefaults() error {
 	if fault.Planted("frequent-snapshots") { // what takes a day of load must happen in a test's minute
 		orDefault(&c.SegmentBytes, 128<<10, c.SegmentBytes == 0)
 		orDefault(&c.SnapshotThreshold, 400, c.SnapshotThreshold == 0)
-		orDefault(&c.TrailingLogs, 100, c.TrailingLogs == 0)
+		orDefault(&c.TrailingLogs, 1000, c.TrailingLogs == 0)
 		orDefault(&c.SnapshotInterval, 2*time.Second, c.SnapshotInterval == 0)
 	}
 	orDefault(&c.HeartbeatTimeout, defaultHeartbeatTimeout, c.HeartbeatTimeout == 0)
