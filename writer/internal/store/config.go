@@ -86,7 +86,8 @@ type Config struct {
 	JoinStable        time.Duration // how long a joining node must have held everything before it votes; 10 s
 	JoinInterval      time.Duration // how often the leader looks at joining nodes; 1 s
 
-	later func(b *batch, entry []byte) // what a later version of the rules does with a command; in tests
+	bootID string                       // of the machine; tests set another
+	later  func(b *batch, entry []byte) // what a later version of the rules does with a command; in tests
 }
 
 // The defaults, with their reasons.
@@ -146,6 +147,9 @@ func (c *Config) setDefaults() error {
 		errs = append(errs, errors.New("no address to listen on"))
 	}
 	seen := map[string]bool{}
+	if c.bootID == "" {
+		c.bootID = bootID()
+	}
 	for _, v := range c.Voters {
 		if v.ID == "" || v.Addr == "" || seen[v.ID] {
 			errs = append(errs, fmt.Errorf("voter %q at %q: empty or twice", v.ID, v.Addr))

@@ -19,8 +19,8 @@ import (
 )
 
 // fsm is the state machine: it folds commands in log order into one bbolt file and the journal. Nothing in it reads a
-// clock, and no result depends on anything but the log. The file is derived: it is never synced, and made anew at each
-// start from the newest snapshot and the log.
+// clock, and no result depends on anything but the log. The file is derived: it is never synced, and made anew from the newest
+// snapshot and the log wherever it is not certain to be what was written (keep.go).
 type fsm struct {
 	dir           string
 	mmapBytes     int
@@ -42,6 +42,9 @@ type fsm struct {
 	open     *openBatch    // applied, not committed yet; nil for none
 
 	broken         atomic.Bool
+	kept           bool        // the state file is that of an earlier process
+	proving        atomic.Bool // it is not proven yet
+	bootID         string      // of this run of the machine; empty for unknown: no state file is kept
 	running        atomic.Bool // NewRaft returned: restores from now on come from a leader
 	restoresInARow int
 	closing        sync.WaitGroup // state files that were replaced and wait for their last reader
@@ -82,30 +85,51 @@ func openState(path string, mmapBytes int) (*bolt.DB, error) {
 	return db, nil
 }
 
+// openFSM goes on with the state on the disk where that is certain to be whole, and else begins with an empty one, like newFSM.
+func openFSM(dir string, mmapBytes int, bootID string, j *journal, log *slog.Logger, m *metrics, fatal func(error)) (*fsm, error) {
+	f := makeFSM(dir, mmapBytes, j, log, m, fatal)
+	f.bootID = bootID
+	if err := f.keep(); err != nil || f.kept {
+		return f, err
+	}
+	return f, f.startEmpty()
+}
+
 // newFSM starts with an empty state in a new file; Raft brings the newest snapshot and the log.
 func newFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics, fatal func(error)) (*fsm, error) {
-	path := filepath.Join(dir, stateFile)
+	f := makeFSM(dir, mmapBytes, j, log, m, fatal)
+	return f, f.startEmpty()
+}
+
+func makeFSM(dir string, mmapBytes int, j *journal, log *slog.Logger, m *metrics, fatal func(error)) *fsm {
+	return &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(), rules: RulesVersion, unwanted: maxOpenUnwanted,
+		applied: make(chan struct{}), updated: make(chan struct{}), fetchSegments: func() {}}
+}
+
+// startEmpty puts an empty state into the place of the one on the disk.
+func (f *fsm) startEmpty() error {
+	path := filepath.Join(f.dir, stateFile)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	db, err := openState(path, mmapBytes)
+	db, err := openState(path, f.mmapBytes)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f := &fsm{dir: dir, mmapBytes: mmapBytes, log: log, metrics: m, fatal: fatal, journal: j, prepared: newPrepared(), rules: RulesVersion, unwanted: maxOpenUnwanted,
-		db: db, applied: make(chan struct{}), updated: make(chan struct{}), fetchSegments: func() {}}
-	f.state.Segment = 1
-	f.state.SegmentHash = emptyHash
+	f.db, f.state = db, state{Segment: 1, SegmentHash: emptyHash}
 	err = db.Update(func(tx *bolt.Tx) error {
 		if err := makeBuckets(tx); err != nil {
 			return err
 		}
 		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(&f.state))
 	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make %s: %w", path, err), db.Close())
+	if err == nil {
+		err = f.vouch()
 	}
-	return f, nil
+	if err != nil {
+		return errors.Join(fmt.Errorf("make %s: %w", path, err), db.Close())
+	}
+	return nil
 }
 
 // makeBuckets makes those that are not there: a state of an earlier release lacks those that came later.
@@ -160,6 +184,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 }
 
 func (f *fsm) apply(logs []*raft.Log, responses []any) error {
+	if logs[len(logs)-1].Index <= f.state.Applied {
+		return nil // after a start, the log from the newest snapshot on comes again
+	}
 	b, err := f.openBatch()
 	if err != nil {
 		return err

@@ -535,6 +535,10 @@ func TestARollingUpgradeKeepsTheHashesEqual(t *testing.T) {
 	stopped := make(chan error, 1)
 	back.cfg.Rules, back.cfg.later = RulesVersion, nil
 	back.cfg.Fatal = func(err error) { stopped <- err }
+	if s, err := Open(back.cfg); !errors.Is(err, ErrRules) {
+		t.Errorf("an old program opens the state of new rules: %v, %v, want ErrRules", s, err)
+	}
+	back.cfg.bootID = "another" // now it has the log alone
 	back.open(t)
 	select {
 	case err := <-stopped:

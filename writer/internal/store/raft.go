@@ -198,6 +198,16 @@ func (s *Store) openRaft() (err error) {
 			return fmt.Errorf("found the cluster: %w", err)
 		}
 	}
+	if s.fsm.kept {
+		fits, err := s.fsm.fits(s.disk, snapshots)
+		if err == nil && !fits {
+			err = s.fsm.discard()
+		}
+		if err != nil {
+			return fmt.Errorf("keep the state: %w", err)
+		}
+	}
+	conf.NoSnapshotRestoreOnStart = s.fsm.kept
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.logs, s.disk, snapshots, s.transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -159,6 +160,9 @@ func (f *fsm) restore(source io.Reader) error {
 		err = verifyTail(tailTmp, &st)
 	}
 	if err == nil {
+		err = f.disown() // until the new file is in its place
+	}
+	if err == nil {
 		err = f.journal.open(&st, tailTmp)
 	}
 	if err == nil {
@@ -168,6 +172,9 @@ func (f *fsm) restore(source io.Reader) error {
 	}
 	if err == nil {
 		err = syncDir(f.dir)
+	}
+	if err == nil {
+		err = f.vouch()
 	}
 	if err != nil {
 		return errors.Join(err, db.Close())
@@ -227,41 +234,49 @@ func writeFile(path string, r io.Reader, size int64) error {
 }
 
 // verifyState recomputes every hash of a state file.
-func verifyState(db *bolt.DB) (state, error) {
-	var st state
-	err := db.View(func(tx *bolt.Tx) error {
-		var err error
-		if st, err = stateOf(tx); err != nil {
-			return err
-		}
-		for _, name := range buckets {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("%w: no bucket %s", errSnapshot, name)
-			}
-		}
-		stateHash, err := hashRecords(tx)
-		if err != nil {
-			return err
-		}
-		if full := hashRows(tx); stateHash != st.StateHash || full != st.FullHash {
-			return fmt.Errorf("%w: state hash %s and full hash %s, computed %s and %s", errSnapshot, st.StateHash, st.FullHash, stateHash, full)
-		}
-		if k, row := tx.Bucket(bucketChanges).Cursor().Last(); k != nil && (!bytes.Equal(k, revisionKey(st.N)) || !bytes.Equal(row[8:40], st.Chain[:])) {
-			return fmt.Errorf("%w: the change log ends elsewhere", errSnapshot)
-		}
-		return nil
+func verifyState(db *bolt.DB) (st state, err error) {
+	err = db.View(func(tx *bolt.Tx) error {
+		st, err = verifyTx(context.Background(), tx)
+		return err
 	})
 	return st, err
 }
 
-// hashRecords computes the state hash anew; every record's checksum is tested. Error: replication.ErrCorrupt.
-func hashRecords(tx *bolt.Tx) (sum replication.Hash, err error) {
+// verifyTx is verifyState of one transaction. Errors: errSnapshot and replication.ErrCorrupt for what does not verify; ctx.Err.
+func verifyTx(ctx context.Context, tx *bolt.Tx) (st state, err error) {
+	if st, err = stateOf(tx); err != nil {
+		return st, err
+	}
+	for _, name := range buckets {
+		if tx.Bucket(name) == nil {
+			return st, fmt.Errorf("%w: no bucket %s", errSnapshot, name)
+		}
+	}
+	stateHash, err := hashRecords(ctx, tx)
+	if err != nil {
+		return st, err
+	}
+	full, err := hashRows(ctx, tx)
+	if err != nil {
+		return st, err
+	}
+	if stateHash != st.StateHash || full != st.FullHash {
+		return st, fmt.Errorf("%w: state hash %s and full hash %s, computed %s and %s", errSnapshot, st.StateHash, st.FullHash, stateHash, full)
+	}
+	if k, row := tx.Bucket(bucketChanges).Cursor().Last(); k != nil && (!bytes.Equal(k, revisionKey(st.N)) || !bytes.Equal(row[8:40], st.Chain[:])) {
+		return st, fmt.Errorf("%w: the change log ends elsewhere", errSnapshot)
+	}
+	return st, nil
+}
+
+// hashRecords computes the state hash anew; every record's checksum is tested. Errors: replication.ErrCorrupt, ctx.Err.
+func hashRecords(ctx context.Context, tx *bolt.Tx) (sum replication.Hash, err error) {
 	err = tx.Bucket(bucketRecords).ForEach(func(k, stored []byte) error {
 		r, err := parseRecord(k, stored)
 		if err == nil {
 			sum = sum.Add(r.Hash())
 		}
-		return err
+		return errors.Join(err, ctx.Err())
 	})
 	return sum, err
 }
@@ -278,18 +293,18 @@ func parseRecord(k, stored []byte) (replication.Record, error) {
 	return r, nil
 }
 
-// hashRows computes the full hash anew.
-func hashRows(tx *bolt.Tx) (sum replication.Hash) {
+// hashRows computes the full hash anew. Error: ctx.Err.
+func hashRows(ctx context.Context, tx *bolt.Tx) (sum replication.Hash, err error) {
 	var scratch []byte
 	for _, name := range hashed {
 		c := tx.Bucket(name).Cursor()
-		for k, v := c.First(); k != nil; k, v = c.Next() {
+		for k, v := c.First(); k != nil && ctx.Err() == nil; k, v = c.Next() {
 			var h replication.Hash
 			h, scratch = appendRowHash(scratch[:0], name, k, v)
 			sum = sum.Add(h)
 		}
 	}
-	return sum
+	return sum, ctx.Err()
 }
 
 func verifyTail(path string, st *state) error {

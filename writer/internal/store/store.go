@@ -65,6 +65,10 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.background.Go(s.followLeadership)
 	s.background.Go(s.fetchMissing)
+	if s.fsm.kept {
+		s.wantSegments()
+		s.background.Go(func() { s.fsm.prove(s.ctx) })
+	}
 	return s, nil
 }
 
@@ -90,10 +94,13 @@ func (s *Store) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if s.fsm, err = newFSM(s.cfg.Dir, s.cfg.InitialMmapBytes, j, s.log, s.metrics, s.cfg.Fatal); err != nil {
+	if s.fsm, err = openFSM(s.cfg.Dir, s.cfg.InitialMmapBytes, s.cfg.bootID, j, s.log, s.metrics, s.cfg.Fatal); err != nil {
 		return err
 	}
 	s.fsm.fetchSegments, s.fsm.rules, s.fsm.later = s.wantSegments, s.cfg.Rules, s.cfg.later
+	if st := s.fsm.state; s.fsm.kept && st.Rules > s.fsm.rules {
+		return errors.Join(fmt.Errorf("a state of rules %d, this program knows %d: %w", st.Rules, s.fsm.rules, ErrRules), s.fsm.close())
+	}
 	if err := s.openRaft(); err != nil {
 		return errors.Join(err, s.fsm.close())
 	}
@@ -213,6 +220,8 @@ type Stats struct {
 	LastContact     time.Duration    // since a follower heard the leader; 0 on the leader
 	Restores        int64            // snapshots restored since the start; more than one in ten minutes is to be alarmed about
 	Broken          bool             // a fault stopped the state machine
+	Kept            bool             // the state is that of an earlier process, and was not made anew at the start
+	Proving         bool             // it is being verified
 	Voters          []Voter          // as Raft has them
 }
 
@@ -222,7 +231,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Term: s.raft.CurrentTerm(), CommitIndex: s.raft.CommitIndex(),
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
 		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
-		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load()}
+		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load(), Kept: s.fsm.kept, Proving: s.fsm.proving.Load()}
 	if info, err := os.Stat(filepath.Join(s.cfg.Dir, stateFile)); err == nil {
 		out.StateBytes = info.Size()
 	}
