@@ -167,8 +167,8 @@ func (c *Config) setDefaults() error {
 	}
 	if fault.Planted("frequent-snapshots") { // what takes a day of load must happen in a test's minute
 		orDefault(&c.SegmentBytes, 128<<10, c.SegmentBytes == 0)
-		orDefault(&c.SnapshotThreshold, 400, c.SnapshotThreshold == 0)
-		orDefault(&c.TrailingLogs, 1000, c.TrailingLogs == 0)
+		orDefault(&c.SnapshotThreshold, 200, c.SnapshotThreshold == 0)
+		orDefault(&c.TrailingLogs, 500, c.TrailingLogs == 0)
 		orDefault(&c.SnapshotInterval, 2*time.Second, c.SnapshotInterval == 0)
 	}
 	orDefault(&c.HeartbeatTimeout, defaultHeartbeatTimeout, c.HeartbeatTimeout == 0)
