@@ -58,11 +58,14 @@ func lost(h *History) (wrong []string) {
 			wrong = append(wrong, fmt.Sprintf("%s is acknowledged and not at %s: %s", p.ID, p.Node, p.Said))
 		}
 	}
+	forgotten := map[string]bool{}
 	for _, a := range h.Acks {
 		if !looked[a.ID] {
-			looked[a.ID] = true
-			wrong = append(wrong, fmt.Sprintf("%s is acknowledged and nobody looked for it", a.ID))
+			forgotten[a.ID] = true
 		}
+	}
+	if len(forgotten) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d are acknowledged and nobody looked for them", len(forgotten)))
 	}
 	return wrong
 }

@@ -37,6 +37,7 @@ func faults() []fault {
 		{name: "kill an edge", weight: 2, inject: killOne(edges)},
 		{name: "kill a majority of writers", weight: 1, inject: killSome(2)},
 		{name: "kill all writers", weight: 1, inject: killSome(9)},
+		{name: "a follower is away for long", weight: 1, inject: away},
 		{name: "freeze the leader", weight: 3, inject: freeze(leaders)},
 		{name: "freeze a follower", weight: 1, inject: freeze(followers)},
 		{name: "freeze an edge", weight: 1, inject: freeze(edges)},
@@ -59,7 +60,8 @@ func faults() []fault {
 		{name: "a bit of an edge's file flips", weight: 2, inject: spoilEdge(flipBit)},
 		{name: "an edge's file is torn", weight: 1, inject: spoilEdge(tear)},
 		{name: "a writer's last write is torn", weight: 2, inject: tearWriter},
-		{name: "a bit of a writer's snapshot flips", weight: 1, inject: flipSnapshot},
+		{name: "a bit of a writer's snapshot flips", weight: 1, alone: true, inject: flipSnapshot},
+		{name: "a bit of a writer's log flips", weight: 2, alone: true, inject: flipLog},
 		{name: "one writer's clock is off", weight: 2, possible: builtWithFaults, inject: clockOfOne},
 		{name: "all clocks jump ahead", weight: 1, alone: true, possible: builtWithFaults, inject: clockOfAll},
 		{name: "hand leadership on", weight: 1, inject: transfer},
@@ -240,6 +242,15 @@ func killSome(n int) func(context.Context, *run, *rand.Rand) error {
 		lot.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 		return r.kill(ctx, ids[:min(n, len(ids))]...)
 	}
+}
+
+// away keeps a follower down until the others have forgotten the part of the log that it lacks: it must be given a snapshot.
+func away(ctx context.Context, r *run, lot *rand.Rand) error {
+	id, err := followers(ctx, r, lot)
+	if err != nil {
+		return err
+	}
+	return r.down(ctx, id, func() error { return pause(ctx, lasts(lot, 8*time.Second, 16*time.Second)) })
 }
 
 func freeze(whom target) func(context.Context, *run, *rand.Rand) error {
@@ -616,19 +627,106 @@ func tearWriter(ctx context.Context, r *run, lot *rand.Rand) error {
 	})
 }
 
-// flipSnapshot turns a bit of a writer's newest Raft snapshot over, while it is down: it must take another or its log, or not start;
-// what was flipped is then mended.
+// flipSnapshot turns a bit of a writer's newest Raft snapshot over, while it is down. The writer must take the older one, or refuse to start;
+// then the bit is mended, as an operator would bring another disk.
 func flipSnapshot(ctx context.Context, r *run, lot *rand.Rand) error {
 	id := pick(lot, r.cluster.ids("w"))
+	return r.damaged(ctx, id, lot, func() (string, error) {
+		all, err := filepath.Glob(filepath.Join(r.cluster.node(id).Dir, "snapshots", "*", "state.bin"))
+		if err != nil || len(all) == 0 {
+			return "", errors.Join(fmt.Errorf("%w: no snapshot yet", errMoment), err)
+		}
+		return slices.MaxFunc(all, func(a, b string) int { return modified(a).Compare(modified(b)) }), nil
+	})
+}
+
+func modified(path string) time.Time {
+	st, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return st.ModTime()
+}
+
+// flipLog turns a bit of a writer's log over, while it is down: what it reads there it must neither believe nor pass on, and it must not vote
+// as if nothing were missing. A writer that refuses to start gets the bit back.
+func flipLog(ctx context.Context, r *run, lot *rand.Rand) error {
+	id := pick(lot, r.cluster.ids("w"))
+	return r.damaged(ctx, id, lot, func() (string, error) {
+		all, err := filepath.Glob(filepath.Join(r.cluster.node(id).Dir, "raft", "*.wal"))
+		if err != nil || len(all) == 0 {
+			return "", errors.Join(errMoment, err)
+		}
+		return slices.Max(all), nil
+	})
+}
+
+// damaged flips a bit of a file while the node is down. If it then does not come up, or ends itself, the bit is flipped back.
+func (r *run) damaged(ctx context.Context, id string, lot *rand.Rand, choose func() (string, error)) error {
 	var path string
-	var content []byte
-	err := r.down(ctx, id, func() (err error) {
-		if path, content, err = largest(filepath.Join(r.cluster.node(id).Dir, "snapshots", "*", "state.bin")); err != nil {
+	var position int64
+	var was byte
+	turn := func(b byte) error { return overwrite(path, position, []byte{b}) }
+	pid := r.cluster.node(id).PID
+	r.cluster.hold(id)
+	r.cluster.signal(id, syscall.SIGKILL)
+	if !r.cluster.gone(ctx, id, pid, 5*time.Second) {
+		r.cluster.release(id)
+		return fmt.Errorf("%w: %s does not end", errMoment, id)
+	}
+	err := func() (err error) {
+		if path, err = choose(); err != nil {
 			return err
 		}
-		return flipBit(path, content, lot)
-	})
-	return err
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		written := len(bytes.TrimRight(content, "\x00")) // files of the log are made whole at once
+		if written == 0 {
+			return fmt.Errorf("%w: nothing written yet", errMoment)
+		}
+		position = int64(lot.IntN(written))
+		was = content[position]
+		return turn(was ^ 1<<lot.IntN(8))
+	}()
+	r.cluster.release(id)
+	if err != nil {
+		return errors.Join(err, r.upAgain(ctx, id, pid))
+	}
+	// It shows within seconds whether it can live with that: it reads all that it applies.
+	fine := await(ctx, damageShows, func() bool { return r.cluster.node(id).PID != 0 && r.cluster.status(ctx, id, &struct{}{}) == nil }) &&
+		!r.endsItself(ctx, id, damageShows/2)
+	if fine {
+		r.count("  damage survived", 1)
+		return nil
+	}
+	r.count("  damage refused", 1)
+	pid = r.cluster.node(id).PID
+	r.cluster.hold(id)
+	r.cluster.signal(id, syscall.SIGKILL)
+	if pid != 0 {
+		r.cluster.gone(ctx, id, pid, 5*time.Second)
+	}
+	err = turn(was)
+	r.cluster.release(id)
+	return errors.Join(err, r.upAgain(ctx, id, pid))
+}
+
+// damageShows is how long a writer gets to come up with a damaged file.
+const damageShows = 8 * time.Second
+
+// endsItself reports whether the node's process ends within the time.
+func (r *run) endsItself(ctx context.Context, id string, within time.Duration) bool {
+	pid := r.cluster.node(id).PID
+	return r.cluster.gone(ctx, id, pid, within)
+}
+
+func (r *run) upAgain(ctx context.Context, id string, pid int) error {
+	if r.cluster.up(ctx, id, pid) {
+		return nil
+	}
+	return r.notUp(ctx, id)
 }
 
 // Clocks.

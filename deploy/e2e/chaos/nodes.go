@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ type Cluster struct {
 	sys      *system.System
 	nats     *natsServer       // nil: the writers run their own
 	reached  map[string]string // by address: where it is reached through the relay
-	log      io.Writer
+	plant    []string
 
 	mu       sync.Mutex
 	starting map[string]*start // by node
@@ -52,6 +53,7 @@ type shape struct {
 	outsideNATS    bool
 	tmpfs          string // node whose folder is a file system of its own, to be filled; empty: none
 	log            io.Writer
+	plant          []string // faults that every node carries
 }
 
 // portsFrom is where the search for a free block of ports begins; the end-to-end tests search below.
@@ -75,7 +77,7 @@ func freeBlock() (int, error) {
 
 // startCluster starts everything and returns when it is ready.
 func startCluster(ctx context.Context, s shape) (c *Cluster, err error) {
-	c = &Cluster{dir: s.dir, programs: s.programs, log: s.log, reached: map[string]string{}, starting: map[string]*start{}}
+	c = &Cluster{dir: s.dir, programs: s.programs, plant: slices.Clip(s.plant), reached: map[string]string{}, starting: map[string]*start{}}
 	c.relay = NewRelay(newSockets(s.dir).who)
 	defer func() {
 		if err != nil {
@@ -185,7 +187,7 @@ func (c *Cluster) launch(ctx context.Context, id string, cmd *exec.Cmd) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.startOf(id)
-	cmd.Env = append(os.Environ(), "LATCHKEY_FAULT_CLOCK="+c.clockFile(id), "LATCHKEY_FAULT_PLANT="+planted)
+	cmd.Env = append(os.Environ(), "LATCHKEY_FAULT_CLOCK="+c.clockFile(id), "LATCHKEY_FAULT_PLANT="+strings.Join(append(c.plant, always), ","))
 	if c.nats != nil {
 		cmd.Env = append(cmd.Env, "LATCHKEY_NATS_URLS=nats://"+c.nats.door)
 	}
@@ -193,8 +195,9 @@ func (c *Cluster) launch(ctx context.Context, id string, cmd *exec.Cmd) {
 	s.env = nil
 }
 
-// planted makes rare things frequent: snapshots are taken, and needed by followers that were away, within a short run.
-const planted = "frequent-snapshots"
+// always is planted in every node. It makes rare things frequent: snapshots are taken, and needed by followers that were away, within a
+// short run.
+const always = "frequent-snapshots"
 
 // hold keeps the node from being started again until release.
 func (c *Cluster) hold(id string) {

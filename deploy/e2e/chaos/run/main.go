@@ -21,12 +21,15 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	config := chaos.Config{Out: os.Stdout}
-	var only string
+	var only, plant string
 	cmd := &cobra.Command{
 		Use: "chaos", Short: "Inject faults into real processes and judge what was answered.", Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if only != "" {
 				config.Only = strings.Split(only, ",")
+			}
+			if plant != "" {
+				config.Plant = strings.Split(plant, ",")
 			}
 			return run(cmd.Context(), config)
 		},
@@ -36,6 +39,7 @@ func main() {
 	cmd.Flags().StringVar(&config.Programs, "programs", "bin/faults", "folder of the programs, built with -tags faults")
 	cmd.Flags().StringVar(&config.Dir, "dir", "", "keep the nodes' folders and logs here; default: a folder that is removed unless something was wrong")
 	cmd.Flags().StringVar(&only, "only", "", "these faults alone, by name, separated by commas")
+	cmd.Flags().StringVar(&plant, "plant", "", "faults that every node carries, by name, separated by commas: the run must find them")
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, chaos.ErrWrong) { // the table has said it
 			fmt.Fprintln(os.Stderr, "chaos:", err)

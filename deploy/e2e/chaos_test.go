@@ -1,0 +1,38 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/deploy/e2e/chaos"
+)
+
+// TestChaosForAWhile: a few rounds of what `make chaos` does for as long as one likes. Nothing acknowledged is lost, and no answer is wrong.
+func TestChaosForAWhile(t *testing.T) {
+	programs := t.TempDir()
+	build := exec.Command("go", "build", "-tags", "faults", "-o", programs+string(filepath.Separator), "./writer/cmd/...", "./edge/cmd/...")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the programs: %v\n%s", err, out)
+	}
+	dir, err := os.MkdirTemp("", "latchkey-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	result, err := chaos.Run(t.Context(), chaos.Config{For: 20 * time.Second, Seed: 7, Programs: programs, Dir: dir, Edges: 2, Out: &out})
+	if err != nil {
+		t.Errorf("Run: %v, see %s", err, dir)
+	} else if err := os.RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+	const fewFaults, fewAcks = 3, 100
+	if result.Faults < fewFaults || result.Acked < fewAcks {
+		t.Errorf("%d faults and %d acknowledgements, want %d and %d at least: a run in which nothing happens shows nothing", result.Faults, result.Acked, fewFaults, fewAcks)
+	}
+	t.Logf("\n%s", &out)
+}
