@@ -23,8 +23,14 @@ const (
 	snapshotEffort = 10
 	// snapshotUnchanged is how long one is served while nothing changes at all: its manifest's signature should not grow old.
 	snapshotUnchanged = time.Hour
-	// maxSnapshotReaders bounds how many edges download at one time; the others come again.
-	maxSnapshotReaders = 32
+	// maxSnapshotReaders bounds how many edges download from this writer at one time. A snapshot goes out as fast as the network takes it, so more at a
+	// time finish no earlier, while webhooks and changes share the same line.
+	maxSnapshotReaders = 4
+	// snapshotRetryAfter is what the others are told. They come back spread out over it, and hold what they have until then.
+	snapshotRetryAfter = time.Second
+	// minSnapshotRate is how fast an edge must take a snapshot on the whole, in bytes a second: one that hardly reads keeps its place from
+	// the others. What it has by then is not lost, as it goes on from there.
+	minSnapshotRate = 256 << 10
 )
 
 // spool builds snapshots into files, one at a time, and serves the newest to all. A file and not a stream: a slow edge must hold
@@ -33,6 +39,7 @@ type spool struct {
 	dir   string
 	spawn func(func()) // starts a goroutine that the writer waits for
 	build func(file *os.File) (replication.Manifest, string, error)
+	low   func() bool // the disk is nearly full: what is there is served for longer, and nothing is built
 
 	mu      sync.Mutex
 	current *spooled
@@ -55,21 +62,29 @@ type spoolCall struct {
 }
 
 // newSpool empties dir: what is in it belongs to an earlier run.
-func newSpool(dir string, spawn func(func()), build func(*os.File) (replication.Manifest, string, error)) (*spool, error) {
+func newSpool(dir string, spawn func(func()), build func(*os.File) (replication.Manifest, string, error), low func() bool) (*spool, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("empty spool: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make spool: %w", err)
 	}
-	return &spool{dir: dir, spawn: spawn, build: build}, nil
+	return &spool{dir: dir, spawn: spawn, build: build, low: low}, nil
 }
 
-// get returns a snapshot that is good for a node at position now with the given floor of its change log, building one if there is none.
+// get returns a snapshot that is good for a node at position now with the given floor of its change log, building one if there is none. Errors: errNoRoom,
+// ctx.Err.
 func (s *spool) get(ctx context.Context, now replication.Position, floor uint64) (*spooled, error) {
 	s.mu.Lock()
 	if s.current.good(now, floor) {
 		defer s.mu.Unlock()
+		return s.current, nil
+	}
+	if s.low() {
+		defer s.mu.Unlock()
+		if !s.current.usable(now, floor) {
+			return nil, errNoRoom
+		}
 		return s.current, nil
 	}
 	call := s.next
@@ -89,8 +104,13 @@ func (s *spool) get(ctx context.Context, now replication.Position, floor uint64)
 	}
 }
 
+// usable reports whether an edge that takes c can go on from there.
+func (c *spooled) usable(now replication.Position, floor uint64) bool {
+	return c != nil && c.manifest.Epoch == now.Epoch && c.manifest.N >= floor
+}
+
 func (c *spooled) good(now replication.Position, floor uint64) bool {
-	if c == nil || c.manifest.Epoch != now.Epoch || c.manifest.N < floor {
+	if !c.usable(now, floor) {
 		return false
 	}
 	age := time.Since(c.built)
@@ -157,13 +177,16 @@ func (w *Writer) handleSnapshot(rw http.ResponseWriter, r *http.Request) error {
 	case w.snapshotReaders <- struct{}{}:
 		defer func() { <-w.snapshotReaders }()
 	default:
-		return problem.New(problem.Unavailable, "Too many edges download a snapshot.").After(time.Second)
+		return problem.New(problem.Unavailable, "Too many edges download a snapshot.").After(snapshotRetryAfter)
 	}
 	position := w.store.Position()
 	if position.Epoch == 0 {
 		return problem.New(problem.Unavailable, "This writer has no data yet.").After(time.Second)
 	}
 	snapshot, err := w.spool.get(r.Context(), position, w.store.Stats().Floor)
+	if errors.Is(err, errNoRoom) {
+		return problem.New(problem.Unavailable, "This writer's disk is nearly full. Ask another one.").After(retryAfterNoRoom)
+	}
 	if err != nil {
 		return err
 	}
@@ -180,6 +203,23 @@ func (w *Writer) handleSnapshot(rw http.ResponseWriter, r *http.Request) error {
 	h.Set(replication.ManifestHeader, snapshot.signed)
 	h.Set("ETag", `"`+snapshot.manifest.SHA256.String()+`"`)
 	h.Set("Cache-Control", "no-store")
-	http.ServeContent(&steadyWriter{rw}, r, "", time.Time{}, file)
+	end := time.Now().Add(writeTimeout + time.Duration(snapshot.manifest.Size/minSnapshotRate)*time.Second)
+	http.ServeContent(&boundedWriter{rw, end}, r, "", time.Time{}, file)
 	return nil
+}
+
+// boundedWriter gives the peer writeTimeout for each piece, and until end for all of them.
+type boundedWriter struct {
+	http.ResponseWriter
+	end time.Time
+}
+
+// Write implements io.Writer.
+func (b *boundedWriter) Write(p []byte) (int, error) {
+	deadline := time.Now().Add(writeTimeout)
+	if deadline.After(b.end) {
+		deadline = b.end
+	}
+	_ = http.NewResponseController(b.ResponseWriter).SetWriteDeadline(deadline)
+	return b.ResponseWriter.Write(p)
 }

@@ -176,7 +176,7 @@ func (w *Writer) openFiles() error {
 		return fmt.Errorf("make data folder: %w", err)
 	}
 	var err error
-	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot); err != nil {
+	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot, func() bool { return w.disk.status().Low }); err != nil {
 		return err
 	}
 	voters := make([]store.Voter, len(w.cfg.Cluster.Voters))
