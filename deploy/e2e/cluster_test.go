@@ -82,9 +82,9 @@ type outsideNATS struct {
 	cmd *exec.Cmd
 }
 
-func startNATS(t *testing.T, port string) *outsideNATS {
+func startNATS(t *testing.T, port string, args ...string) *outsideNATS {
 	t.Helper()
-	n := &outsideNATS{t: t, url: "nats://127.0.0.1:" + port, cmd: exec.Command("nats-server", "--addr", "127.0.0.1", "--port", port)}
+	n := &outsideNATS{t: t, url: "nats://127.0.0.1:" + port, cmd: exec.Command("nats-server", append([]string{"--addr", "127.0.0.1", "--port", port}, args...)...)}
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.cmd.Start(); err != nil {
 		t.Fatalf("start nats-server: %v", err)

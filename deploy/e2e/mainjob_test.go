@@ -23,7 +23,11 @@ var shapes = []stripemsg.Shape{stripemsg.Classic, stripemsg.Basil}
 // TestMainJobBeforeJudges: what npm stripe signs is recorded, what an edge answers npm jose verifies up to the pinned root, and a refund
 // is denied with a signature. Both shapes of messages, both environments.
 func TestMainJobBeforeJudges(t *testing.T) {
-	d := start(t, t.TempDir())
+	start(t, t.TempDir()).mainJobBeforeJudges(t)
+}
+
+func (d *dev) mainJobBeforeJudges(t *testing.T) {
+	t.Helper()
 	type history struct {
 		Env     string   `json:"env"`
 		Account string   `json:"account"`
