@@ -230,7 +230,7 @@ func onlyListens(t *testing.T, url string, conf *tls.Config) {
 // TestCertificatesAreRenewedByTheRunbook does what operations.md says, to a system that runs: a writer's certificate is renewed, then the authority is changed in
 // three rounds over all nodes. No process ends, and afterwards an edge still follows.
 func TestCertificatesAreRenewedByTheRunbook(t *testing.T) {
-	d := start(t, t.TempDir(), "--tls")
+	d := start(t, t.TempDir(), append([]string{"--tls"}, threeWriters...)...)
 	before := d.info()
 	work := t.TempDir()
 	at := func(parts ...string) string { return filepath.Join(append([]string{work}, parts...)...) }
@@ -341,7 +341,7 @@ func TestOutsideNATSAsDocumented(t *testing.T) {
 	outside := startNATS(t, port, "--config", path)
 	url := strings.Replace(outside.url, "nats:", "tls:", 1)
 	t.Setenv("LATCHKEY_NATS_URLS", url)
-	d := start(t, dir, "--tls")
+	d := start(t, dir, append([]string{"--tls"}, threeWriters...)...)
 	a := d.account("sandbox")
 	d.eventually("changes come over NATS", 10*time.Second, func() error {
 		d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now()))
