@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -70,7 +69,7 @@ func (e *Edge) Status() Status {
 		ID: e.cfg.Node.ID, Role: "edge", Cluster: e.cfg.Node.Cluster, Version: Version(),
 		Epoch: head.Epoch, Revision: head.N, StateHash: head.StateHash.String(), Chain: head.Chain.String(), Rules: head.Rules,
 		Source: follow.Source, LagSeconds: -1, Proven: e.replica.Proven(), Writer: follow.Writer, Certificates: []CertificateStatus{},
-		Reasons: slices.Clone(follow.Reasons),
+		Reasons: e.disturbances(),
 	}
 	if head.AsOf > 0 {
 		s.AsOf, s.LagSeconds = formatTime(head.AsOf), now-head.AsOf
@@ -86,16 +85,22 @@ func (e *Edge) Status() Status {
 		}
 		s.Certificates = append(s.Certificates, c)
 	}
-	if s.Reasons == nil {
-		s.Reasons = []string{}
-	}
 	return s
+}
+
+// disturbances says what is wrong at present without making answers wrong or old, in words for operators; never nil.
+func (e *Edge) disturbances() []string {
+	reasons := append([]string{}, e.follower.Status().Reasons...)
+	if e.nats != nil && !e.nats.Connected() {
+		reasons = append(reasons, "nats: no server answers")
+	}
+	return reasons
 }
 
 // unready lists what keeps the edge from being ready: from giving answers that are fresh and signed.
 func (e *Edge) unready() []string {
 	head, now := e.replica.Head(), e.now()
-	var reasons []string
+	reasons := []string{}
 	switch age := now - head.AsOf; {
 	case head.Epoch == 0:
 		reasons = append(reasons, "no data")
@@ -103,6 +108,12 @@ func (e *Edge) unready() []string {
 		reasons = append(reasons, "no head yet")
 	case age > int64(lagMax/time.Second):
 		reasons = append(reasons, fmt.Sprintf("as_of is %d s old", age))
+	}
+	if e.room.Status().Low {
+		reasons = append(reasons, "disk")
+	}
+	if e.replica.Doubted() {
+		reasons = append(reasons, "replica is being proven")
 	}
 	for _, k := range e.keys {
 		if signer := k.signer.Load(); signer == nil || now >= signer.Certificate().ExpiresAt {
@@ -122,11 +133,7 @@ func (e *Edge) handleReady(ctx *fasthttp.RequestCtx) error {
 		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
 	}
 	// What does not keep it from being ready is said all the same.
-	reasons = append(reasons, e.follower.Status().Reasons...)
-	if reasons == nil {
-		reasons = []string{}
-	}
-	return sendJSON(ctx, map[string]any{"ready": ready, "role": "edge", "reasons": reasons})
+	return sendJSON(ctx, map[string]any{"ready": ready, "role": "edge", "reasons": append(reasons, e.disturbances()...)})
 }
 
 func (e *Edge) handleStatus(ctx *fasthttp.RequestCtx) error { return sendJSON(ctx, e.Status()) }

@@ -159,6 +159,10 @@ func (l *Ladder) TookHead(now time.Time, r Request, signed string, err error) {
 		l.movedAt = now // give the next one as long
 	}
 	l.report("head", err)
+	if err == nil && l.asked == AskChanges && l.gapSince.IsZero() && now.Sub(l.askedAt) > headEvery {
+		// The request for changes is held, as it should be while there are none: what the one before it met with is over.
+		delete(l.trouble, "changes")
+	}
 	if err != nil {
 		if l.asked == AskSnapshot && l.writer == r.Writer && errors.Is(err, ErrUnavailable) {
 			l.overdue(now)

@@ -120,6 +120,9 @@ func TestALostCURRENTIsNoLostReplica(t *testing.T) {
 				x.Close()
 				t.Error("answered before the file was proven")
 			}
+			if !r.Doubted() {
+				t.Error("Doubted() = false while nothing is answered")
+			}
 			_ = r.Close()
 			for range 2 { // the next start finds its name again
 				r = open(t, dir)

@@ -329,6 +329,12 @@ func (r *Replica) Proven() bool {
 	return f != nil && f.verified.Load() && !f.bad.Load() && !r.doubt.Load()
 }
 
+// Doubted reports whether nothing is answered before the whole file is proven: it may be torn.
+func (r *Replica) Doubted() bool {
+	f := r.current.Load()
+	return f != nil && !f.bad.Load() && r.doubt.Load()
+}
+
 // Damages is how often this process has given up a file in which it found damage.
 func (r *Replica) Damages() uint64 { return r.damages.Load() }
 
