@@ -109,6 +109,9 @@ func restoreCommand() *cobra.Command {
 			for _, n := range contents.Missing {
 				fmt.Fprintf(out, "missing or damaged in the old folder: journal segment %d, which holds old events and no state\n", n)
 			}
+			if contents.LostEntries > 0 {
+				fmt.Fprintf(out, "the old folder's disk has lost the last %d entries of its log\n", contents.LostEntries)
+			}
 			for _, v := range into.Voters {
 				fmt.Fprintf(out, "voter %s at %s\n", v.ID, v.Addr)
 			}

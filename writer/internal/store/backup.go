@@ -155,7 +155,11 @@ type Contents struct {
 	AppliedIndex uint64
 	Segments     int   // sealed segments of the journal
 	JournalBytes int64 // of sealed segments and the unsealed one
-	Missing      []uint64
+
+	// What a node that founds a new history alone did not have: sealed segments that are missing or damaged, and entries that its log once had and
+	// its disk lost.
+	Missing     []uint64
+	LostEntries uint64
 }
 
 func (st *state) contents(sealed []segment) Contents {

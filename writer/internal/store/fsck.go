@@ -222,6 +222,13 @@ func (c *check) readLog(ctx context.Context, dir string) (detail string, err err
 	if err != nil {
 		return "", err
 	}
+	lost, err := log.lost(dir)
+	if err == nil && lost > 0 {
+		err = fmt.Errorf("%w: %d entries are missing after %d", errLogShort, lost, last)
+	}
+	if err != nil {
+		return "", err
+	}
 	vote, err := log.GetUint64(currentTermKey)
 	if err != nil {
 		return "", fmt.Errorf("the node's term: %w", err)

@@ -24,6 +24,9 @@ var errLogShort = errors.New("the log is shorter than it was")
 // A nil one remembers nothing.
 type logMark struct{ file *os.File }
 
+// logMarkFile lies beside the log.
+const logMarkFile = "last"
+
 // A mark is the index of the log's last entry and its CRC-32C.
 const logMarkBytes = 12
 

@@ -108,7 +108,7 @@ func (d *disk) DeleteRange(low, high uint64) error {
 	return d.guard("delete log entries", func() error {
 		last, err := d.LastIndex()
 		if err == nil && high >= last { // the end is cut: entries that a leader never committed, or all behind a snapshot
-			err = d.mark.lower(low - 1)
+			err = d.mark.lower(max(low, 1) - 1) // Raft cuts 0 to 0 where the log is empty
 		}
 		if err != nil {
 			return err
@@ -154,7 +154,7 @@ func (s *Store) openRaft() (err error) {
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
-	if s.disk.mark, err = openLogMark(filepath.Join(dir, "last"), log, snapshots); err != nil {
+	if s.disk.mark, err = openLogMark(filepath.Join(dir, logMarkFile), log, snapshots); err != nil {
 		return fmt.Errorf("raft log: %w", err)
 	}
 	if s.logs, err = raft.NewLogCache(logCacheEntries, s.disk); err != nil {

@@ -29,6 +29,8 @@ var (
 	ErrNotEmpty = errors.New("folder is not empty")
 	// ErrHalfRestored means that a restore into the folder did not end: delete the folder and restore again.
 	ErrHalfRestored = errors.New("a restore into this folder was not finished")
+	// ErrRemoved means that a voter to be was removed from the cluster: an id is never used again.
+	ErrRemoved = errors.New("was removed from the cluster, and an id is never used again")
 	// ErrOtherCluster means that what is to be restored belongs to another cluster.
 	ErrOtherCluster = errors.New("of another cluster")
 )
@@ -48,7 +50,8 @@ type RestoreConfig struct {
 }
 
 // Restore founds a new history of the cluster in cfg.Dir from the backup at path, which it verifies. Each of cfg.Voters is to be restored from the
-// same backup before a majority of them is started. Errors: ErrNotEmpty, ErrBackup, ErrOtherCluster, that of ctx.
+// same backup before a majority of them is started. Errors: ErrNotEmpty, ErrBackup, ErrOtherCluster, ErrRemoved, that
+// of ctx.
 func Restore(ctx context.Context, cfg RestoreConfig, path string) (Contents, error) {
 	return restore(cfg, func() (Contents, error) {
 		return unpackBackup(ctx, path, cfg.Dir, true, cfg.Progress)
@@ -132,7 +135,7 @@ func rebuild(ctx context.Context, cfg RestoreConfig, from string) (c Contents, e
 	if err := copyFiles(ctx, filepath.Join(from, "journal"), filepath.Join(cfg.Dir, "journal"), progress); err != nil {
 		return c, err
 	}
-	f, err := fold(cfg, from, logCopy)
+	f, lost, err := fold(cfg, from, logCopy)
 	if err != nil {
 		return c, err
 	}
@@ -142,6 +145,7 @@ func rebuild(ctx context.Context, cfg RestoreConfig, from string) (c Contents, e
 		return c, errors.Join(err, f.close())
 	}
 	c = st.contents(sealed)
+	c.LostEntries = lost
 	buffer := make([]byte, copyBuffer)
 	for _, seg := range sealed {
 		path := f.journal.path(seg.number)
@@ -155,22 +159,23 @@ func rebuild(ctx context.Context, cfg RestoreConfig, from string) (c Contents, e
 	return c, errors.Join(f.journal.sync(&st), f.close(), os.RemoveAll(logCopy))
 }
 
-// fold brings the newest good snapshot of from and the entries of the log at logDir after it into a state machine in cfg.Dir.
-func fold(cfg RestoreConfig, from, logDir string) (f *fsm, err error) {
+// fold brings the newest good snapshot of from and the entries of the log at logDir after it into a state machine in cfg.Dir. lost is how many entries
+// the log once had and has no more.
+func fold(cfg RestoreConfig, from, logDir string) (f *fsm, lost uint64, err error) {
 	segmentBytes, mmapBytes := cfg.SegmentBytes, cfg.InitialMmapBytes
 	orDefault(&segmentBytes, defaultSegmentBytes, segmentBytes == 0)
 	orDefault(&mmapBytes, defaultInitialMmapBytes, mmapBytes == 0)
 	j, err := newJournal(filepath.Join(cfg.Dir, "journal"), segmentBytes)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	m, err := newMetrics(nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var failure error
 	if f, err = newFSM(cfg.Dir, mmapBytes, j, slog.New(slog.DiscardHandler), m, func(err error) { failure = err }); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() {
 		if err != nil {
@@ -178,30 +183,33 @@ func fold(cfg RestoreConfig, from, logDir string) (f *fsm, err error) {
 		}
 	}()
 	if err := restoreNewest(f, from); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	log, err := openLog(logDir)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
+	if lost, err = log.lost(logDir); err != nil {
+		return nil, 0, err
+	}
 	st, _, _, _ := f.current()
 	first, err := log.FirstIndex()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	last, err := log.LastIndex()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if last > st.Applied && first > st.Applied+1 {
-		return nil, fmt.Errorf("%w: the log begins at %d, the newest good snapshot ends at %d", errSnapshot, first, st.Applied)
+		return nil, 0, fmt.Errorf("%w: the log begins at %d, the newest good snapshot ends at %d", errSnapshot, first, st.Applied)
 	}
 	var batch []*raft.Log
 	for index := st.Applied + 1; index <= last; index++ {
 		entry := new(raft.Log)
 		if err := log.GetLog(index, entry); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if entry.Type == raft.LogCommand || entry.Type == raft.LogConfiguration { // as Raft does
 			batch = append(batch, entry)
@@ -211,13 +219,13 @@ func fold(cfg RestoreConfig, from, logDir string) (f *fsm, err error) {
 			batch = nil
 		}
 		if failure != nil {
-			return nil, failure
+			return nil, 0, failure
 		}
 	}
 	if st, _, _, _ = f.current(); st.Epoch == 0 {
-		return nil, fmt.Errorf("%s holds no cluster", from)
+		return nil, 0, fmt.Errorf("%s holds no cluster", from)
 	}
-	return f, nil
+	return f, lost, nil
 }
 
 // openLog opens a Raft log that nobody writes.
@@ -227,6 +235,27 @@ func openLog(dir string) (*disk, error) {
 		return nil, fmt.Errorf("open raft log: %w", err)
 	}
 	return &disk{WAL: log, fatal: func(error) {}, timeout: defaultStoreTimeout, sync: func(float64) {}}, nil
+}
+
+// lost is how many entries the log, which lies in dir, once had at its end and has no more.
+func (d *disk) lost(dir string) (uint64, error) {
+	file, err := os.Open(filepath.Join(dir, logMarkFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close() //nolint:errcheck // only read
+	marked, err := (&logMark{file}).read()
+	if err != nil {
+		return 0, err
+	}
+	last, err := d.LastIndex()
+	if err != nil || last == 0 { // a snapshot may have taken its place
+		return 0, err
+	}
+	return marked - min(last, marked), nil
 }
 
 // restoreNewest restores the newest snapshot of the data folder from that is good. None at all is no error: the log begins at the beginning then.
@@ -323,6 +352,15 @@ func writeBase(cfg RestoreConfig) error {
 		if st, err = stateOf(tx); err != nil {
 			return err
 		}
+		rows, err := (&Reader{tx: tx}).memberRows()
+		if err != nil {
+			return err
+		}
+		for _, v := range cfg.Voters {
+			if rows[v.ID].RemovedAt != 0 {
+				return fmt.Errorf("voter %q %w", v.ID, ErrRemoved)
+			}
+		}
 		sum := sha256.Sum256(entitlement.Encode(&st))
 		st.Base, st.Held = hex.EncodeToString(sum[:]), true
 		return tx.Bucket(bucketMeta).Put(stateKey, entitlement.Encode(&st))
@@ -331,7 +369,7 @@ func writeBase(cfg RestoreConfig) error {
 		err = writeRaft(cfg, db, &st)
 	}
 	// Derived from the snapshot: the first start makes it.
-	return errors.Join(err, db.Close(), os.Remove(path))
+	return errors.Join(err, db.Close(), os.Remove(path), disown(cfg.Dir))
 }
 
 // currentTermKey is where Raft keeps its term.

@@ -321,6 +321,76 @@ func TestJournalSegmentsThatTheSurvivorLacksAreNamed(t *testing.T) {
 	}
 }
 
+func TestEntriesThatTheDiskLostAreCounted(t *testing.T) {
+	old := startCluster(t, 1, nil)
+	fill(t, old, 0, 5)
+	old[0].close(t)
+	file, err := os.OpenFile(filepath.Join(old[0].cfg.Dir, "raft", logMarkFile), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := &logMark{file}
+	last, err := mark.read()
+	if err = errors.Join(err, mark.set(last+3), mark.close()); err != nil {
+		t.Fatal(err)
+	}
+	if report := fsck(t, old[0].cfg.Dir); !report.names("raft log") {
+		t.Errorf("fsck: %+v", report)
+	}
+	contents, err := RestoreNode(t.Context(), restoreConfig(filepath.Join(t.TempDir(), "w1"), old[0].cfg.Voters), old[0].cfg.Dir)
+	if err != nil || contents.LostEntries != 3 {
+		t.Errorf("restore: %+v, %v, want 3 lost entries", contents, err)
+	}
+}
+
+// The way back from a lost majority: one node goes on alone, and new ones join it. They learn which history they belong to from it.
+func TestNewNodesJoinARestoredOne(t *testing.T) {
+	old := startCluster(t, 1, func(c *Config) { c.SegmentBytes = 8 << 10 })
+	fill(t, old, 0, 30)
+	old[0].close(t)
+	voters := freshVoters(t, 1)
+	dir := filepath.Join(t.TempDir(), "w1")
+	if _, err := RestoreNode(t.Context(), restoreConfig(dir, voters), old[0].cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	r := newRoster(t)
+	change := func(c *Config) { c.SegmentBytes = 8 << 10 }
+	n := &node{cfg: testConfig(t, dir, voters, 0, nil)}
+	r.configure(&n.cfg)
+	change(&n.cfg)
+	r.open(n)
+	nodes := []*node{n}
+	for _, id := range []string{"w4", "w5"} {
+		joining := r.newcomer(id, nodes, change)
+		if err := atLeader(t, nodes, func(n *node) error { return n.AddMember(testContext(t), joining.member(), RulesVersion) }); err != nil {
+			t.Fatal(err)
+		}
+		awaitSuffrage(t, joining, Voting)
+		nodes = append(nodes, joining)
+	}
+	fill(t, nodes, 30, 35)
+	equal(t, nodes...)
+	for _, n := range nodes {
+		r.close(n)
+	}
+	for _, n := range nodes {
+		r.open(n)
+	}
+	fill(t, nodes, 35, 40)
+	equal(t, nodes...)
+
+	// A voter that was removed in the backup's past is none of a new history's either.
+	leader := leaderOf(t, nodes...)
+	gone := others(nodes, leader)[0]
+	if err := leader.RemoveMember(testContext(t), gone.cfg.ID); err != nil {
+		t.Fatal(err)
+	}
+	cfg := restoreConfig(filepath.Join(t.TempDir(), "new"), []Voter{{ID: "w9", Addr: "127.0.0.1:1"}, {ID: gone.cfg.ID, Addr: "127.0.0.1:2"}})
+	if _, err := Restore(t.Context(), cfg, backUp(t, leader)); !errors.Is(err, ErrRemoved) {
+		t.Errorf("restore with %s as a voter: %v, want ErrRemoved", gone.cfg.ID, err)
+	}
+}
+
 // warnings counts what is logged with a message.
 type warnings struct {
 	slog.Handler
