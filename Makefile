@@ -74,6 +74,10 @@ chaos: commands ## faults on real processes for FOR (5m), in an order that SEED 
 sim: ## random histories under virtual time and every fault; SEEDS=10000, SEED=1 is the first
 	@go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1)
 
+.PHONY: planted
+planted: ## plants each known fault and shows which checker finds it; ONLY=<name> takes one
+	@go run ./deploy/planted $(if $(ONLY),--only $(ONLY))
+
 .PHONY: fuzz
 fuzz: ## every fuzz test for FOR each (FOR=30s)
 	@set -e; for package in $$(go list ./...); do \

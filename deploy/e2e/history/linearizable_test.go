@@ -19,7 +19,7 @@ type step struct {
 func recorded(steps []step) *Recorder {
 	r := &Recorder{began: time.Now().Add(-time.Hour), open: map[*Pending]bool{}}
 	for _, s := range steps {
-		o := operation{call: s.call, answer: s.answer, asked: s.asked, replied: s.replied}
+		o := operation(s)
 		if s.replied == 0 {
 			r.open[&Pending{r, o}] = true
 			continue
