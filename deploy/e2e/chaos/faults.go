@@ -61,6 +61,7 @@ func faults() []fault {
 		{name: "an edge's file is torn", weight: 1, inject: spoilEdge(tear)},
 		{name: "a writer's last write is torn", weight: 2, inject: tearWriter},
 		{name: "a bit of a writer's snapshot flips", weight: 1, alone: true, inject: flipSnapshot},
+		{name: "a bit of a writer's state flips", weight: 1, alone: true, inject: flipState},
 		{name: "a bit of a writer's log flips", weight: 2, alone: true, inject: flipLog},
 		{name: "one writer's clock is off", weight: 2, possible: builtWithFaults, inject: clockOfOne},
 		{name: "all clocks jump ahead", weight: 1, alone: true, possible: builtWithFaults, inject: clockOfAll},
@@ -646,6 +647,18 @@ func modified(path string) time.Time {
 		return time.Time{}
 	}
 	return st.ModTime()
+}
+
+// flipState turns a bit of a writer's state file over, while it is down: the file is derived, and must not be believed without proof.
+func flipState(ctx context.Context, r *run, lot *rand.Rand) error {
+	id := pick(lot, r.cluster.ids("w"))
+	return r.damaged(ctx, id, lot, func() (string, error) {
+		path := filepath.Join(r.cluster.node(id).Dir, "state.db")
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("%w: %w", errMoment, err)
+		}
+		return path, nil
+	})
 }
 
 // flipLog turns a bit of a writer's log over, while it is down: what it reads there it must neither believe nor pass on, and it must not vote

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/latchkey/latchkey/deploy/stripemsg"
@@ -69,7 +71,7 @@ func newLoad(c *Cluster, r *recorder) (*load, error) {
 	info := c.info()
 	env := info.Environments[environment]
 	l := &load{cluster: c, recorder: r, key: env.ServerKey, path: env.Webhooks["stripe"].Path, secret: env.Webhooks["stripe"].Secret,
-		client: &http.Client{Timeout: tryWithin, Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 5 * time.Second}}}
+		client: &http.Client{Timeout: tryWithin, Transport: &http.Transport{DialContext: dialAsClient, MaxIdleConnsPerHost: 64, IdleConnTimeout: 5 * time.Second}}}
 	var pems [][]byte
 	for _, path := range info.Roots {
 		pem, err := os.ReadFile(path)
@@ -87,6 +89,17 @@ func newLoad(c *Cluster, r *recorder) (*load, error) {
 		l.urls = append(l.urls, c.url(id))
 	}
 	return l, nil
+}
+
+// dialAsClient dials from an address by which the relay knows clients, where the system has it.
+func dialAsClient(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(clientHost)}}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		dialer.LocalAddr = nil
+		conn, err = dialer.DialContext(ctx, network, address)
+	}
+	return conn, err
 }
 
 // now is the time as the cluster has it.

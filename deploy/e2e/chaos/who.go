@@ -17,27 +17,43 @@ import (
 type sockets struct {
 	dir string // of the system: a node is known by the configuration that its command line names
 
-	mu    sync.Mutex
-	nodes map[int]string // by process id
+	mu     sync.Mutex
+	nodes  map[int]string    // by process id
+	owners map[string]string // node by the number of a socket
 }
 
-func newSockets(dir string) *sockets { return &sockets{dir: dir, nodes: map[int]string{}} }
+func newSockets(dir string) *sockets {
+	return &sockets{dir: dir, nodes: map[int]string{}, owners: map[string]string{}}
+}
+
+// clientHost is from where the clients dial: a loopback address that no node uses, so that they are known without a search.
+const clientHost = "127.0.0.2"
 
 // who is the name of the node that made conn.
 func (s *sockets) who(conn net.Conn) string {
-	inode := inodeOf(conn.RemoteAddr().(*net.TCPAddr).Port, conn.LocalAddr().(*net.TCPAddr).Port)
+	remote := conn.RemoteAddr().(*net.TCPAddr)
+	if remote.IP.String() == clientHost {
+		return Client
+	}
+	inode := inodeOf(remote.Port, conn.LocalAddr().(*net.TCPAddr).Port)
 	if inode == "" {
 		return Client
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range 2 {
+	for range 3 {
+		if name, known := s.owners[inode]; known { // perhaps the search for another connection found it
+			return name
+		}
+		s.owners = map[string]string{}
 		for pid, name := range s.nodes {
-			if holds(pid, inode) {
-				return name
+			for _, inode := range socketsOf(pid) {
+				s.owners[inode] = name
 			}
 		}
-		s.look()
+		if _, known := s.owners[inode]; !known {
+			s.look() // a node may have been started since
+		}
 	}
 	return Client
 }
@@ -84,17 +100,18 @@ func inodeOf(local, remote int) string {
 	return fields[inode]
 }
 
-// holds reports whether the process has the socket open.
-func holds(pid int, inode string) bool {
+// socketsOf lists the numbers of the sockets that the process has open.
+func socketsOf(pid int) (inodes []string) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return false
+		return nil // it has ended
 	}
 	for _, e := range entries {
-		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && to == "socket:["+inode+"]" {
-			return true
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if inode, ours := strings.CutPrefix(to, "socket:["); err == nil && ours {
+			inodes = append(inodes, strings.TrimSuffix(inode, "]"))
 		}
 	}
-	return false
+	return inodes
 }
