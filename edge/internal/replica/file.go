@@ -303,6 +303,11 @@ func (f *file) commit(rows []row, head replication.Head) error {
 			}
 		}
 		keys = append(keys, positionKey)
+		// The rows' pages were checked when they were prepared. That of the position is copied, with the records that share it, and sealed anew: damage
+		// there would be sealed as if it were right.
+		if err := v.tree.checkLeaf(positionKey); err != nil {
+			return err
+		}
 		for _, key := range keys {
 			if err := v.tree.path(key, f.seals.free); err != nil {
 				return err
