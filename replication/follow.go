@@ -247,6 +247,9 @@ func (f *Follower) bootstrap(ctx, call context.Context, r Request) {
 	if err != nil && call.Err() != nil {
 		err = fmt.Errorf("snapshot given up: the writer does not answer: %w", ErrUnavailable)
 	}
+	if errors.Is(err, ErrOlderEpoch) {
+		f.shown.to(ctx, f.clients[r.Writer])
+	}
 	f.tell(func(l *Ladder) { err = l.Finish(time.Now(), r, climb, err) })
 	if err == nil {
 		head := f.cfg.Replica.Head()

@@ -66,6 +66,7 @@ type Ladder struct {
 	gapSince time.Time // when the hole or the head beyond what is held was first seen
 	ahead    Head      // the newest verified head that the replica does not cover yet
 	snapshot error     // why only a snapshot helps; nil if it is not so
+	epoch    uint64    // the newest above our own that a writer has signed: a snapshot of less would be a way back
 	fromHead time.Time // last newer head from the source
 	movedAt  time.Time // last newer as_of
 	source   string
@@ -317,6 +318,7 @@ func (l *Ladder) judge(p Position, held Head) error {
 	case p.Epoch < held.Epoch:
 		return fmt.Errorf("%w: %d, ours is %d", ErrOlderEpoch, p.Epoch, held.Epoch)
 	case p.Epoch > held.Epoch:
+		l.epoch = max(l.epoch, p.Epoch)
 		l.wantSnapshot(errNewerEpoch)
 		return nil
 	case p.N == held.N && (p.Chain != held.Chain || p.StateHash != held.StateHash):
@@ -480,19 +482,21 @@ func (l *Ladder) report(kind string, err error) {
 type Climb struct {
 	cfg    *LadderConfig
 	before Head // what was served when it began
+	least  uint64 // epoch
 	fresh  Copy // nil until built
 	done   RequestKind
 }
 
 // Climb begins one.
 func (l *Ladder) Climb() *Climb {
-	return &Climb{cfg: &l.cfg, before: l.cfg.Replica.Head(), done: AskNothing}
+	before := l.cfg.Replica.Head()
+	return &Climb{cfg: &l.cfg, before: before, least: max(before.Epoch, l.epoch), done: AskNothing}
 }
 
 // Judge says whether a snapshot is wanted, by its signed manifest. Errors: those of Verifier.Manifest, ErrOlderEpoch.
 func (c *Climb) Judge(signed string) (Manifest, error) {
 	m, err := c.cfg.Verifier.Manifest(signed, c.before.AsOf)
-	if err == nil && m.Epoch < c.before.Epoch {
+	if err == nil && m.Epoch < c.least {
 		err = ErrOlderEpoch
 	}
 	return m, err
