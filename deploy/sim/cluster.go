@@ -47,6 +47,8 @@ var (
 const (
 	heartbeat = 200 * time.Millisecond
 	lease     = 500 * time.Millisecond
+	// blind is for how long a leader that was frozen, say, may not notice that it leads no more.
+	blind = 8 * time.Second
 	// An election takes this long, from the loss of the leader.
 	electionLeast, electionMost = 700 * time.Millisecond, 2 * time.Second
 	// clockLag is how far behind the last stamp a leader's clock may be that proposes.
@@ -108,8 +110,11 @@ func (c *cluster) lost(n *writer) {
 	}
 	c.leader = nil
 	c.w.note("%s leads no more", n.name)
-	life := n.life
-	c.w.after(c.w.between(0, lease), func() {
+	life, notices := n.life, lease
+	if c.w.chance(2) {
+		notices = blind
+	}
+	c.w.after(c.w.between(0, notices), func() {
 		if n.life == life && c.leader != n {
 			n.stepDown()
 		}
@@ -153,7 +158,10 @@ func (c *cluster) elect() {
 		}
 	}
 	if len(c.log) == 0 {
-		c.propose(n, command(writertest.TypeInit, "", "", &writertest.Init{Cluster: clusterID, Rules: 1}), func(writertest.Result, uint64, error) {})
+		c.stamp = n.clock().Unix()
+		data := command(writertest.TypeInit, "", "", &writertest.Init{Cluster: clusterID, Rules: 1})
+		writertest.SetStamp(data, c.stamp)
+		c.commit(data, nil)
 	}
 	n.barrier = n.knows
 	n.soon()
@@ -163,7 +171,7 @@ func (c *cluster) elect() {
 // propose has a command committed that came to writer from.
 func (c *cluster) propose(from *writer, encoded []byte, done func(writertest.Result, uint64, error)) {
 	n := c.leader
-	if n == nil || !from.up() || !c.reaches(from, n) || from.held || n.held {
+	if n == nil || !from.up() || !c.reaches(from, n) || from.held || n.held || n.machine.Position().Epoch == 0 {
 		done(writertest.Result{}, 0, errNotLeader)
 		return
 	}
@@ -221,6 +229,9 @@ func (c *cluster) teach(n *writer) {
 	l := c.leader
 	if l == nil || n == l || !n.up() || !c.reaches(n, l) || n.installing {
 		return
+	}
+	if n.leading {
+		n.stepDown()
 	}
 	if n.has+1 >= l.first {
 		n.has, n.knows, n.voter = uint64(len(c.log)), uint64(len(c.log)), true
@@ -286,7 +297,7 @@ func (c *cluster) restore() {
 			n.stepDown()
 			c.w.after(c.w.between(time.Second, 4*time.Second), func() {
 				if n.left {
-					n.found(b)
+					n.join()
 				}
 			})
 			continue
@@ -307,7 +318,8 @@ func (c *cluster) raise() {
 		}
 		return
 	}
-	c.stamp = max(n.machine.Stamp(), n.clock().Unix())
+	// An operator who restores twice does it with clocks that agree: else the second epoch could be below the first.
+	c.stamp = max(n.machine.Stamp(), n.clock().Unix(), int64(c.w.judge.newest)+1)
 	data := command(writertest.TypeRaiseEpoch, "", "", &writertest.RaiseEpoch{Cause: "restore"})
 	writertest.SetStamp(data, c.stamp)
 	if !c.commit(data, nil) {

@@ -416,8 +416,33 @@ func (j *judge) anyOrder() {
 	_, err = m.Apply(entries)
 	must(err)
 	if got, want := m.Position().StateHash, j.w.cluster.leader.machine.Position().StateHash; got != want {
-		j.w.wrong("I20", "the same messages in another order give state hash %s, the writers have %s", got, want)
+		j.w.wrong("I20", "the same messages in another order give state hash %s, the writers have %s%s", got, want, difference(m, j.w.cluster.leader.machine))
 	}
+}
+
+// difference shows the first record in which two states differ.
+func difference(a, b *writertest.Machine) (text string) {
+	values := map[string][]byte{}
+	must(a.View(func(r *writertest.Reader) error {
+		return r.Records(func(r replication.Record) error {
+			values[string(r.DBKey())] = bytes.Clone(r.Value)
+			return nil
+		})
+	}))
+	must(b.View(func(r *writertest.Reader) error {
+		return r.Records(func(r replication.Record) error {
+			if other := values[string(r.DBKey())]; text == "" && !bytes.Equal(other, r.Value) {
+				var one, two entitlement.Account
+				if err := errors.Join(entitlement.Decode(other, &one), entitlement.Decode(r.Value, &two)); err != nil {
+					text = fmt.Sprintf(": %s is %x and %x", r.DBKey(), other, r.Value)
+				} else {
+					text = fmt.Sprintf(": %s is\n  %+v\n  %+v", r.DBKey(), one, two)
+				}
+			}
+			return nil
+		})
+	}))
+	return text
 }
 
 // snapshotOf is a snapshot for edges of a writer's state. Equal states make equal bytes, so each is made once.

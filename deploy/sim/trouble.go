@@ -17,7 +17,7 @@ func (w *world) trouble(until time.Duration) {
 	n := c.writers[w.rand.IntN(len(c.writers))]
 	e := w.edges[w.rand.IntN(len(w.edges))]
 	while := func() time.Duration { return w.between(10*time.Millisecond, 4*time.Second) }
-	switch w.rand.IntN(22) {
+	switch w.rand.IntN(23) {
 	case 0, 1: // a writer dies
 		w.kill(n, w.chance(2), while())
 	case 2: // the leader dies
@@ -32,7 +32,7 @@ func (w *world) trouble(until time.Duration) {
 		if l := c.leader; l != nil {
 			w.note("%s cut off", l.name)
 			l.cut = true
-			w.after(while(), func() { l.cut = false })
+			w.after(2*while(), func() { l.cut = false })
 		}
 	case 5: // a writer loses its disk, while the others have everything
 		w.loseDisk(n, while())
@@ -92,7 +92,17 @@ func (w *world) trouble(until time.Duration) {
 		}
 	case 20: // a clock is set
 		n.skew = w.between(-900*time.Millisecond, 900*time.Millisecond)
-	case 21: // a writer's newest snapshot rots
+	case 21: // an edge reaches only a writer that falls behind, and then needs a snapshot
+		if n != c.leader && e.up() {
+			w.note("%s cut off, and %s left with it", n.name, e.name)
+			n.cut = true
+			for i := range e.cut {
+				e.cut[i] = i != n.id
+			}
+			e.later(w.between(500*time.Millisecond, 3*time.Second), e.flip)
+			w.after(3*time.Second+while(), func() { n.cut, e.cut = false, [mostWriters]bool{} })
+		}
+	case 22: // a writer's newest snapshot rots
 		if k := len(n.snapshots); k > 1 && !n.snapshots[0].rotten {
 			s := &n.snapshots[k-1]
 			s.bytes, s.rotten = bytes.Clone(s.bytes), true
@@ -162,7 +172,7 @@ func (w *world) peace() {
 	for _, n := range c.writers {
 		n.cut = false
 		if n.left {
-			n.found(c.backup)
+			n.join()
 		}
 		if !n.up() {
 			n.start()

@@ -147,6 +147,13 @@ func (n *writer) found(b backup) {
 	n.knows = b.index
 }
 
+// join makes a writer that was left behind a new, empty one.
+func (n *writer) join() {
+	n.left = false
+	n.lose()
+	n.start()
+}
+
 // lose takes its disk away; it comes back as an empty node that has no vote until it has everything.
 func (n *writer) lose() {
 	n.stop()
