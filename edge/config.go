@@ -15,6 +15,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/pkg/token"
 )
 
@@ -41,6 +42,9 @@ type Config struct {
 	Now func() time.Time
 	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
 	Logger *slog.Logger
+
+	// StatFS tells how much room there is. Nil asks the file system. Only tests set it.
+	StatFS room.Stat
 
 	roots    token.Roots      // read by Validate
 	identity *mutual.Identity // read by Validate
@@ -69,6 +73,10 @@ type NodeConfig struct {
 	// DataDir holds the replica, the edge's private keys and their certificates. It is trusted: whoever can write it can grant
 	// themselves any entitlement, and whoever can read it can sign as this edge until its certificate ends. Made with mode 0700.
 	DataDir string `config:"data_dir"`
+
+	// DiskReserveBytes is how much of DataDir's file system is kept free: below it the edge goes on serving what it holds and takes nothing
+	// new. Zero is a fiftieth of the file system, but 512 MiB at least, 2 GiB and a quarter of it at most.
+	DiskReserveBytes int64 `config:"disk_reserve_bytes"`
 
 	// Cluster is the writers' cluster id. Nothing of another cluster is believed.
 	Cluster string `config:"cluster"`
@@ -122,6 +130,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Node.DataDir == "" {
 		m.Add("node.data_dir", "is missing")
+	}
+	if c.Node.DiskReserveBytes < 0 {
+		m.Add("node.disk_reserve_bytes", "must not be negative")
 	}
 	if !clusterName.MatchString(c.Node.Cluster) {
 		m.Add("node.cluster", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")

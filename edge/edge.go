@@ -19,6 +19,7 @@ import (
 
 	"github.com/latchkey/latchkey/edge/internal/replica"
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -40,6 +41,7 @@ type Edge struct {
 	identity *mutual.Identity  // among the nodes; nil: no mutual TLS
 	keys     []*signingKey     // by environment, ascending
 	clock    clock
+	room     *room.Watch
 	registry *prometheus.Registry
 	metrics  *metrics
 
@@ -62,6 +64,7 @@ func Open(cfg Config) (*Edge, error) {
 	}
 	cfg.Now = cfg.clock()
 	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, clock: clock{wall: cfg.Now}, stopped: make(chan struct{})}
+	e.room = &room.Watch{Dir: cfg.Node.DataDir, Reserve: cfg.Node.DiskReserveBytes, Stat: cfg.StatFS, Logger: e.log}
 	if err := e.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open edge: %w", err), e.Close())
 	}
@@ -94,7 +97,7 @@ func (e *Edge) open() error {
 	}
 	follow := replication.FollowConfig{
 		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Transport: transport, Verifier: replication.NewVerifier(e.cfg.roots, e.cfg.Node.Cluster),
-		Replica: heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Logger: e.log,
+		Replica: heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Room: e.roomFor, Logger: e.log,
 	}
 	if e.cfg.NATS.Enabled {
 		if e.nats, err = replication.ConnectNATS(e.cfg.NATS.URLs, e.cfg.Node.ID, e.identity, e.log); err != nil {

@@ -49,6 +49,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		gauge("latchkey_edge_replica_proven", "1 when the whole file has been read and agrees with the state hash.", func() float64 { return number(e.replica.Proven()) }),
 		gauge("latchkey_edge_nats_connected", "1 while a NATS server answers; 0 also when NATS is off.", func() float64 { return number(e.nats != nil && e.nats.Connected()) }),
 		gauge("latchkey_edge_certificate_remaining_seconds", "Time until the first of the edge's certificates ends; 0 when one is missing or over.", func() float64 { return e.certifiedFor().Seconds() }),
+		gauge("latchkey_edge_disk_free_bytes", "Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(e.room.Status().FreeBytes) }),
+		gauge("latchkey_edge_disk_low", "1 while the disk counts as nearly full and nothing new is applied.", func() float64 { return number(e.room.Status().Low) }),
 		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 { return number(len(e.unready()) == 0) }),
 	)
 	ends := func(certificate string, at func() float64) {

@@ -69,6 +69,7 @@ type FollowConfig struct {
 	Verifier  *Verifier
 	Replica   Replica
 	SpoolDir  string            // for snapshots while they are being downloaded
+	Room      func(int64) error // asked before a snapshot of so many bytes is downloaded; nil: there is room
 	Source    Source            // nil: pull alone
 	Transport http.RoundTripper // nil: plain connections
 	Logger    *slog.Logger
@@ -267,7 +268,13 @@ func (f *Follower) climb(ctx context.Context, client *Client, c *Climb) error {
 		_ = file.Close()
 		_ = os.Remove(file.Name())
 	}()
-	m, err := client.Snapshot(ctx, file, c.Judge)
+	m, err := client.Snapshot(ctx, file, func(signed string) (Manifest, error) {
+		m, err := c.Judge(signed)
+		if err == nil && f.cfg.Room != nil {
+			err = f.cfg.Room(m.Size)
+		}
+		return m, err
+	})
 	if err != nil {
 		return err
 	}

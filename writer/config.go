@@ -18,6 +18,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/fault"
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
@@ -49,7 +50,7 @@ type Config struct {
 	fatal     func(error)   // instead of ending the process, in tests
 	heartbeat time.Duration // shorter in tests that stop leaders; 0 is the store's default
 	segment   int64         // bytes of a journal segment, fewer in tests; 0 is the store's default
-	statFS    statFS        // of tests' disks; nil is the file system's own
+	statFS    room.Stat     // of tests' disks; nil is the file system's own
 }
 
 type listeners struct{ public, internal, raft net.Listener }

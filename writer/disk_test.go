@@ -1,8 +1,6 @@
 package writer
 
 import (
-	"errors"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,67 +11,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/replication"
 )
 
 // What is shown here: before a disk is full, writes are refused and reads go on; one full disk of three changes nothing for anybody, whoever leads.
 
 // testDisk is a disk with as much room as a test says.
-type testDisk struct{ free, size atomic.Int64 }
+type testDisk struct{ free atomic.Int64 }
 
 func newTestDisk(free int64) *testDisk {
 	d := &testDisk{}
 	d.free.Store(free)
-	d.size.Store(100 << 30)
 	return d
 }
 
-func (d *testDisk) stat(string) (free, size int64, err error) {
-	if free := d.free.Load(); free >= 0 {
-		return free, d.size.Load(), nil
-	}
-	return 0, 0, errors.New("the file system does not answer")
-}
-
-func TestReserve(t *testing.T) {
-	for _, tt := range []struct {
-		name       string
-		size, want int64
-	}{
-		{"a fiftieth", 50 << 30, 1 << 30},
-		{"at least room for Raft's files", 10 << 30, 512 << 20},
-		{"at most what is ever needed", 1 << 40, 2 << 30},
-		{"of a small file system a quarter", 1 << 30, 256 << 20},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := reserveOf(tt.size); got != tt.want {
-				t.Errorf("reserveOf(%d) = %d, want %d", tt.size, got, tt.want)
-			}
-		})
-	}
-}
-
-func TestADiskIsLowUntilThereIsClearlyRoom(t *testing.T) {
-	stat := newTestDisk(10 << 30)
-	d := newDisk("dir", 0, stat.stat, func() int64 { return 88 << 20 }, slog.New(slog.DiscardHandler))
-	const reserve = 2<<30 + 88<<20 // of 100 GiB, and a copy of the state
-	for i, step := range []struct {
-		free int64
-		low  bool
-	}{
-		{10 << 30, false}, {reserve, false}, {reserve - 1, true}, {reserve, true}, {reserve + reserve/roomAgain - 1, true}, {-1, true}, {reserve + reserve/roomAgain, false}, {-1, false}, {0, true},
-	} {
-		stat.free.Store(step.free)
-		d.look()
-		if s := d.status(); s.Low != step.low || s.ReserveBytes != reserve || step.free >= 0 && s.FreeBytes != step.free {
-			t.Errorf("step %d, %d bytes free: %+v, want low %t below %d", i, step.free, s, step.low, int64(reserve))
-		}
-	}
-	own := newDisk("dir", 77, stat.stat, func() int64 { return 1 << 30 }, slog.New(slog.DiscardHandler))
-	if s := own.status(); s.ReserveBytes != 77 {
-		t.Errorf("a configured reserve of 77 is %d", s.ReserveBytes)
-	}
-}
+func (d *testDisk) stat(string) (free, size int64, err error) { return d.free.Load(), 100 << 30, nil }
 
 func TestWhoTakesTheLead(t *testing.T) {
 	at := func(applied uint64, low bool) vitals { return vitals{Applied: applied, Low: low} }
@@ -258,7 +211,7 @@ func TestARealDiskNearlyFull(t *testing.T) {
 		})
 		cfg.Node.DataDir = filepath.Join(mount, "w1")
 		fill = func() error {
-			free, _, err := statDisk(mount)
+			free, _, err := room.Disk(mount)
 			if err != nil {
 				return err
 			}

@@ -131,9 +131,9 @@ func newMetrics(w *Writer) *metrics {
 	}{
 		"clock_offset_seconds": {"By how much a majority of writers is ahead of this one's clock; 0 while that cannot be told.", func() float64 { return w.clock.line.Load().deviation.Seconds() }},
 		"clock_believed":       {"1 while commands and heads may be dated by this writer's clock.", func() float64 { return number(w.clock.believed() == nil) }},
-		"disk_free_bytes":      {"Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(w.disk.status().FreeBytes) }},
-		"disk_reserve_bytes":   {"Free bytes below which the disk counts as nearly full.", func() float64 { return float64(w.disk.status().ReserveBytes) }},
-		"disk_low":             {"1 while the disk counts as nearly full.", func() float64 { return number(w.disk.status().Low) }},
+		"disk_free_bytes":      {"Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(w.disk.Status().FreeBytes) }},
+		"disk_reserve_bytes":   {"Free bytes below which the disk counts as nearly full.", func() float64 { return float64(w.disk.Status().ReserveBytes) }},
+		"disk_low":             {"1 while the disk counts as nearly full.", func() float64 { return number(w.disk.Status().Low) }},
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name(n), Help: g.help}, g.value))
 	}

@@ -53,7 +53,7 @@ func (w *Writer) readiness() ready {
 	if w.clock.believed() != nil || r.Role == roleLeader && w.store.CheckClock() != nil {
 		r.Reasons = append(r.Reasons, reasonClock)
 	}
-	if w.disk.status().Low {
+	if w.disk.Status().Low {
 		r.Reasons = append(r.Reasons, reasonDisk)
 	}
 	h := w.newestHead()

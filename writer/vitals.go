@@ -47,7 +47,7 @@ func (w *Writer) watch(ctx context.Context) {
 	defer ticker.Stop()
 	var patience patience
 	for {
-		w.disk.look()
+		w.disk.Look()
 		w.askVitals(ctx)
 		voters := w.voters()
 		if w.clock.judge(w.cfg.Node.ID, voters) {
@@ -134,8 +134,8 @@ func (w *Writer) askPeer(ctx context.Context, base string) (v vitals, err error)
 
 // handleVitals tells another writer of this one. The clock is read last: what takes time before would count as its error.
 func (w *Writer) handleVitals(rw http.ResponseWriter, _ *http.Request) error {
-	free, low := w.disk.room()
-	v := vitals{Node: w.cfg.Node.ID, Applied: w.store.Stats().AppliedIndex, Free: free, Low: low}
+	disk := w.disk.Status()
+	v := vitals{Node: w.cfg.Node.ID, Applied: w.store.Stats().AppliedIndex, Free: disk.FreeBytes, Low: disk.Low}
 	v.Clock = w.clock.raw().UnixNano()
 	return writeJSON(rw, http.StatusOK, v)
 }
@@ -156,7 +156,7 @@ func (w *Writer) heard(voters []string) map[string]vitals {
 // decide hands the lead over if this node has it and another one is better for it, and says whether there is room for writes.
 func (w *Writer) decide(ctx context.Context, voters []string, patience *patience) {
 	peers := w.heard(voters)
-	_, low := w.disk.room()
+	low := w.disk.Status().Low
 	full := !roomFor(len(voters), low, peers)
 	reason := ""
 	if w.clock.wrong() {

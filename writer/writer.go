@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/mutual"
+	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
 	"github.com/latchkey/latchkey/writer/internal/provider"
@@ -176,7 +177,7 @@ func (w *Writer) openFiles() error {
 		return fmt.Errorf("make data folder: %w", err)
 	}
 	var err error
-	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot, func() bool { return w.disk.status().Low }); err != nil {
+	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot, func() bool { return w.disk.Status().Low }); err != nil {
 		return err
 	}
 	voters := make([]store.Voter, len(w.cfg.Cluster.Voters))
@@ -191,7 +192,8 @@ func (w *Writer) openFiles() error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	w.disk = newDisk(dir, w.cfg.Node.DiskReserveBytes, w.cfg.statFS, func() int64 { return w.store.Stats().StateBytes }, w.log)
+	w.disk = &disk{Watch: room.Watch{Dir: dir, Reserve: w.cfg.Node.DiskReserveBytes, Stat: w.cfg.statFS, Logger: w.log,
+		Extra: func() int64 { return w.store.Stats().StateBytes }}} // room for one more copy, which a Raft snapshot is
 	return nil
 }
 
