@@ -64,6 +64,8 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"rebootstrap_1m":       takeRebootstrap,
 	"herd":                 takeHerd,
 	"webhooks":             takeWebhooks,
+	"writer_disk":          takeWriterDisk,
+	"writer_restart_1m":    takeRestart,
 
 	"failover":               takeFailover,
 	"propagation_500":        takePropagation500,

@@ -14,6 +14,9 @@ type (
 	Result      = store.Result
 	StoredEvent = store.StoredEvent
 
+	RestoreConfig = store.RestoreConfig
+	Voter         = store.Voter
+
 	Init          = store.Init
 	RecordEvent   = store.RecordEvent
 	CreateAccount = store.CreateAccount
@@ -45,8 +48,11 @@ const (
 	TypeRaiseEpoch  = store.TypeRaiseEpoch
 )
 
-// OpenMachine starts a state machine in a directory.
-var OpenMachine = store.OpenMachine
+// OpenMachine starts a state machine in a directory; FoundMachine makes a closed one a node of a cluster.
+var (
+	OpenMachine  = store.OpenMachine
+	FoundMachine = store.FoundMachine
+)
 
 // NewCommand makes a command; SetStamp writes the leader's time into an encoded one.
 var (

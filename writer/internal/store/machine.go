@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/raft"
@@ -153,4 +154,21 @@ func (m *Machine) Close() error {
 		return nil
 	}
 	return err
+}
+
+// FoundMachine founds in cfg.Dir what Restore founds from a backup, from the folder of a Machine that is closed. Its files move there.
+// Errors: as Restore.
+func FoundMachine(cfg RestoreConfig, from string) (Contents, error) {
+	return restore(cfg, func() (c Contents, err error) {
+		st, sealed, err := examine(filepath.Join(from, stateFile))
+		if err != nil {
+			return c, err
+		}
+		for _, name := range []string{stateFile, "journal"} {
+			if err := os.Rename(filepath.Join(from, name), filepath.Join(cfg.Dir, name)); err != nil {
+				return c, err
+			}
+		}
+		return st.contents(sealed), nil
+	})
 }
