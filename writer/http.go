@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,8 @@ const (
 	// drainBytes is how much of a body that is too large is read before the answer, so that a client which sends everything
 	// before it reads gets to see the answer instead of a reset connection.
 	drainBytes = 8 << 20
+	// trustedLength is how much memory is taken for a body because its header says so, before any of it has come. Most bodies are smaller.
+	trustedLength = 32 << 10
 )
 
 // requestIDHeader carries the request's id in every answer. It is also the correlation id of what the request wrote.
@@ -193,15 +196,16 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 		_, _ = io.CopyN(io.Discard, r.Body, drainBytes)
 		return nil, tooLarge
 	}
-	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if err != nil {
+	var b bytes.Buffer
+	b.Grow(int(min(max(r.ContentLength, 0), trustedLength)) + bytes.MinRead)
+	if _, err := b.ReadFrom(io.LimitReader(r.Body, limit+1)); err != nil {
 		return nil, problem.New(problem.InvalidRequest, "The body did not arrive whole.")
 	}
-	if int64(len(b)) > limit {
+	if int64(b.Len()) > limit {
 		_, _ = io.CopyN(io.Discard, r.Body, drainBytes)
 		return nil, tooLarge
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // bearer returns the credential of a request, or "".
