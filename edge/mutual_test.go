@@ -82,6 +82,9 @@ func TestExpiredCertificateDoesNotStopAnswers(t *testing.T) {
 	if status, a, _ := r.check("", r.writer.Session(entitlement.Sandbox, alice), nil); status != http.StatusOK || a.Revision == "" {
 		t.Errorf("check = %d %+v, want an answer from the disk", status, a)
 	}
+	if _, body := r.get("/status", nil); !strings.Contains(string(body), mutual.ErrExpired.Error()) {
+		t.Errorf("/status does not say that the certificate has expired: %s", body)
+	}
 	if status, body := r.get("/metrics", nil); !strings.Contains(string(body), `latchkey_edge_certificate_expiry_timestamp_seconds{certificate="tls"} 1.`) {
 		t.Errorf("/metrics = %d without the end of the certificate", status.StatusCode)
 	}

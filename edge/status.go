@@ -94,6 +94,11 @@ func (e *Edge) disturbances() []string {
 	if e.nats != nil && !e.nats.Connected() {
 		reasons = append(reasons, "nats: no server answers")
 	}
+	if e.identity != nil {
+		if err := e.identity.Check(); err != nil {
+			reasons = append(reasons, "tls.cert_file: "+err.Error())
+		}
+	}
 	return reasons
 }
 

@@ -12,8 +12,9 @@ import (
 const (
 	// handshakeTimeout is how long a client may take to show who it is: three round trips over the slowest link.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes bounds the strangers that are listened to at a time, hence what they cost in memory and processor.
-	maxHandshakes = 64
+	// maxHandshakes bounds the strangers that are listened to at a time, hence what they cost: some 20 KiB each. So many must fall silent in
+	// handshakeTimeout before a node has to wait for its turn.
+	maxHandshakes = 1024
 	// refusalPause is how often refused connections are logged at most: whoever is refused comes again every second.
 	refusalPause = 10 * time.Second
 )

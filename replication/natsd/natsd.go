@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -77,7 +78,7 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats server: %w", err)
 	}
-	s.SetLogger(logBridge{cfg.Logger}, false, false)
+	s.SetLogger(&logBridge{log: cfg.Logger}, false, false)
 	s.Start()
 	if !s.ReadyForConnections(readyTimeout) {
 		s.Shutdown()
@@ -118,22 +119,43 @@ func splitHostPort(address string) (string, int, error) {
 const unverifiedWarning = "hostname of solicited routes will not be verified"
 
 // logBridge hands the server's messages on. What it calls fatal it also returns as an error, and its notices are noise here.
-type logBridge struct{ log *slog.Logger }
+type logBridge struct {
+	log *slog.Logger
 
-func (b logBridge) Noticef(format string, v ...any) {
+	mu      sync.Mutex
+	refused time.Time // when a refused handshake was logged last
+}
+
+// refusalPause is how often a refused handshake is logged at most: a client with a wrong certificate comes again several times a second.
+const refusalPause = 10 * time.Second
+
+func (b *logBridge) Noticef(format string, v ...any) {
 	b.log.Debug("nats notice", "message", fmt.Sprintf(format, v...))
 }
-func (b logBridge) Warnf(format string, v ...any) {
+func (b *logBridge) Warnf(format string, v ...any) {
 	if strings.Contains(format, unverifiedWarning) {
 		return
 	}
 	b.log.Warn("nats warning", "message", fmt.Sprintf(format, v...))
 }
-func (b logBridge) Fatalf(format string, v ...any) {
+func (b *logBridge) Fatalf(format string, v ...any) {
 	b.log.Error("nats failure", "message", fmt.Sprintf(format, v...))
 }
-func (b logBridge) Errorf(format string, v ...any) {
+func (b *logBridge) Errorf(format string, v ...any) {
+	if strings.Contains(format, "TLS handshake error") && !b.mayLogRefusal() {
+		return
+	}
 	b.log.Error("nats error", "message", fmt.Sprintf(format, v...))
 }
-func (b logBridge) Debugf(string, ...any) {}
-func (b logBridge) Tracef(string, ...any) {}
+func (b *logBridge) Debugf(string, ...any) {}
+func (b *logBridge) Tracef(string, ...any) {}
+
+func (b *logBridge) mayLogRefusal() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.refused) < refusalPause {
+		return false
+	}
+	b.refused = time.Now()
+	return true
+}
