@@ -65,6 +65,9 @@ func (w *Writer) readiness() ready {
 	case r.Role == roleFollower && w.store.Position().Epoch == 0:
 		r.Reasons = append(r.Reasons, "no data yet")
 	}
+	if w.store.Proving() {
+		r.Reasons = append(r.Reasons, "the state kept from before the start is being verified")
+	}
 	if w.differs.Load() {
 		r.Reasons = append(r.Reasons, "another writer's state differs")
 	}

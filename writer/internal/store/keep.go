@@ -188,6 +188,10 @@ func (f *fsm) prove(ctx context.Context) {
 	f.proving.Store(false)
 }
 
+// Proving reports whether the state is that of an earlier process and its hashes are still being recomputed. Records verify at every read
+// all the same; other rows are as the disk gives them.
+func (s *Store) Proving() bool { return s.fsm.proving.Load() }
+
 func (f *fsm) verifyNow(ctx context.Context) (err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
