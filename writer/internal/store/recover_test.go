@@ -462,6 +462,11 @@ func TestNodesOfTwoHistoriesDoNotHearEachOther(t *testing.T) {
 	if err != nil || report.Damaged > 0 || len(report.Notes) == 0 {
 		t.Errorf("fsck of a superseded node: %+v, %v", report, err)
 	}
+	// If the restore was the mistake, its data founds a history that is newer than both.
+	again := filepath.Join(t.TempDir(), "w3")
+	if contents, err := RestoreNode(t.Context(), restoreConfig(again, freshVoters(t, 1)), old[2].cfg.Dir); err != nil || contents.Position.Epoch != 1 {
+		t.Errorf("restore of a superseded node: %+v, %v", contents, err)
+	}
 }
 
 // A node that was restored and was down while the others raised the epoch is one of them when it comes.
