@@ -129,7 +129,7 @@ func honest(t *testing.T, r *replica.Replica, want []replication.Record, what st
 // TestAFlippedBitNeverAnswers is I13: wherever a bit flips, in a leaf, an inner page, a meta page or the freelist, before the file is opened or while it is
 // in use, a lookup is right or says that it cannot; never wrong, never a denial, never a crash. The replica heals by a snapshot.
 func TestAFlippedBitNeverAnswers(t *testing.T) {
-	const flips = 300
+	const flips = 150
 	dir, w := used(t)
 	original := takeImage(t, dir)
 	bits := int64(usedBytes(original[filepath.Base(dataFile(t, dir))])) * 8
@@ -199,16 +199,15 @@ func TestAnOlderLeafIsNotBelieved(t *testing.T) {
 	records := w.Records()
 	noticed := 0
 	for i, at := range replica.ChildPointers(original[filepath.Base(dataFile(t, dir))]) {
-		for bit := int64(i % 4); bit < 8; bit += 4 { // page numbers of this small file
-			copied := original.restore(t)
-			r := open(t, copied)
-			waitProven(t, r)
-			flip(t, dataFile(t, copied), int64(at)*8+bit)
-			if honest(t, r, records, fmt.Sprintf("child pointer at %d, bit %d", at, bit)) {
-				noticed++
-			}
-			_ = r.Close() // it may have been given up
+		bit := int64(i % 8) // page numbers of this small file
+		copied := original.restore(t)
+		r := open(t, copied)
+		waitProven(t, r)
+		flip(t, dataFile(t, copied), int64(at)*8+bit)
+		if honest(t, r, records, fmt.Sprintf("child pointer at %d, bit %d", at, bit)) {
+			noticed++
 		}
+		_ = r.Close() // it may have been given up
 	}
 	if noticed == 0 {
 		t.Error("no changed pointer was noticed")
