@@ -214,7 +214,7 @@ func TestNoMajority(t *testing.T) {
 func TestTransfer(t *testing.T) {
 	writers := startCluster(t, 3)
 	leader, _ := roles(t, writers)
-	if err := NewOperator(leader.cfg.Node.DataDir).Transfer(t.Context()); err != nil {
+	if err := NewOperator(leader.cfg.Node.DataDir).Transfer(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "another leader", func() bool {

@@ -51,6 +51,8 @@ type Config struct {
 	heartbeat time.Duration // shorter in tests that stop leaders; 0 is the store's default
 	segment   int64         // bytes of a journal segment, fewer in tests; 0 is the store's default
 	statFS    room.Stat     // of tests' disks; nil is the file system's own
+
+	joinStable time.Duration // how long a joining node must have held everything, less in tests; 0 is the store's default
 }
 
 type listeners struct{ public, internal, raft net.Listener }
@@ -96,11 +98,17 @@ type NodeConfig struct {
 	// reaches them, so that only loopback addresses are accepted.
 	InternalListen string `config:"internal_listen"`
 	RaftListen     string `config:"raft_listen"`
+
+	// InternalAdvertise and RaftAdvertise are how the other writers reach this one where cluster.voters does not list it, because it joined later:
+	// https://host:port, without TLS http://host:port; and host:port. Empty is where it listens.
+	InternalAdvertise string `config:"internal_advertise"`
+	RaftAdvertise     string `config:"raft_advertise"`
 }
 
 // ClusterConfig says who the writers are.
 type ClusterConfig struct {
-	// Voters are all writers, this one included, the same list on each. 3 survive the loss of one, 5 of two.
+	// Voters are the writers that found the cluster, the same list on each of them. 3 survive the loss of one, 5 of two. A writer that is not in its
+	// own list founds nothing: it asks those in the list to take it in when `latchkey-writer join` is called.
 	Voters []VoterConfig `config:"voters"`
 }
 
@@ -245,7 +253,7 @@ func isLoopback(host string) bool {
 
 func (c *Config) validateVoters(m *config.Mistakes) {
 	if len(c.Cluster.Voters) == 0 {
-		m.Add("cluster.voters", "must list every writer, this one included")
+		m.Add("cluster.voters", "must list the writers of the cluster")
 		return
 	}
 	seen := map[string]bool{}
@@ -257,30 +265,39 @@ func (c *Config) validateVoters(m *config.Mistakes) {
 			m.Add(at+".id", "%q is listed twice", v.ID)
 		}
 		seen[v.ID] = true
-		c.validatePeer(v, at, m)
+		c.validatePeer(v, at+".raft", at+".internal", m)
 	}
-	if !seen[c.Node.ID] {
-		m.Add("cluster.voters", "lacks this writer, %q", c.Node.ID)
+	// One that is not listed says itself how it is reached.
+	if raft, internal := c.addresses(); !seen[c.Node.ID] && c.Node.RaftListen != "" && c.Node.InternalListen != "" {
+		c.validatePeer(VoterConfig{Raft: raft, Internal: internal}, "node.raft_advertise", "node.internal_advertise", m)
 	}
 }
 
-// validatePeer holds what goes to another writer to TLS, or to this machine.
-func (c *Config) validatePeer(v VoterConfig, at string, m *config.Mistakes) {
+// validatePeer holds what goes to another writer to TLS, or to this machine. An address of all interfaces is none to connect to.
+func (c *Config) validatePeer(v VoterConfig, raftField, internalField string, m *config.Mistakes) {
 	const plain = "is not a loopback address, and there is no section tls"
-	if host, _, err := net.SplitHostPort(v.Raft); err != nil {
-		m.Add(at+".raft", "%q is not host:port", v.Raft)
+	if host, _, err := net.SplitHostPort(v.Raft); err != nil || anyInterface(host) {
+		m.Add(raftField, "%q is not host:port", v.Raft)
 	} else if c.TLS == nil && !isLoopback(host) {
-		m.Add(at+".raft", "%q %s", v.Raft, plain)
+		m.Add(raftField, "%q %s", v.Raft, plain)
 	}
-	scheme := "http"
-	if c.TLS != nil {
-		scheme = "https"
-	}
-	if u, err := url.Parse(v.Internal); err != nil || u.Scheme != scheme || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
-		m.Add(at+".internal", "%q is not %s://host:port", v.Internal, scheme)
+	if u, err := url.Parse(v.Internal); err != nil || u.Scheme != c.internalScheme() || u.Port() == "" || strings.Trim(u.Path, "/") != "" || anyInterface(u.Hostname()) {
+		m.Add(internalField, "%q is not %s://host:port", v.Internal, c.internalScheme())
 	} else if c.TLS == nil && !isLoopback(u.Hostname()) {
-		m.Add(at+".internal", "%q %s", v.Internal, plain)
+		m.Add(internalField, "%q %s", v.Internal, plain)
 	}
+}
+
+func (c *Config) internalScheme() string {
+	if c.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+func anyInterface(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "" || err == nil && addr.IsUnspecified()
 }
 
 func (c *Config) validateNATS(m *config.Mistakes) {

@@ -58,10 +58,7 @@ func (w *Writer) othersMarks(ctx context.Context) map[string][]store.Mark {
 		all    = map[string][]store.Mark{}
 		asking sync.WaitGroup
 	)
-	for id, base := range w.peers {
-		if id == w.cfg.Node.ID {
-			continue
-		}
+	for id, base := range w.others() {
 		asking.Go(func() {
 			marks, err := w.askMarks(ctx, base)
 			if err != nil {

@@ -95,10 +95,8 @@ func (w *Writer) lookAround(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		var asking sync.WaitGroup
-		for id, base := range w.peers {
-			if id != w.cfg.Node.ID {
-				asking.Go(func() { w.lookAt(ctx, base) })
-			}
+		for _, base := range w.others() {
+			asking.Go(func() { w.lookAt(ctx, base) })
 		}
 		asking.Wait()
 		select {

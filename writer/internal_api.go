@@ -46,6 +46,7 @@ func (w *Writer) routeInternal(s *server) {
 	} {
 		s.handle(pattern, w.fromNodes(h))
 	}
+	w.routeMembers(s)
 }
 
 // handleChanges serves the changes after a revision, waiting for the first one if asked to.
@@ -266,6 +267,10 @@ type edgeSeen struct {
 	ID       string `json:"id"`
 	LastSeen string `json:"last_seen"`
 	Revision string `json:"revision,omitempty"` // that it had when it asked for changes last
+	// Lag is how many changes have come since that revision; absent without one of this epoch.
+	Lag *uint64 `json:"lag,omitempty"`
+
+	at replication.Revision
 }
 
 // sawEdge notes that an edge asked for something. Edges beyond maxEdges are not noted.
@@ -281,7 +286,7 @@ func (w *Writer) sawEdge(id string, at replication.Revision) {
 	}
 	seen.ID, seen.LastSeen = id, formatTime(w.now().Unix())
 	if at != (replication.Revision{}) {
-		seen.Revision = at.String()
+		seen.Revision, seen.at = at.String(), at
 	}
 	w.edges[id] = seen
 }
@@ -305,13 +310,10 @@ func (w *Writer) handleSegment(rw http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// fetchSegment gets a segment from any other writer. Who asks compares the hash.
-func (w *Writer) fetchSegment(ctx context.Context, hash replication.Hash) (io.ReadCloser, error) {
+// fetchSegment gets a segment from any of the other writers. Who asks compares the hash.
+func (w *Writer) fetchSegment(ctx context.Context, others map[string]string, hash replication.Hash) (io.ReadCloser, error) {
 	err := error(store.ErrNoSegment)
-	for id, base := range w.peers {
-		if id == w.cfg.Node.ID {
-			continue
-		}
+	for id, base := range others {
 		req, reqErr := http.NewRequestWithContext(ctx, http.MethodGet, base+"/internal/v1/segments/"+hash.String(), nil)
 		if reqErr != nil {
 			return nil, reqErr

@@ -330,9 +330,10 @@ func TestSegments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := &Writer{client: http.DefaultClient, peers: map[string]string{"w1": "http://" + w.InternalAddr().String(), "w2": "http://127.0.0.1:1"}}
+	other := &Writer{client: http.DefaultClient}
+	from := map[string]string{"w1": "http://" + w.InternalAddr().String(), "w3": "http://127.0.0.1:1"}
 	other.cfg.Node.ID, other.cfg.Node.Cluster = "w2", testCluster
-	body, err := other.fetchSegment(t.Context(), sha256.Sum256(sealed))
+	body, err := other.fetchSegment(t.Context(), from, sha256.Sum256(sealed))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +341,7 @@ func TestSegments(t *testing.T) {
 	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, sealed) {
 		t.Errorf("fetched %d bytes, %v, want the %d of the file", len(got), err, len(sealed))
 	}
-	if _, err := other.fetchSegment(t.Context(), sha256.Sum256(nil)); err == nil {
+	if _, err := other.fetchSegment(t.Context(), from, sha256.Sum256(nil)); err == nil {
 		t.Error("a segment that nobody has was fetched")
 	}
 }

@@ -84,16 +84,15 @@ func (w *Writer) dialPeer(ctx context.Context, network, address string) (net.Con
 
 // internalAddress is where a writer's internal listener is, host:port.
 func (w *Writer) internalAddress(id string) (string, error) {
-	for _, v := range w.cfg.Cluster.Voters {
-		if v.ID == id {
-			u, err := url.Parse(v.Internal)
-			if err != nil {
-				return "", err
-			}
-			return u.Host, nil
-		}
+	at := w.internalOf(id)
+	if at == "" {
+		return "", fmt.Errorf("no writer %q is known", id)
 	}
-	return "", fmt.Errorf("no writer %q is known", id)
+	u, err := url.Parse(at)
+	if err != nil {
+		return "", err
+	}
+	return u.Host, nil
 }
 
 var errNoPeer = errors.New("request without a node's certificate")

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -72,12 +73,9 @@ func (w *Writer) routeOperator(s *server) {
 	s.handle("GET /keys", w.handleKeys)
 	s.handle("POST /keys", w.handleAddKey)
 	s.handle("POST /keys/revoke", w.handleRevokeKey)
-	s.handle("POST /transfer", func(rw http.ResponseWriter, r *http.Request) error {
-		if err := w.store.TransferLeadership(); err != nil {
-			return problem.New(problem.Unavailable, sentence(err.Error()))
-		}
-		return writeJSON(rw, http.StatusOK, struct{}{})
-	})
+	s.handle("POST /transfer", w.handleTransfer)
+	s.handle("POST /join", w.handleJoin)
+	s.handle("POST /remove/{id}", w.handleRemove)
 }
 
 // APIKeyInfo is what is known of an API key. The key itself is nowhere.
@@ -208,9 +206,19 @@ func (o *Operator) RevokeKey(ctx context.Context, env entitlement.Environment, n
 	return o.do(ctx, http.MethodPost, "/keys/revoke", keyRequest{Environment: env, Name: name}, nil)
 }
 
-// Transfer hands leadership to another writer. Error: ErrNotRunning.
-func (o *Operator) Transfer(ctx context.Context) error {
-	return o.do(ctx, http.MethodPost, "/transfer", struct{}{}, nil)
+// Transfer hands leadership from this writer to the one with that id, or to the most advanced one where id is empty. Error: ErrNotRunning.
+func (o *Operator) Transfer(ctx context.Context, id string) error {
+	return o.do(ctx, http.MethodPost, "/transfer?to="+url.QueryEscape(id), struct{}{}, nil)
+}
+
+// Join has the writer ask its cluster to take it in, if it did not yet, and says how far that is. Ask again until it votes. Error: ErrNotRunning.
+func (o *Operator) Join(ctx context.Context) (p JoinProgress, err error) {
+	return p, o.do(ctx, http.MethodPost, "/join", struct{}{}, &p)
+}
+
+// Remove ends the membership of the writer with that id, for ever. Error: ErrNotRunning.
+func (o *Operator) Remove(ctx context.Context, id string) error {
+	return o.do(ctx, http.MethodPost, "/remove/"+url.PathEscape(id), struct{}{}, nil)
 }
 
 func (o *Operator) do(ctx context.Context, method, path string, body, into any) error {

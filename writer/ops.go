@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
 func (w *Writer) routeOps(s *server) {
@@ -68,6 +70,9 @@ func (w *Writer) readiness() ready {
 	if w.store.Proving() {
 		r.Reasons = append(r.Reasons, "the state kept from before the start is being verified")
 	}
+	if m, _, err := w.store.Member(w.cfg.Node.ID); err == nil && m.Suffrage != store.Voting {
+		r.Reasons = append(r.Reasons, map[store.Suffrage]string{store.Outside: "not a member: latchkey-writer join asks to be taken in", store.NonVoting: "joining"}[m.Suffrage])
+	}
 	if w.differs.Load() {
 		r.Reasons = append(r.Reasons, "another writer's state differs")
 	}
@@ -99,8 +104,14 @@ type Status struct {
 	FullHash  string  `json:"full_hash"` // of what writers keep beyond records, at AppliedIndex
 	Rules     uint32  `json:"rules"`
 
-	AppliedIndex uint64 `json:"applied_index"`
-	Floor        uint64 `json:"change_log_floor"` // changes up to here are no longer kept
+	Reasons []string `json:"reasons"` // why it is not ready: those of /readyz
+
+	Term            uint64 `json:"term"`
+	CommitIndex     uint64 `json:"commit_index"`
+	AppliedIndex    uint64 `json:"applied_index"`
+	LastIndex       uint64 `json:"last_index"`
+	MissingSegments int    `json:"missing_segments"` // of the journal, that it still has to fetch
+	Floor           uint64 `json:"change_log_floor"` // changes up to here are no longer kept
 
 	Clock ClockStatus `json:"clock"`
 	Disk  DiskStatus  `json:"disk"`
@@ -109,16 +120,10 @@ type Status struct {
 	Edges   []edgeSeen `json:"edges"` // that asked this writer for something since it started
 }
 
-// Member is a writer of the cluster.
-type Member struct {
-	ID       string `json:"id"`
-	Raft     string `json:"raft"`
-	Internal string `json:"internal"`
-	Leader   bool   `json:"leader"`
-}
-
 func (w *Writer) status() (Status, error) {
-	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Role: w.role(), Leader: w.store.Leader(), Ready: w.readiness().Ready}
+	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Role: w.role(), Leader: w.store.Leader()}
+	ready := w.readiness()
+	s.Ready, s.Reasons = ready.Ready, ready.Reasons
 	stats := w.store.Stats()
 	p := stats.Position
 	s.Epoch, s.Revision, s.StateHash, s.Rules = p.Epoch, p.N, p.StateHash.String(), p.Rules
@@ -127,13 +132,19 @@ func (w *Writer) status() (Status, error) {
 	if h := w.newestHead(); h != nil {
 		s.AsOf = optionalTime(h.AsOf)
 	}
-	for _, v := range w.cfg.Cluster.Voters {
-		s.Members = append(s.Members, Member{ID: v.ID, Raft: v.Raft, Internal: v.Internal, Leader: v.ID == s.Leader})
+	s.Term, s.CommitIndex, s.LastIndex, s.MissingSegments = stats.Term, stats.CommitIndex, stats.LastIndex, stats.MissingSegments
+	var err error
+	if s.Members, err = w.members(s.Leader); err != nil {
+		return s, err
 	}
 	w.edgesMu.Lock()
 	defer w.edgesMu.Unlock()
 	s.Edges = []edgeSeen{}
 	for _, e := range w.edges {
+		if e.at.Epoch == s.Epoch && e.at.N <= s.Revision {
+			behind := s.Revision - e.at.N
+			e.Lag = &behind
+		}
 		s.Edges = append(s.Edges, e)
 	}
 	slices.SortFunc(s.Edges, func(a, b edgeSeen) int { return strings.Compare(a.ID, b.ID) })

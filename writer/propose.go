@@ -127,8 +127,8 @@ var errNoTime = errors.New("clocks behind the last stamp")
 // to lead, errUnreachable, store.ErrTooLarge.
 func (w *Writer) askLeader(ctx context.Context, method, path string, body []byte) ([]byte, error) {
 	leader := w.store.Leader()
-	base, known := w.peers[leader]
-	if !known || leader == w.cfg.Node.ID {
+	base := w.baseOf(leader)
+	if base == "" || leader == w.cfg.Node.ID {
 		return nil, store.ErrNotLeader
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)

@@ -32,6 +32,16 @@ type vitals struct {
 	Applied uint64 `json:"applied_index"`
 	Free    int64  `json:"disk_free_bytes"`
 	Low     bool   `json:"disk_low"`
+
+	// What only the operator looks at, and the leader when a node joins.
+	Version         string `json:"version"`
+	Rules           uint32 `json:"rules_known"`
+	Ready           bool   `json:"ready"`
+	Term            uint64 `json:"term"`
+	Commit          uint64 `json:"commit_index"`
+	Last            uint64 `json:"last_index"`
+	MissingSegments int    `json:"missing_segments"`
+	Used            int64  `json:"disk_used_bytes"`
 }
 
 // peer is what is known of another writer.
@@ -87,10 +97,7 @@ func (w *Writer) askVitals(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, vitalsRoundTrip)
 	defer cancel()
 	var asking sync.WaitGroup
-	for id, base := range w.peers {
-		if id == w.cfg.Node.ID {
-			continue
-		}
+	for id, base := range w.others() {
 		asking.Go(func() {
 			asked := time.Now()
 			v, err := w.askPeer(ctx, base)
@@ -134,10 +141,16 @@ func (w *Writer) askPeer(ctx context.Context, base string) (v vitals, err error)
 
 // handleVitals tells another writer of this one. The clock is read last: what takes time before would count as its error.
 func (w *Writer) handleVitals(rw http.ResponseWriter, _ *http.Request) error {
-	disk := w.disk.Status()
-	v := vitals{Node: w.cfg.Node.ID, Applied: w.store.Stats().AppliedIndex, Free: disk.FreeBytes, Low: disk.Low}
+	v := w.ownVitals()
 	v.Clock = w.clock.raw().UnixNano()
 	return writeJSON(rw, http.StatusOK, v)
+}
+
+func (w *Writer) ownVitals() vitals {
+	disk := w.disk.Status()
+	stats := w.store.Stats()
+	return vitals{Node: w.cfg.Node.ID, Applied: stats.AppliedIndex, Free: disk.FreeBytes, Low: disk.Low, Version: Version(), Rules: w.store.Standing().Rules,
+		Ready: w.readiness().Ready, Term: stats.Term, Commit: stats.CommitIndex, Last: stats.LastIndex, MissingSegments: stats.MissingSegments, Used: w.used.bytes()}
 }
 
 // heard returns the vitals of the voters that answered of late, this one not among them.

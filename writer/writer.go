@@ -65,7 +65,7 @@ type Writer struct {
 
 	identity *mutual.Identity // among the nodes; nil: no mutual TLS
 
-	peers  map[string]string // internal addresses of all writers, by id
+	peers  map[string]string // internal addresses of the configured voters, by id: see others
 	client *http.Client      // to them
 	reads  *sharedReads
 	relays map[entitlement.Environment]*relay // of commands to the leader; "" is for what concerns the whole cluster
@@ -89,6 +89,7 @@ type Writer struct {
 
 	vitalsMu sync.Mutex
 	vitals   map[string]peer // of the other writers, by id
+	used     *usage
 
 	differs atomic.Bool // a comparison with other writers' states found a difference
 
@@ -99,6 +100,8 @@ type Writer struct {
 	touched map[string]int64 // SHA-256 of an API key, in hex, to when it was used last
 
 	servers    []*server
+	opened     chan struct{}   // closed when store is set: it asks for things before
+	ended      chan error      // why this node must stop for good
 	serving    context.Context // ends when requests are to end
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -117,7 +120,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	var mistakes config.Mistakes
 	clock := newClock(cfg.clock(), len(cfg.Cluster.Voters))
 	cfg.Now = clock.now
-	w = &Writer{cfg: cfg, log: cfg.logger(), clock: clock, now: clock.now, vitals: map[string]peer{}, admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+	w = &Writer{cfg: cfg, log: cfg.logger(), clock: clock, now: clock.now, vitals: map[string]peer{}, used: newUsage(cfg.Node.DataDir), ended: make(chan error, 1), opened: make(chan struct{}), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	w.identity = cfg.loadIdentity(&mistakes)
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
@@ -176,6 +179,9 @@ func (w *Writer) openFiles() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
+	if err := checkRemoved(dir); err != nil {
+		return err
+	}
 	var err error
 	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot, func() bool { return w.disk.Status().Low }); err != nil {
 		return err
@@ -184,14 +190,16 @@ func (w *Writer) openFiles() error {
 	for i, v := range w.cfg.Cluster.Voters {
 		voters[i] = store.Voter{ID: v.ID, Addr: v.Raft}
 	}
+	raft, _ := w.cfg.addresses()
 	w.store, err = store.Open(store.Config{
 		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters, Identity: w.identity,
-		Rules: store.RulesVersion, Now: w.now, TrustClock: w.clock.believed, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
-		FetchSegment: w.fetchSegment, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
+		Advertise: raft, Ask: w.storeAsks, JoinStable: w.cfg.joinStable, Now: w.now, TrustClock: w.clock.believed, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
+		FetchSegment: w.storeFetches, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
+	close(w.opened)
 	w.disk = &disk{Watch: room.Watch{Dir: dir, Reserve: w.cfg.Node.DiskReserveBytes, Stat: w.cfg.statFS, Logger: w.log,
 		Extra: func() int64 { return w.store.Stats().StateBytes }}} // room for one more copy, which a Raft snapshot is
 	return nil
@@ -267,6 +275,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.background.Go(func() { w.watch(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
 	w.background.Go(func() { w.lookAround(w.serving) })
+	w.background.Go(func() { w.attend(w.serving) })
 	for _, r := range w.relays {
 		w.background.Go(func() { r.run(w.serving) })
 	}
@@ -278,6 +287,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-w.ended:
 	}
 	w.log.InfoContext(ctx, "writer stops")
 	return errors.Join(err, w.Close())

@@ -66,33 +66,6 @@ func operator(cmd *cobra.Command) func() (*writer.Operator, error) {
 	}
 }
 
-func statusCommand() *cobra.Command {
-	asJSON := false
-	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "Show what the writer on this machine says of itself and its cluster.",
-		Example: "  latchkey-writer status --config writer.yaml\n  latchkey-writer status --data-dir /var/lib/latchkey --json",
-		Args:    cobra.NoArgs,
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	reach := operator(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		op, err := reach()
-		if err != nil {
-			return err
-		}
-		s, err := op.Status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return printJSON(cmd.OutOrStdout(), s)
-		}
-		return printStatus(cmd.OutOrStdout(), s)
-	}
-	return cmd
-}
-
 func printJSON(w io.Writer, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -100,48 +73,6 @@ func printJSON(w io.Writer, v any) error {
 	}
 	_, err = fmt.Fprintf(w, "%s\n", b)
 	return err
-}
-
-func printStatus(w io.Writer, s writer.Status) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	asOf := "never"
-	if s.AsOf != nil {
-		asOf = *s.AsOf
-	}
-	fmt.Fprintf(t, "node\t%s of %s, %s\nrole\t%s, ready: %t\nleader\t%s\nrevision\t%d-%d\nas of\t%s\nstate hash\t%s\nfull hash\t%s at index %d\n",
-		s.Node, s.Cluster, s.Version, s.Role, s.Ready, orNone(s.Leader), s.Epoch, s.Revision, asOf, s.StateHash, s.FullHash, s.AppliedIndex)
-	for _, m := range s.Members {
-		fmt.Fprintf(t, "member\t%s at %s\n", m.ID, m.Internal)
-	}
-	for _, e := range s.Edges {
-		fmt.Fprintf(t, "edge\t%s at revision %s, seen %s\n", e.ID, orNone(e.Revision), e.LastSeen)
-	}
-	return t.Flush()
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
-func transferCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "transfer",
-		Short:   "Hand leadership from the writer on this machine to another one.",
-		Example: "  latchkey-writer transfer --config writer.yaml",
-		Args:    cobra.NoArgs,
-	}
-	reach := operator(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		op, err := reach()
-		if err != nil {
-			return err
-		}
-		return op.Transfer(cmd.Context())
-	}
-	return cmd
 }
 
 func keysCommand() *cobra.Command {

@@ -66,7 +66,7 @@ func command() *cobra.Command {
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(serveCommand(), statusCommand(), keysCommand(), transferCommand(),
+	root.AddCommand(serveCommand(), statusCommand(), keysCommand(), joinCommand(), removeCommand(), transferCommand(),
 		backupCommand(), restoreCommand(), fsckCommand(), replayCommand(), webhookTestCommand(), versionCommand())
 	return root
 }

@@ -60,6 +60,11 @@ func (s *Store) TransferLeadershipTo(id string) error {
 		if string(server.ID) != id || server.Suffrage != raft.Voter {
 			continue
 		}
+		if id == s.cfg.ID && s.IsLeader() {
+			return nil
+		} else if id == s.cfg.ID {
+			return ErrNotLeader
+		}
 		err := s.raft.LeadershipTransferToServer(server.ID, server.Address).Error()
 		if errors.Is(err, raft.ErrNotLeader) {
 			return ErrNotLeader

@@ -42,8 +42,16 @@ type Member struct {
 	Raft     string // host:port of its Raft listener
 	Internal string // base URL of its internal listener; empty: it has not said yet
 	Suffrage Suffrage
+	// Announced is how the node itself said that it is reached; zero before it has.
+	Announced Address
 	// RemovedAt is when it was removed, Unix seconds; 0: it was not. An id that was removed never comes back.
 	RemovedAt int64
+}
+
+// Address is how the others reach a node.
+type Address struct {
+	Raft     string // host:port
+	Internal string // base URL
 }
 
 // Standing is what a node says of itself when the leader asks.
@@ -88,7 +96,8 @@ func (s *Store) Members() ([]Member, error) {
 		id := string(server.ID)
 		row := rows[id]
 		delete(rows, id)
-		m := Member{ID: id, Raft: string(server.Address), Internal: row.Internal, RemovedAt: row.RemovedAt, Suffrage: NonVoting}
+		_, at := splitAddress(server.Address)
+		m := Member{ID: id, Raft: at, Internal: row.Internal, Announced: row.address(), RemovedAt: row.RemovedAt, Suffrage: NonVoting}
 		if server.Suffrage == raft.Voter {
 			m.Suffrage = Voting
 		}
@@ -101,7 +110,7 @@ func (s *Store) Members() ([]Member, error) {
 		in = append(in, m)
 	}
 	for id, row := range rows {
-		out = append(out, Member{ID: id, Raft: row.Raft, Internal: row.Internal, RemovedAt: row.RemovedAt})
+		out = append(out, Member{ID: id, Raft: row.Raft, Internal: row.Internal, Announced: row.address(), RemovedAt: row.RemovedAt})
 	}
 	byID := func(a, b Member) int { return strings.Compare(a.ID, b.ID) }
 	slices.SortFunc(in, byID)
@@ -453,6 +462,8 @@ type memberRow struct {
 	Internal  string `cbor:"2,keyasint,omitempty"`
 	RemovedAt int64  `cbor:"3,keyasint,omitempty"` // stamp; 0: it was not removed
 }
+
+func (row memberRow) address() Address { return Address{Raft: row.Raft, Internal: row.Internal} }
 
 func (r *Reader) memberRows() (map[string]memberRow, error) {
 	rows := map[string]memberRow{}

@@ -455,12 +455,7 @@ func TestTheLeadGoesWhereItIsSent(t *testing.T) {
 	}
 }
 
-func giveLead(from, to *node) error {
-	if from == to {
-		return nil
-	}
-	return from.TransferLeadershipTo(to.cfg.ID)
-}
+func giveLead(from, to *node) error { return from.TransferLeadershipTo(to.cfg.ID) }
 
 // nextVersion is what a node of the next release does: once the rules are raised, an event gives its account an attribute, which every hash sees.
 func nextVersion(c *Config) {
