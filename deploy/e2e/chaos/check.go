@@ -123,16 +123,19 @@ func diverged(h *History) (wrong []string) {
 
 // twoLeaders (I4): two leaders of one term, or journals that are not the same bytes as far as both go.
 func twoLeaders(h *History) (wrong []string) {
-	leader := map[uint64]string{}
+	leads := slices.Clone(h.Leads)
 	for _, s := range h.Writers {
-		if !s.Leader || s.Term == 0 {
+		if s.Leader && s.Term > 0 {
+			leads = append(leads, Lead{s.Node, s.Term})
+		}
+	}
+	leader := map[uint64]string{}
+	for _, l := range leads {
+		if other := leader[l.Term]; other != "" && other != l.Node {
+			wrong = append(wrong, fmt.Sprintf("%s and %s both lead in term %d", other, l.Node, l.Term))
 			continue
 		}
-		if other := leader[s.Term]; other != "" && other != s.Node {
-			wrong = append(wrong, fmt.Sprintf("%s and %s both lead in term %d", other, s.Node, s.Term))
-			continue
-		}
-		leader[s.Term] = s.Node
+		leader[l.Term] = l.Node
 	}
 	nodes := slices.Sorted(maps.Keys(h.Journals))
 	for i, node := range nodes {

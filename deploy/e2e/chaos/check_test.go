@@ -64,6 +64,7 @@ func sound(t *testing.T) *History {
 			{Sent: at(21), At: at(21.01), Node: "e1", Account: "acc_1", Revision: rev(6), AsOf: at(20), Active: true, Allowed: true}, // the last step may show
 		},
 		Logs:     logs,
+		Leads:    []Lead{{"w1", 2}, {"w2", 3}},
 		Journals: map[string][]byte{"w1": []byte("abcdef"), "w2": []byte("abcdef"), "w3": []byte("abc")},
 		Spreads:  []Spread{{"NATS stopped", 2100 * time.Millisecond}},
 		Heals:    []Heal{{Round: 1, Faults: "kill the leader", Leader: 2 * time.Second, Fresh: time.Second, Restores: 1}},
@@ -99,6 +100,7 @@ func TestEveryCheckerFindsItsFaultAndNoOther(t *testing.T) {
 		{"two writers at one index differ beyond records", "I3", "at index 10", func(h *History) { h.Writers[1].FullHash = "other" }},
 		{"two writers at one index differ in records", "I3", "at index 10", func(h *History) { h.Writers[1].StateHash = "other" }},
 		{"two leaders of one term", "I4", "both lead in term 2", func(h *History) { h.Writers[1].Leader = true }},
+		{"two leaders of one term, by their logs", "I4", "both lead in term 3", func(h *History) { h.Leads = append(h.Leads, Lead{"w3", 3}) }},
 		{"journals that fork", "I4", "journals of w1 and w3 differ", func(h *History) { h.Journals["w3"] = []byte("abX") }},
 		{"a log that is not dense", "I5", "not dense", func(h *History) { h.Logs["w2"].Broken = []string{errNotDense.Error()} }},
 		{"logs that fork", "I5", "not one", func(h *History) { h.Logs["w3"].Chains[5][0]++ }},

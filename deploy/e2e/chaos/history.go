@@ -17,6 +17,7 @@ type History struct {
 	Answers  []Answer
 	Steps    map[string][]Step // what was done to each account, in order
 	Logs     map[string]*Fold  // each writer's change log, read from its beginning
+	Leads    []Lead            // what the writers' logs say of leadership
 	Journals map[string][]byte // each writer's journal, all segments one after the other
 	Shifts   []Shift           // of all clocks alike
 	Spreads  []Spread          // how soon changes showed while NATS was disturbed
@@ -53,6 +54,12 @@ type WriterSample struct {
 	Applied             uint64
 	Position            replication.Revision
 	StateHash, FullHash string
+}
+
+// Lead is one beginning of a writer's leadership.
+type Lead struct {
+	Node string
+	Term uint64
 }
 
 // EdgeSample is an edge's status at one moment.

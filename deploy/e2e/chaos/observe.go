@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -263,6 +264,37 @@ func (c *Cluster) compare(ctx context.Context) error {
 		}
 		if s.Epoch != first.s.Epoch || s.Revision != first.s.Revision || s.StateHash != first.s.StateHash {
 			return fmt.Errorf("%s is at %d-%d %s, %s at %d-%d %s", first.node, first.s.Epoch, first.s.Revision, first.s.StateHash, id, s.Epoch, s.Revision, s.StateHash)
+		}
+	}
+	return nil
+}
+
+// readLogs reads what the nodes wrote: who led in which term, and whether a program broke.
+func (c *Cluster) readLogs(r *recorder) error {
+	files, err := filepath.Glob(filepath.Join(c.dir, "logs", "*.log"))
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		node := strings.TrimSuffix(filepath.Base(path), ".log")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for line := range bytes.Lines(b) {
+			var entry struct {
+				Message string `json:"msg"`
+				Term    uint64 `json:"term"`
+			}
+			broke := bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.Contains(line, []byte("DATA RACE"))
+			switch {
+			case broke:
+				r.with(func(h *History) {
+					h.Strange = append(h.Strange, fmt.Sprintf("%s broke: %.300s", node, bytes.TrimSpace(line)))
+				})
+			case bytes.Contains(line, []byte(`"msg":"leads"`)) && json.Unmarshal(line, &entry) == nil:
+				r.with(func(h *History) { h.Leads = append(h.Leads, Lead{node, entry.Term}) })
+			}
 		}
 	}
 	return nil

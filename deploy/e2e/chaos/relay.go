@@ -50,7 +50,7 @@ type Relay struct {
 	work    sync.WaitGroup
 }
 
-// NewRelay returns a relay that asks who for the name of the node at the other end of a connection.
+// NewRelay returns a relay that asks who for the name of the node at the other end of a connection; "" ends the connection.
 func NewRelay(who func(net.Conn) string) *Relay {
 	return &Relay{who: who, changed: make(chan struct{}), open: map[*passage]bool{}, seen: map[string]bool{}}
 }
@@ -187,7 +187,7 @@ const dialWithin = 2 * time.Second
 func (r *Relay) carry(near net.Conn, target, to, kind string) {
 	p := &passage{relay: r, from: r.who(near), to: to, kind: kind, near: near, ended: make(chan struct{})}
 	r.mu.Lock()
-	if r.closed {
+	if r.closed || p.from == "" {
 		r.mu.Unlock()
 		near.Close()
 		return

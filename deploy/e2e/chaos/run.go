@@ -100,7 +100,9 @@ func Run(ctx context.Context, config Config) (Result, error) {
 	for _, id := range r.cluster.ids("w") {
 		dirs[id] = r.cluster.node(id).Dir
 	}
-	err = errors.Join(err, r.cluster.stopWith(func() error { return r.cluster.readJournals(r.recorder, dirs) }))
+	err = errors.Join(err, r.cluster.stopWith(func() error {
+		return errors.Join(r.cluster.readJournals(r.recorder, dirs), r.cluster.readLogs(r.recorder))
+	}))
 	result := r.judge()
 	r.table(result)
 	if err != nil {
