@@ -21,6 +21,10 @@ func (w *Writer) handleBackup(rw http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	// The state is copied into the data folder first. A log that finds no room ends the process.
+	if disk, state := w.DiskStatus(), w.store.Stats().StateBytes; disk.FreeBytes-state < disk.ReserveBytes {
+		return unavailable(fmt.Sprintf("A backup needs %d MiB more in the data folder than may be used.", (disk.ReserveBytes-disk.FreeBytes+state)>>20+1))
+	}
 	b, err := w.store.Backup()
 	if err != nil {
 		return unavailable(sentence(err.Error()))

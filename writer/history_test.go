@@ -147,6 +147,9 @@ func TestAWriterThatIsShownANewerHistoryStopsForGood(t *testing.T) {
 			if r := old.get("/readyz"); r.status != http.StatusServiceUnavailable || !strings.Contains(r.text, `"superseded"`) {
 				t.Errorf("/readyz = %d %s, want 503 and the reason superseded", r.status, r.text)
 			}
+			if r := old.get("/status"); !strings.Contains(r.text, `"reasons":["superseded"`) {
+				t.Errorf("/status = %s, want the reason superseded", r.text)
+			}
 			for path, want := range map[string]int{"/healthz": 200, "/status": 200, "/v1/catalog": 503} {
 				if r := old.do("GET", path, "", auth(serverKey)); r.status != want {
 					t.Errorf("GET %s = %d %s, want %d", path, r.status, r.text, want)
