@@ -134,7 +134,8 @@ func (w *Writer) status() (Status, error) {
 	}
 	s.Term, s.CommitIndex, s.LastIndex, s.MissingSegments = stats.Term, stats.CommitIndex, stats.LastIndex, stats.MissingSegments
 	var err error
-	if s.Members, err = w.members(s.Leader); err != nil {
+	// The store of a superseded writer is closed.
+	if s.Members, err = w.members(s.Leader); err != nil && !w.superseded.Load() {
 		return s, err
 	}
 	w.edgesMu.Lock()
