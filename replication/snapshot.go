@@ -17,7 +17,7 @@ import (
 // most.
 const (
 	maxSnapshotWindow   = 8 << 20
-	snapshotBufferBytes = 1 << 20
+	snapshotBufferBytes = 128 << 10
 )
 
 // SnapshotInfo says what WriteSnapshot wrote; with the position of the records it becomes a Manifest.

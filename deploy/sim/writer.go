@@ -116,7 +116,7 @@ func (n *writer) start() {
 	}
 	n.knows = m.Applied()
 	n.w.note("%s starts at %d", n.name, n.knows)
-	if n.knows > 0 {
+	if n.knows > 0 && !n.left {
 		n.w.judge.applied(n)
 	}
 	life := n.life
