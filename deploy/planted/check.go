@@ -116,7 +116,7 @@ func (b *bench) start(ctx context.Context, fault string, c checker) (string, err
 		cmd.Dir = c.of // where go test would start it
 	}
 	if c.processes && c.test == "" {
-		cmd.Args = append(cmd.Args, "--programs", b.dir)
+		cmd.Args = append(cmd.Args, "--programs", b.dir, "--dir", filepath.Join(b.dir, "nodes-"+fault))
 		if fault != "" {
 			cmd.Args = append(cmd.Args, "--plant", fault)
 		}
