@@ -23,7 +23,7 @@ func openUnproven(t *testing.T, dir string) *replica.Replica {
 
 func write(t *testing.T, path string, at int64, b []byte) {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,6 +158,7 @@ func TestACrashLeavesTheOldOrTheNewReplica(t *testing.T) {
 			t.Parallel()
 			dir := before.restore(t)
 			die(t, dir, step.point)
+			write(t, filepath.Join(dir, "snapshot-1.tmp"), 0, []byte("a download that was cut off"))
 			is(t, dir, map[int]int{old: 1, fresh: 1 + newer, batch: 1 + newer + 1}[step.want])
 			if err := rebuild(dir); err != nil { // and it goes on from there
 				t.Errorf("a new snapshot after the crash: %v", err)
