@@ -481,9 +481,9 @@ func (l *Ladder) report(kind string, err error) {
 // steps touch nothing that is served, and may run while the ladder takes others; Ladder.Finish ends it.
 type Climb struct {
 	cfg    *LadderConfig
-	before Head // what was served when it began
+	before Head   // what was served when it began
 	least  uint64 // epoch
-	fresh  Copy // nil until built
+	fresh  Copy   // nil until built
 	done   RequestKind
 }
 

@@ -22,11 +22,11 @@ type judge struct {
 	newest    uint64              // epoch
 	applies   map[uint64]applied  // by log index
 	acks      []ack
-	bodies    map[replication.Position]body1
-	healed    time.Duration
+	bodies    map[replication.Position]servedBody
 }
 
-type body1 struct {
+// servedBody is a snapshot for edges.
+type servedBody struct {
 	body []byte
 	info replication.SnapshotInfo
 }
@@ -56,18 +56,17 @@ type applied struct {
 
 // ack is a command that somebody was told is done.
 type ack struct {
-	at       time.Duration
-	highest  replication.Revision // of this and all before
-	index    uint64
-	event    string
-	provider entitlement.Provider
+	at      time.Duration
+	highest replication.Revision // of this and all before
+	index   uint64
+	event   string
 }
 
 // slack is how much before its as_of an edge may lack what was acknowledged (I8).
 const slack = 2 * time.Second
 
 func newJudge(w *world) *judge {
-	return &judge{w: w, histories: map[uint64]*history{}, applies: map[uint64]applied{}, bodies: map[replication.Position]body1{}}
+	return &judge{w: w, histories: map[uint64]*history{}, applies: map[uint64]applied{}, bodies: map[replication.Position]servedBody{}}
 }
 
 // end is the last position of the history.
