@@ -60,7 +60,7 @@ func TestNodesTellEachOtherApart(t *testing.T) {
 	w := writers[0]
 	base := "https://" + w.InternalAddr().String()
 	inCluster := header{clusterHeader: testCluster}
-	writersOnly := []string{"POST /internal/v1/propose", "GET /internal/v1/read-index", "GET " + vitalsPath, "GET " + marksPath, "GET /internal/v1/segments/" + strings.Repeat("0", 64)}
+	writersOnly := []string{"POST /internal/v1/propose", "GET /internal/v1/read-index", "GET " + vitalsPath, "GET " + marksPath, "GET " + membersPath + "/w1", "POST " + membersPath, "GET /internal/v1/segments/" + strings.Repeat("0", 64)}
 	key, err := token.GenerateKey()
 	if err != nil {
 		t.Fatal(err)
