@@ -133,16 +133,35 @@ func (c *clock) measured(id string, theirs, asked time.Time, roundTrip time.Dura
 	c.peers[id] = reading{zero: theirs.Round(0).Add(-elapsed - roundTrip/2), err: roundTrip / 2, taken: elapsed + roundTrip}
 }
 
-// judge compares the own clock with the other writers' and decides how it is read from now on. writers are all that vote, this one
-// included or not.
-func (c *clock) judge(self string, writers []string) (changed bool) {
+// round is one comparison with the others, from before they are asked.
+type round struct {
+	zero  time.Time // of the own clock
+	began time.Duration
+}
+
+func (c *clock) begin() round {
+	zero, elapsed := c.own()
+	return round{zero: zero, began: elapsed}
+}
+
+// judge compares the own clock with the other writers', as measured since r began or not long before, and decides how it is read from now on. writers
+// are all that vote, this one included or not.
+func (c *clock) judge(r round, self string, writers []string) (changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.line.Load()
-	zero, _ := c.own()
+	zero, elapsed := c.own()
+	if zero.Sub(r.zero).Abs() > clockStep {
+		return false // it was set meanwhile: what was measured says nothing of it, and the next reading asks for another round
+	}
 	others := others(self, writers)
+	stepped := !old.alone && zero.Sub(old.zero).Abs() > clockStep
+	since := elapsed - clockKept
+	if stepped { // all clocks may have been set together: what they showed before is no objection
+		since = r.began
+	}
 	next := &timeline{zero: zero, alone: len(others) == 0, compared: old.compared, off: old.off, correction: old.correction, deviation: old.deviation}
-	known := c.deviations(zero, others)
+	known := c.deviations(zero, others, since)
 	agree := 1
 	for _, d := range known {
 		if d.Abs() <= clockLimit {
@@ -150,7 +169,6 @@ func (c *clock) judge(self string, writers []string) (changed bool) {
 		}
 	}
 	middle := middleOf(slices.Collect(maps.Values(known)), len(others)+1)
-	stepped := !old.alone && zero.Sub(old.zero).Abs() > clockStep
 	limit := clockLimit
 	if old.off { // not back and forth at the limit
 		limit /= 2
@@ -169,12 +187,11 @@ func (c *clock) judge(self string, writers []string) (changed bool) {
 	return next.off != old.off
 }
 
-// deviations returns how far each of others is ahead of a clock that showed zero at base; missing are those that were not measured of late.
-func (c *clock) deviations(zero time.Time, others []string) map[string]time.Duration {
-	elapsed := time.Since(c.base)
+// deviations returns how far each of others is ahead of a clock that showed zero at base; missing are those that were not measured since then.
+func (c *clock) deviations(zero time.Time, others []string, since time.Duration) map[string]time.Duration {
 	known := map[string]time.Duration{}
 	for _, id := range others {
-		if r, measured := c.peers[id]; measured && elapsed-r.taken <= clockKept {
+		if r, measured := c.peers[id]; measured && r.taken >= since {
 			known[id] = r.zero.Sub(zero)
 		}
 	}
@@ -185,9 +202,9 @@ func (c *clock) deviations(zero time.Time, others []string) map[string]time.Dura
 func (c *clock) good(self string, writers []string) map[string]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	zero, _ := c.own()
+	zero, elapsed := c.own()
 	others := others(self, writers)
-	known := c.deviations(zero, others)
+	known := c.deviations(zero, others, elapsed-clockKept)
 	good := map[string]bool{}
 	for id, theirs := range known {
 		seen := []time.Duration{-theirs} // the own clock, as that one sees it

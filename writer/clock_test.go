@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,7 @@ func TestWhoseClockIsWrong(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			voters := []string{"self"}
 			c := newClock(time.Now, len(tt.others)+1)
+			round := c.begin()
 			for i, d := range tt.others {
 				id := fmt.Sprint("w", i)
 				voters = append(voters, id)
@@ -59,7 +61,7 @@ func TestWhoseClockIsWrong(t *testing.T) {
 					c.measured(id, time.Now().Add(d), time.Now(), 0)
 				}
 			}
-			c.judge("self", voters)
+			c.judge(round, "self", voters)
 			if got := c.line.Load(); got.off != (tt.off != 0) || got.off && (got.deviation-tt.off).Abs() > 50*time.Millisecond {
 				t.Errorf("judged off %t by %s, want %s", got.off, got.deviation, tt.off)
 			}
@@ -88,10 +90,11 @@ func TestAClockThatIsSet(t *testing.T) {
 		}
 		c = newClock(own.now, n)
 		others = func(ahead time.Duration, ids ...string) {
+			round := c.begin()
 			for _, id := range ids {
 				c.measured(id, time.Now().Add(ahead), time.Now(), 0)
 			}
-			c.judge("w0", voters)
+			c.judge(round, "w0", voters)
 		}
 		others(0, voters[1:]...)
 		if err := c.believed(); err != nil {
@@ -156,10 +159,27 @@ func TestAClockThatIsSet(t *testing.T) {
 			c, own, voters, _ := start(3)
 			c.peers = map[string]reading{}
 			own.set(step)
-			c.judge("w0", voters)
+			c.judge(c.begin(), "w0", voters)
 			check(t, c, 0, false)
 		})
 	}
+	t.Run("what was measured before it was set does not count against it", func(t *testing.T) {
+		c, own, voters, _ := start(3)
+		round := c.begin()
+		for _, id := range voters[1:] {
+			c.measured(id, time.Now(), time.Now(), 0)
+		}
+		own.set(tenMinutes)
+		c.judge(round, "w0", voters) // set in the middle of a round
+		if c.line.Load().off {
+			t.Error("judged off by what the others showed before")
+		}
+		c.judge(c.begin(), "w0", voters) // nobody answers in the next one
+		if c.line.Load().off {
+			t.Error("judged off by what the others showed in the round before")
+		}
+		check(t, c, 0, false)
+	})
 	t.Run("slewing is not setting", func(t *testing.T) {
 		c, own, _, others := start(3)
 		for i := range 20 {
@@ -307,8 +327,8 @@ func TestALeaderWhoseClockIsSet(t *testing.T) {
 			next, _ := roles(t, writers)
 			heads := next.newestHead().AsOf
 			await(t, "three more heads", func() bool { return next.newestHead().AsOf >= heads+3 })
-			if again, _ := roles(t, writers); again != next || next == leader {
-				t.Errorf("%s leads, then %s", next.cfg.Node.ID, again.cfg.Node.ID)
+			if again, _ := roles(t, writers); again == leader { // another may lead by now: the machine is busy
+				t.Errorf("%s leads again", leader.cfg.Node.ID)
 			}
 			clockOf(leader, writers, clocks).set(0)
 			await(t, "ready again", func() bool { return leader.readiness().Ready })
@@ -388,7 +408,29 @@ func TestAllClocksAreSetAlike(t *testing.T) {
 	await(t, "writes again", func() bool {
 		return followers[0].api("PATCH", "/v1/accounts/"+acc, `{"attributes": {"n": "3"}}`).status == http.StatusOK
 	})
-	if again, _ := roles(t, writers); again != leader {
-		t.Errorf("%s leads, before it was %s", again.cfg.Node.ID, leader.cfg.Node.ID)
+	for _, w := range writers {
+		if r := w.get("/metrics"); !strings.Contains(r.text, `latchkey_writer_hand_overs_total{reason="clock"} 0`) {
+			t.Errorf("%s handed the lead over", w.cfg.Node.ID)
+		}
+	}
+}
+
+// TestClocksAreSetOneAfterTheOther to the same time, as by an operator's loop: the first of them is wrong for a moment, and nobody loses the lead.
+func TestClocksAreSetOneAfterTheOther(t *testing.T) {
+	writers, clocks := clockCluster(t)
+	acc := writers[0].account()
+	for i := range clocks {
+		clocks[i].set(10 * time.Minute)
+	}
+	for _, w := range writers {
+		await(t, w.cfg.Node.ID+" ready at the new time", func() bool {
+			return w.readiness().Ready && time.Until(time.Unix(w.newestHead().AsOf, 0)) > 9*time.Minute
+		})
+		if r := w.api("PATCH", "/v1/accounts/"+acc, `{"attributes": {"n": "1"}}`); r.status != http.StatusOK {
+			t.Errorf("a write at %s = %d %s", w.cfg.Node.ID, r.status, r.text)
+		}
+		if r := w.get("/metrics"); !strings.Contains(r.text, `latchkey_writer_hand_overs_total{reason="clock"} 0`) {
+			t.Errorf("%s handed the lead over", w.cfg.Node.ID)
+		}
 	}
 }

@@ -23,6 +23,9 @@ const (
 	// vitalsRoundTrip is how long an answer may take: a clock is known to half of it.
 	vitalsRoundTrip = 500 * time.Millisecond
 	maxVitalsBytes  = 4 << 10
+	// wrongRounds is how many rounds must find the clock wrong before the lead is handed over for it: where all clocks are set one after the other,
+	// the first is wrong for a moment. Nothing is stamped meanwhile.
+	wrongRounds = 2
 )
 
 // vitals is what one writer tells the others of itself.
@@ -56,16 +59,21 @@ func (w *Writer) watch(ctx context.Context) {
 	ticker := time.NewTicker(vitalsInterval)
 	defer ticker.Stop()
 	var patience patience
+	wrong := 0 // rounds in a row that found the clock wrong
 	for {
 		w.disk.Look()
+		round := w.clock.begin()
 		w.askVitals(ctx)
 		voters := w.voters()
-		if w.clock.judge(w.cfg.Node.ID, voters) {
+		if w.clock.judge(round, w.cfg.Node.ID, voters) {
 			w.log.WarnContext(ctx, "clock judged anew", "offset", w.clock.line.Load().deviation.String(), "off", w.clock.wrong())
 		}
-		w.decide(ctx, voters, &patience)
+		if wrong++; !w.clock.wrong() {
+			wrong = 0
+		}
+		w.decide(ctx, voters, wrong >= wrongRounds, &patience)
 		var soon <-chan time.Time
-		if line := w.clock.line.Load(); !line.compared && !line.alone {
+		if line := w.clock.line.Load(); !line.compared && !line.alone || wrong > 0 && wrong < wrongRounds {
 			soon = time.After(vitalsPause) // nothing is stamped before
 		}
 		select {
@@ -167,31 +175,26 @@ func (w *Writer) heard(voters []string) map[string]vitals {
 }
 
 // decide hands the lead over if this node has it and another one is better for it, and says whether there is room for writes.
-func (w *Writer) decide(ctx context.Context, voters []string, patience *patience) {
+func (w *Writer) decide(ctx context.Context, voters []string, wrongClock bool, patience *patience) {
 	peers := w.heard(voters)
-	low := w.disk.Status().Low
-	full := !roomFor(len(voters), low, peers)
+	disk := w.disk.Status()
+	low := disk.Low
 	reason := ""
-	if w.clock.wrong() {
+	if wrongClock {
 		reason = reasonClock
 	} else if low {
 		reason = reasonDisk
 	}
 	to := successor(peers, w.clock.good(w.cfg.Node.ID, voters), reason)
-	if low && to == "" {
-		full = true
-	}
+	// While another one is to take the lead, or has it in a moment, writes go on: for that the reserve is there, at least its half.
+	w.disk.full.Store(!roomFor(len(voters), low, peers) || low && (to == "" || disk.FreeBytes < disk.ReserveBytes/2))
 	if reason == "" {
 		patience.rest(time.Now())
-	} else if w.store.IsLeader() && to != "" {
-		if patience.due(time.Now()) {
-			err := w.store.TransferLeadershipTo(to)
-			w.log.WarnContext(ctx, "lead handed over", "reason", reason, "to", to, "error", err)
-			w.metrics.handedOver(reason)
-		}
-		full = full || low && w.store.IsLeader()
+	} else if w.store.IsLeader() && to != "" && patience.due(time.Now()) {
+		err := w.store.TransferLeadershipTo(to)
+		w.log.WarnContext(ctx, "lead handed over", "reason", reason, "to", to, "error", err)
+		w.metrics.handedOver(reason)
 	}
-	w.disk.full.Store(full)
 }
 
 // roomFor reports whether as many voters as make a majority have room for more, this node's among them. While nobody's disk is nearly full, those
