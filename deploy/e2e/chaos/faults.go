@@ -65,6 +65,7 @@ func faults() []fault {
 		{name: "a bit of a writer's log flips", weight: 2, alone: true, inject: flipLog},
 		{name: "one writer's clock is off", weight: 2, possible: builtWithFaults, inject: clockOfOne},
 		{name: "all clocks jump ahead", weight: 1, alone: true, possible: builtWithFaults, inject: clockOfAll},
+		{name: "one more writer joins and leaves", weight: 1, possible: canJoin, inject: joinAndLeave},
 		{name: "hand leadership on", weight: 1, inject: transfer},
 	}
 }
@@ -153,6 +154,9 @@ type target func(ctx context.Context, r *run, lot *rand.Rand) (string, error)
 func leaders(ctx context.Context, r *run, _ *rand.Rand) (id string, err error) {
 	if !await(ctx, 3*time.Second, func() bool { id = r.cluster.leader(ctx); return id != "" }) {
 		return "", fmt.Errorf("%w: no leader", errMoment)
+	}
+	if !slices.Contains(r.cluster.ids("w"), id) {
+		return "", fmt.Errorf("%w: a writer leads that is only a guest", errMoment)
 	}
 	return id, nil
 }

@@ -70,6 +70,8 @@ type run struct {
 
 	underWay atomic.Int64 // faults
 	begun    atomic.Int64 // faults so far
+	guests   atomic.Int64 // writers that joined so far
+	guest    sync.Mutex   // held while one is there
 
 	mu     sync.Mutex
 	counts map[string]int
