@@ -198,7 +198,7 @@ func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *k
 		}
 		e.metrics.signed.Inc()
 		if c.nonce == "" {
-			k.newest.Store(&signedToken{asOf: asOf, revision: revision, device: ses.device, exp: exp, signer: signer, token: bytes.Clone(tok)})
+			k.keep(&signedToken{asOf: asOf, revision: revision, device: ses.device, exp: exp, signer: signer, token: bytes.Clone(tok)})
 		}
 	}
 	h := &ctx.Response.Header

@@ -155,6 +155,20 @@ type signedToken struct {
 	token    []byte
 }
 
+// keep offers a token to be handed out again. Of two that were signed at the same time the newer stays: after the answer with the newer
+// one, none may come with the older (I7).
+func (k *known) keep(fresh *signedToken) {
+	for {
+		old := k.newest.Load()
+		if old != nil && (old.revision.Compare(fresh.revision) > 0 || old.revision == fresh.revision && old.asOf > fresh.asOf) {
+			return
+		}
+		if k.newest.CompareAndSwap(old, fresh) {
+			return
+		}
+	}
+}
+
 var valueSeed = maphash.MakeSeed()
 
 // account returns the account as of x at now. found is false when there is no record. Errors: those of replica.Reading.Get.
