@@ -29,3 +29,25 @@ func (s *Store) checkClock() (now int64, err error) {
 	}
 	return now, nil
 }
+
+// The first command of a cluster, or of an epoch, waits so long for a clock that is believed: usually some milliseconds, until it was compared with the
+// others'. Its stamp binds all that follow.
+const (
+	firstStampWait  = 10 * time.Second
+	firstStampPause = 20 * time.Millisecond
+)
+
+// firstStamp returns the time to stamp such a command with.
+func (s *Store) firstStamp() int64 {
+	deadline := time.After(firstStampWait)
+	for s.cfg.TrustClock != nil && s.cfg.TrustClock() != nil {
+		select {
+		case <-time.After(firstStampPause):
+			continue
+		case <-deadline:
+		case <-s.ctx.Done():
+		}
+		break
+	}
+	return s.clock().Unix()
+}

@@ -183,3 +183,35 @@ func TestAFaultEndsTheProcess(t *testing.T) {
 		})
 	}
 }
+
+// TestTheFirstStampWaitsForAClockThatIsBelieved: it binds all others, as stamps never go back.
+func TestTheFirstStampWaitsForAClockThatIsBelieved(t *testing.T) {
+	var asked atomic.Int64
+	wrong := errors.New("ten minutes ahead")
+	believed := func() bool { return asked.Load() > 5 }
+	nodes := startCluster(t, 1, func(c *Config) {
+		c.TrustClock = func() error {
+			if asked.Add(1); !believed() {
+				return wrong
+			}
+			return nil
+		}
+		c.Now = func() time.Time {
+			if !believed() {
+				return time.Unix(startTime+600, 0)
+			}
+			return time.Unix(startTime, 0)
+		}
+	})
+	leader := leaderOf(t, nodes...)
+	if s := leader.Stats(); s.Stamp != startTime {
+		t.Errorf("the first command is stamped %d, want %d", s.Stamp, startTime)
+	}
+	asked.Store(-1 << 40)
+	if _, err := leader.Propose(testContext(t), create("acc_1").Encode()); !errors.Is(err, ErrClock) || !errors.Is(err, wrong) {
+		t.Errorf("a command under a clock that is not believed: %v, want ErrClock and why", err)
+	}
+	if err := leader.CheckClock(); !errors.Is(err, ErrClock) {
+		t.Errorf("CheckClock = %v, want ErrClock", err)
+	}
+}

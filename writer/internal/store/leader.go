@@ -125,7 +125,7 @@ func (s *Store) found() error {
 	st, _, _, _ := s.fsm.current()
 	if st.Epoch == 0 {
 		command := NewCommand(TypeInit, "", "", &Init{Cluster: s.cfg.Cluster, Rules: s.cfg.Rules})
-		command.Stamp = s.clock().Unix()
+		command.Stamp = s.firstStamp()
 		future := s.raft.Apply(command.Encode(), transportTimeout)
 		if err := future.Error(); err != nil {
 			return err
