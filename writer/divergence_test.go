@@ -76,6 +76,34 @@ func TestADivergedWriterStops(t *testing.T) {
 	}
 }
 
+// TestWritersThatAgreeGoOn: whatever is written, each writer finds its state to be the others' at the newest index (I3).
+func TestWritersThatAgreeGoOn(t *testing.T) {
+	var all []*testWriter
+	for _, cfg := range testConfigs(t, 3) {
+		all = append(all, startWriter(t, cfg))
+	}
+	for _, w := range all {
+		await(t, "ready", func() bool { return w.get("/readyz").status == http.StatusOK })
+	}
+	for n := range 6 {
+		var index uint64
+		await(t, "a write", func() bool {
+			r := all[n%3].do("POST", "/v1/accounts", `{"aliases": [], "attributes": {}}`, auth(serverKey))
+			index = all[n%3].store.Stats().AppliedIndex
+			return r.status == http.StatusCreated
+		})
+		for _, w := range all {
+			await(t, "the others at that index", func() bool {
+				same, err := w.store.Compare(w.othersMarks(t.Context()))
+				if err != nil {
+					t.Fatalf("%s: %v", w.cfg.Node.ID, err)
+				}
+				return same >= index
+			})
+		}
+	}
+}
+
 func without(all []*testWriter, odd *testWriter) (others []*testWriter) {
 	for _, w := range all {
 		if w != odd {
