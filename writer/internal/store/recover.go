@@ -419,7 +419,7 @@ func (s *Store) raise() error {
 		return nil
 	}
 	command := NewCommand(TypeRaiseEpoch, "", "", &RaiseEpoch{Cause: "restore"})
-	command.Stamp = s.clock().Unix()
+	command.Stamp = s.firstStamp()
 	if err := s.raft.Apply(command.Encode(), transportTimeout).Error(); err != nil {
 		return fmt.Errorf("raise the epoch: %w", err)
 	}
