@@ -66,15 +66,32 @@ func (k *keyring) certify(c token.Certificate, now time.Time) (string, error) {
 
 // sign signs a position, head or manifest whose IssuedAt is now, renewing the certificate when it is due.
 func (s *signer) sign(c token.PositionClaims, now time.Time) (string, error) {
-	if s.due(now) && s.renewing.TryLock() {
-		err := s.renew(now)
-		s.renewing.Unlock()
-		if err != nil && now.Unix() >= s.current.Load().Certificate().ExpiresAt {
+	if !s.valid(now) {
+		if err := s.replace(now); err != nil {
 			return "", err
 		}
+	} else if s.due(now) && s.renewing.TryLock() {
+		_ = s.renew(now) // what it has is good for a while
+		s.renewing.Unlock()
 	}
 	b, err := s.current.Load().AppendSign(nil, c)
 	return string(b), err
+}
+
+// valid is false for a certificate that has ended, and for one that has not begun: it was made while this writer's clock was ahead.
+func (s *signer) valid(now time.Time) bool {
+	c := s.current.Load().Certificate()
+	return c.NotBefore <= now.Unix() && now.Unix() < c.ExpiresAt
+}
+
+// replace certifies the key anew, once for all who wait for it.
+func (s *signer) replace(now time.Time) error {
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
+	if s.valid(now) {
+		return nil
+	}
+	return s.renew(now)
 }
 
 func (s *signer) due(now time.Time) bool {
