@@ -326,7 +326,7 @@ func (f *file) commit(rows []row, head replication.Head) error {
 			return err
 		}
 		for _, key := range keys {
-			if err := f.live.tree.path(key, f.seals.set); err != nil {
+			if err := f.live.tree.path(key, f.reseal); err != nil {
 				return err
 			}
 		}
@@ -336,6 +336,25 @@ func (f *file) commit(rows []row, head replication.Head) error {
 		f.savedAt = f.now()
 	}
 	return err
+}
+
+// reseal seals a page that was just written and, below it, those without a seal: where a page was split, what went to its new neighbour is on nobody's
+// path. A page that nobody has proven yet is left to the proof.
+func (f *file) reseal(p page) {
+	f.seals.set(p)
+	if p.leaf {
+		return
+	}
+	proven := f.verified.Load()
+	for i := range p.count {
+		_, _, _, child, err := p.element(i)
+		if err != nil || !f.seals.open(child, proven) {
+			continue
+		}
+		if below, err := f.live.tree.page(child); err == nil {
+			f.seals.set(below)
+		}
+	}
 }
 
 func (f *file) write(rows []row, head replication.Head) error {

@@ -463,6 +463,16 @@ func (s *seals) set(p page) {
 	}
 }
 
+// open reports whether a page was rewritten and not sealed since, or, once all were proven, is new.
+func (s *seals) open(id uint64, proven bool) bool {
+	cell := s.cell(id)
+	if cell == nil {
+		return false
+	}
+	seal := cell.Load()
+	return seal == sealFreed || proven && seal == sealUnknown
+}
+
 // freeAll unseals every page.
 func (s *seals) freeAll() {
 	if cells := s.pages.Load(); cells != nil {
