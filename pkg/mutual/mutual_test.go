@@ -229,6 +229,36 @@ func TestFilesAreReplacedUnderARunningPair(t *testing.T) {
 	}
 }
 
+// TestARenewalAloneEndsAnExpiry: a certificate ends under a running pair, which then no longer connects; the renewed one is enough.
+func TestARenewalAloneEndsAnExpiry(t *testing.T) {
+	begin := time.Now()
+	now := begin
+	clock := func() time.Time { return now }
+	ca := authority(t, begin)
+	f := files(t, ca, w1, 30*days, begin)
+	a, b := load(t, f, w1, clock), load(t, files(t, ca, w2, 90*days, begin), w2, clock)
+	server, client := a.Config("", w2), b.Config("", w1)
+	if atServer, atClient := meet(t, server, client); atServer != nil || atClient != nil {
+		t.Fatalf("before: server says %v, client says %v, want a connection", atServer, atClient)
+	}
+	now = begin.Add(31 * days)
+	if _, atClient := meet(t, server, client); !errors.Is(atClient, ErrExpired) {
+		t.Errorf("after the end: client says %v, want ErrExpired", atClient)
+	}
+	if err := a.Check(); !errors.Is(err, ErrExpired) {
+		t.Errorf("Check = %v, want ErrExpired", err)
+	}
+	next := files(t, ca, w1, 30*days, now)
+	copyFiles(t, f.Key, next.Key)
+	copyFiles(t, f.Cert, next.Cert)
+	if atServer, atClient := meet(t, server, client); atServer != nil || atClient != nil {
+		t.Errorf("renewed: server says %v, client says %v, want a connection", atServer, atClient)
+	}
+	if err := a.Check(); err != nil {
+		t.Errorf("Check after the renewal = %v", err)
+	}
+}
+
 func TestCheckSaysWhatTheOthersWouldSay(t *testing.T) {
 	now := time.Now()
 	at := now
