@@ -33,7 +33,7 @@ type checker struct {
 func (c checker) key() string { return strings.Join(append([]string{c.of, c.test}, c.args...), " ") }
 
 // checkWithin is how long a checker may take.
-const checkWithin = 3 * time.Minute
+const checkWithin = 5 * time.Minute
 
 // bench is where everything is that was built with the tag.
 type bench struct {
