@@ -24,7 +24,7 @@ func TestChaosForAWhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	result, err := chaos.Run(t.Context(), chaos.Config{For: 20 * time.Second, Seed: 7, Programs: programs, Dir: dir, Edges: 2, Out: &out})
+	result, err := chaos.Run(t.Context(), chaos.Config{For: 12 * time.Second, Seed: 89, Programs: programs, Dir: dir, Edges: 2, Out: &out})
 	if err != nil {
 		t.Errorf("Run: %v, see %s", err, dir)
 	} else if err := os.RemoveAll(dir); err != nil {

@@ -200,33 +200,50 @@ func (r *run) rounds(ctx context.Context, lot *rand.Rand) error {
 	if len(all) == 0 {
 		return nil
 	}
-	// Each kind comes once before lots are drawn, in an order by lot: a short run has many kinds.
-	first := slices.Clone(all)
-	lot.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
+	d := newDeck(all, lot)
 	end := time.Now().Add(r.config.For)
 	for round := 1; time.Now().Before(end) && ctx.Err() == nil; round++ {
-		n := 1 + lot.IntN(3)
-		var chosen []fault
-		for range n {
-			f := draw(lot, all)
-			if len(first) > 0 {
-				f, first = first[0], first[1:]
-			}
-			if f.alone {
-				chosen = []fault{f}
-				break
-			}
-			chosen = append(chosen, f)
-		}
-		lots := make([]*rand.Rand, len(chosen))
-		for i := range lots {
-			lots[i] = rand.New(rand.NewPCG(lot.Uint64(), uint64(i)))
-		}
+		chosen, lots := d.deal()
 		if err := r.round(ctx, round, chosen, lots); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// deck deals the faults of one round after the other. What it deals follows from its lot alone.
+type deck struct {
+	all   []fault
+	first []fault // kinds that have not come yet, in an order by lot: a short run has many kinds
+	lot   *rand.Rand
+}
+
+func newDeck(all []fault, lot *rand.Rand) *deck {
+	d := &deck{all: all, first: slices.Clone(all), lot: lot}
+	lot.Shuffle(len(d.first), func(i, j int) { d.first[i], d.first[j] = d.first[j], d.first[i] })
+	return d
+}
+
+// deal returns the faults of the next round, with a lot for each.
+func (d *deck) deal() (chosen []fault, lots []*rand.Rand) {
+	for range 1 + d.lot.IntN(3) {
+		f := draw(d.lot, d.all)
+		if len(d.first) > 0 {
+			f = d.first[0]
+		}
+		if f.alone && len(chosen) > 0 {
+			break // its turn comes in the next round
+		}
+		chosen = append(chosen, f)
+		d.first = d.first[min(1, len(d.first)):]
+		if f.alone {
+			break
+		}
+	}
+	for i := range chosen {
+		lots = append(lots, rand.New(rand.NewPCG(d.lot.Uint64(), uint64(i))))
+	}
+	return chosen, lots
 }
 
 // draw picks a fault by weight.
