@@ -368,11 +368,12 @@ func (j *judge) trail(n *writer) {
 // were: the records must be the same (I20). Ids that were used twice for different content leave it open which is first.
 func (j *judge) anyOrder() {
 	var calls, messages []writertest.Entry
-	contents := map[string]bool{}
-	ids := map[string]bool{}
+	contents, ids := map[string]bool{}, map[string]bool{}
+	stamp := int64(0)
 	for _, e := range j.w.cluster.log {
 		c, err := writertest.DecodeCommand(e.Data)
 		must(err)
+		stamp = max(stamp, c.Stamp)
 		switch c.Type {
 		case writertest.TypeTrim, writertest.TypeRaiseEpoch:
 		case writertest.TypeRecordEvent:
@@ -393,7 +394,9 @@ func (j *judge) anyOrder() {
 				messages = append(messages, writertest.Entry{Data: data})
 			}
 		default:
-			calls = append(calls, writertest.Entry{Data: e.Data})
+			data := bytes.Clone(e.Data)
+			writertest.SetStamp(data, stamp) // the one that counted: stamps never go back
+			calls = append(calls, writertest.Entry{Data: data})
 		}
 	}
 	j.w.rand.Shuffle(len(messages), func(a, b int) { messages[a], messages[b] = messages[b], messages[a] })
