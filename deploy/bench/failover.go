@@ -280,6 +280,7 @@ const (
 	loadWarms        = 15 * time.Second
 	loadAccounts     = 1500 // each gets a message every three seconds: Stripe's times are whole seconds
 	propagation500   = 250  // ms
+	loadSettles      = 2 * time.Second
 	growthOfMemory   = 1.25 // times: the collector's phase alone makes a tenth
 	growthOfRoutines = 1.25
 )
@@ -318,6 +319,13 @@ func takePropagation500(ctx context.Context, config config) ([]figure, error) {
 		}
 		took = append(took, part...)
 		if i == 0 || i == 3 {
+			// A connection that is kept open costs its server a goroutine, and how many the client keeps is the client's matter.
+			s.client.CloseIdleConnections()
+			select {
+			case <-time.After(loadSettles):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 			if grown[i/3], err = s.footprint(); err != nil {
 				return nil, err
 			}
