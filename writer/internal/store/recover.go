@@ -349,6 +349,9 @@ func writeBase(cfg RestoreConfig) error {
 	}
 	var st state
 	err = db.Update(func(tx *bolt.Tx) error {
+		if err := makeBuckets(tx); err != nil { // of an earlier release
+			return err
+		}
 		if st, err = stateOf(tx); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
@@ -319,6 +322,53 @@ func TestJournalSegmentsThatTheSurvivorLacksAreNamed(t *testing.T) {
 	if err != nil || report.Damaged == 0 {
 		t.Errorf("fsck of the old one: %+v, %v", report, err)
 	}
+}
+
+// A state file of an earlier release has no bucket for what came later.
+func TestABackupOfAnEarlierReleaseIsRestored(t *testing.T) {
+	nodes := startCluster(t, 1, nil)
+	fill(t, nodes, 0, 5)
+	nodes[0].fsm.commitNow()
+	dir := t.TempDir()
+	b, err := nodes[0].Backup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close() //nolint:errcheck // only read
+	state, tail := filepath.Join(dir, stateFile), filepath.Join(dir, "tail")
+	if _, err := b.spool.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if err := unpack(b.spool, state, tail); err != nil {
+		t.Fatal(err)
+	}
+	db, err := openState(state, 1<<28)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketMembers) })
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	st, sealed, err := examine(state)
+	if err != nil || st.N != b.Position.N || len(sealed) > 0 {
+		t.Fatalf("the older state: %+v, %v, %v", st, sealed, err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "journal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tail, filepath.Join(dir, "journal", "00000001.seg")); err != nil {
+		t.Fatal(err)
+	}
+	voters := freshVoters(t, 1)
+	if err := writeBase(restoreConfig(dir, voters)); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{cfg: testConfig(t, dir, voters, 0, nil)}
+	n.open(t)
+	fill(t, []*node{n}, 5, 8)
+	mustHold(t, n, 0, 8)
+	checkState(t, n.fsm)
 }
 
 func TestEntriesThatTheDiskLostAreCounted(t *testing.T) {

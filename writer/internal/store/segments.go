@@ -35,7 +35,11 @@ func (f *fsm) sealedSegments() (list []segment, err error) {
 
 // sealedIn is sealedSegments of one transaction. Error: replication.ErrCorrupt.
 func sealedIn(tx *bolt.Tx) (list []segment, err error) {
-	err = tx.Bucket(bucketSegments).ForEach(func(k, row []byte) error {
+	bucket := tx.Bucket(bucketSegments)
+	if bucket == nil {
+		return nil, nil
+	}
+	err = bucket.ForEach(func(k, row []byte) error {
 		if len(k) != 8 || len(row) != sha256.Size+8 {
 			return fmt.Errorf("segment row: %w", replication.ErrCorrupt)
 		}
