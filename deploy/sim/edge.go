@@ -469,7 +469,7 @@ func (e *edge) keepSynced() {
 	e.synced[path] = readStart(path, size)
 }
 
-// losePower is the death of the machine: what was synced is there, and of what was written since all, nothing or a part. Which pages it is that
+// losePower is the death of the machine: what was synced is there, and of what was written since all, nothing or the beginning. Which pages it is that
 // bbolt writes is chance of its own, so parts are not drawn by the page: the replica's own tests do that.
 func (e *edge) losePower() {
 	path, size := e.replica.File()
@@ -483,8 +483,8 @@ func (e *edge) losePower() {
 	switch e.w.rand.IntN(3) {
 	case 0: // nothing since the sync
 		now = before
-	case 1: // a part
-		now = now[:len(now)/2]
+	case 1: // the first two pages, which name others
+		now = now[:min(len(now), 2*os.Getpagesize())]
 	}
 	must(os.WriteFile(path, now, 0o600))
 	e.floor = replication.Revision{}
