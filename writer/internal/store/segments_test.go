@@ -16,7 +16,9 @@ func TestAnAlteredSegmentIsNotTaken(t *testing.T) {
 	var sent []byte
 	nodes := startCluster(t, 1, func(c *Config) {
 		c.SegmentBytes = 4 << 10
-		c.FetchSegment = func(context.Context, replication.Hash) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(sent)), nil }
+		c.FetchSegment = func(context.Context, replication.Hash) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(sent)), nil
+		}
 	})
 	fill(t, nodes, 0, 40)
 	sealed, err := nodes[0].fsm.sealedSegments()
