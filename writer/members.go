@@ -62,8 +62,6 @@ type membershipAnswer struct {
 type memberAnswer struct {
 	Known   bool `json:"known"` // it belongs to the cluster, or once did
 	Removed bool `json:"removed"`
-	// Ran: it has told the cluster once how it is reached, so that it has voted on a disk.
-	Ran bool `json:"ran"`
 }
 
 func (w *Writer) routeMembers(s *server) {
@@ -258,7 +256,6 @@ func refusalOf(err error) (string, bool) {
 // handleMember says whether a node belongs to the cluster, as of now and not as this node last heard.
 func (w *Writer) handleMember(rw http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
-	var answer memberAnswer
 	if err := w.read(r.Context(), func(*store.Reader) error { return nil }); err != nil {
 		return err
 	}
@@ -266,8 +263,7 @@ func (w *Writer) handleMember(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer = memberAnswer{Known: known, Removed: m.RemovedAt != 0, Ran: m.Internal != ""}
-	return writeJSON(rw, http.StatusOK, answer)
+	return writeJSON(rw, http.StatusOK, memberAnswer{Known: known, Removed: m.RemovedAt != 0})
 }
 
 // askMember asks the others what the cluster says of this node. The first that can tell is enough. Error: errUnreachable.

@@ -44,6 +44,8 @@ func TestExitCodes(t *testing.T) {
 		{"an unknown command", []string{"rewind"}, 2, "unknown command"},
 		{"an unknown flag", []string{"serve", "--port", "1"}, 2, "unknown flag"},
 		{"a flag is missing", []string{"serve"}, 2, `"config"`},
+		{"a member without a name", []string{"remove", "--data-dir", dir}, 2, "1 arg"},
+		{"join where none runs", []string{"join", "--data-dir", dir}, 1, "no writer runs here"},
 		{"an argument too many", []string{"version", "x"}, 2, "unknown command"},
 		{"an environment that is none", []string{"keys", "api", "revoke", "--data-dir", dir, "--env", "staging", "--name", "x"}, 2, "staging"},
 		{"a provider that is not built", []string{"webhook-test", "apple", "--config", wrong}, 2, "apple"},
@@ -115,6 +117,23 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}}
 	}
 	if out, _, code := tool(t.Context(), "status", "--data-dir", filepath.Join(dir, "w1")); code != 0 || !strings.Contains(out, "w1 of c1") || !strings.Contains(out, "leader") {
 		t.Errorf("status = %d\n%s", code, out)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"status"}, 0, "w1 (leader)"},
+		{[]string{"status"}, 0, "MEMBER"},
+		{[]string{"join"}, 0, "votes"}, // it does already
+		{[]string{"remove", "w9"}, 1, `There is no member "w9"`},
+		{[]string{"remove", "w1"}, 1, "W1 is the only voter"},
+		{[]string{"transfer", "w1"}, 0, ""},
+		{[]string{"transfer", "w9"}, 1, `"w9" is no voter of this cluster`},
+	} {
+		if out, errOut, code := tool(t.Context(), append(c.args, "--config", file)...); code != c.code || !strings.Contains(out+errOut, c.says) {
+			t.Errorf("%s = %d\n%s%s\nwant %d and %q", c.args, code, out, errOut, c.code, c.says)
+		}
 	}
 	key, errOut, code := tool(t.Context(), "keys", "api", "add", "--config", file, "--env", "sandbox", "--name", "backend")
 	if code != 0 || !strings.HasPrefix(key, "lk_sandbox_sk_") {
