@@ -447,8 +447,8 @@ func TestTheLeadGoesWhereItIsSent(t *testing.T) {
 		if err := atLeader(t, nodes, func(n *node) error { return giveLead(n, to) }); err != nil {
 			t.Fatalf("to %s: %v", to.cfg.ID, err)
 		}
-		if now := leaderOf(t, nodes...); now != to {
-			t.Errorf("%s leads, want %s", now.cfg.ID, to.cfg.ID)
+		if _, err := to.LeaderContext(testContext(t)); err != nil {
+			t.Errorf("%s does not lead: %v; it is %s", to.cfg.ID, err, to.Leader())
 		}
 	}
 	if err := atLeader(t, nodes, func(n *node) error { return n.TransferLeadershipTo("w9") }); !errors.Is(err, ErrMembership) {
