@@ -56,11 +56,13 @@ type shape struct {
 	plant          []string // faults that every node carries
 }
 
-// portsFrom is where the search for a free block of ports begins; the end-to-end tests search below.
-const portsFrom = 32000
+// portsFrom and portsTo are where a free block of ports is searched: below those that the end-to-end tests use, and below those that the system
+// gives to connections, which could take the port of a node that is down.
+const portsFrom, portsTo = 10000, 20000
 
 func freeBlock() (int, error) {
-	for base := portsFrom + os.Getpid()%100*100; base < 60000; base += 100 {
+	for n := range (portsTo - portsFrom) / 100 {
+		base := portsFrom + (os.Getpid()+n)%100*100
 		free := true
 		for port := base; port < base+100 && free; port++ {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
