@@ -20,14 +20,14 @@ import (
 
 // This file shows how nodes come and go under load without a loss (I1, I3), and that rules change only when every member knows them (I17).
 
-// roster is the nodes that a test has, by id: who asks another one, or fetches its segments, finds it here.
+// roster is the stores that a test has, by the nodes' ids: who asks another one, or fetches its segments, finds it here.
 type roster struct {
 	t  testing.TB
 	mu sync.Mutex
-	by map[string]*node
+	by map[string]*Store
 }
 
-func newRoster(t testing.TB) *roster { return &roster{t: t, by: map[string]*node{}} }
+func newRoster(t testing.TB) *roster { return &roster{t: t, by: map[string]*Store{}} }
 
 func (r *roster) configure(c *Config) {
 	c.Ask, c.FetchSegment = r.ask, r.fetch
@@ -38,7 +38,7 @@ func (r *roster) add(nodes ...*node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range nodes {
-		r.by[n.cfg.ID] = n
+		r.by[n.cfg.ID] = n.Store
 	}
 }
 
@@ -47,7 +47,7 @@ func (r *roster) open(n *node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n.open(r.t)
-	r.by[n.cfg.ID] = n
+	r.by[n.cfg.ID] = n.Store
 }
 
 func (r *roster) close(n *node) {
@@ -57,7 +57,7 @@ func (r *roster) close(n *node) {
 	n.close(r.t)
 }
 
-func (r *roster) find(id string) *node {
+func (r *roster) find(id string) *Store {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.by[id]
