@@ -151,12 +151,24 @@ func awaitSuffrage(t testing.TB, n *node, want Suffrage) {
 	}
 }
 
+func storesOf(nodes []*node) []*Store {
+	stores := make([]*Store, len(nodes))
+	for i, n := range nodes {
+		stores[i] = n.Store
+	}
+	return stores
+}
+
 // load records events until stop, and returns what was acknowledged.
-func load(t testing.TB, nodes func() []*node) (stop func() []string) {
+func load(t testing.TB, alive func() []*Store) (stop func() []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	var acknowledged []string
 	var workers sync.WaitGroup
+	t.Cleanup(func() { // before the nodes end, however the test does
+		cancel()
+		workers.Wait()
+	})
 	for worker := range 4 {
 		workers.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -164,8 +176,8 @@ func load(t testing.TB, nodes func() []*node) (stop func() []string) {
 				command := record(event("evt_"+sub, subscription(sub, 1, entitlement.Active, ""))).Encode()
 				for ctx.Err() == nil {
 					sent := false
-					for _, n := range nodes() {
-						if _, err := n.Propose(context.Background(), command); err == nil {
+					for _, s := range alive() {
+						if _, err := s.Propose(context.Background(), command); err == nil {
 							sent = true
 							break
 						}
@@ -218,8 +230,8 @@ func TestADeadNodeIsReplacedUnderLoad(t *testing.T) {
 	nodes := r.cluster(3, small)
 	fill(t, nodes, 0, 40)
 	var mu sync.Mutex
-	alive := append([]*node{}, nodes...)
-	stopLoad := load(t, func() []*node {
+	alive := storesOf(nodes)
+	stopLoad := load(t, func() []*Store {
 		mu.Lock()
 		defer mu.Unlock()
 		return alive
@@ -227,7 +239,7 @@ func TestADeadNodeIsReplacedUnderLoad(t *testing.T) {
 	dead := leaderOf(t, nodes...)
 	rest := others(nodes, dead)
 	mu.Lock()
-	alive = rest
+	alive = storesOf(rest)
 	mu.Unlock()
 	dead.transport.Close() //nolint:errcheck // as a dead process: without a word
 	r.close(dead)
