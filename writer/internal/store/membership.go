@@ -76,6 +76,7 @@ const (
 
 // Standing returns what this node says when the leader asks.
 func (s *Store) Standing() Standing {
+	s.fsm.commitNow() // or it would look as far behind as a commit waits
 	st, _, _, _ := s.fsm.current()
 	return Standing{Rules: s.fsm.rules, AppliedIndex: st.Applied, MissingSegments: int(s.fsm.missing.Load())}
 }
