@@ -130,7 +130,7 @@ func TestMainJobOverMutualTLS(t *testing.T) {
 		if err != nil || !strings.Contains(text, `"epoch":0`) || strings.Contains(text, `"expires_at"`) {
 			t.Errorf("its status is %s, %v, want no data and no certificate", text, err)
 		}
-		if seen := d.tool("latchkey-writer", "status", "--config", filepath.Join(d.dir, "config", "w1.yaml")); strings.Contains(seen, "e9") {
+		if seen := d.tool("latchkey-writer", "status", "--config", filepath.Join(d.dir, "config", "w1.yaml")); strings.Contains(seen, "\ne9 ") {
 			t.Errorf("the writer knows the stranger:\n%s", seen)
 		}
 	})
