@@ -1,7 +1,6 @@
 package writer
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -165,7 +164,26 @@ type EnvironmentConfig struct {
 	// CatalogFile is the first catalog, as the body of PUT /v1/catalog. It counts only while the environment has none.
 	CatalogFile string `config:"catalog_file"`
 
-	Stripe *StripeConfig `config:"stripe"` // absent: no webhook address
+	// The providers. One that is absent has no webhook address and is never asked.
+	Stripe *StripeConfig `config:"stripe"`
+}
+
+// providerConfig is one provider in one environment.
+type providerConfig interface {
+	// validate adds what is wrong with the section that stands at a field.
+	validate(env entitlement.Environment, at string, m *config.Mistakes)
+	adapter(env entitlement.Environment) (provider.Adapter, error)
+	// puller returns nil where the section has nothing to ask with. now is the node's clock.
+	puller(env entitlement.Environment, now func() time.Time) (provider.Puller, error)
+}
+
+// providers are those that the environment has.
+func (e *EnvironmentConfig) providers() map[entitlement.Provider]providerConfig {
+	all := map[entitlement.Provider]providerConfig{}
+	if e.Stripe != nil {
+		all[entitlement.Stripe] = e.Stripe
+	}
+	return all
 }
 
 // APIKeyConfig is one server key.
@@ -173,18 +191,6 @@ type APIKeyConfig struct {
 	Name  string        `config:"name"`
 	Scope string        `config:"scope"` // sk, rk or pk
 	Key   config.Secret `config:"key"`   // lk_<environment>_<scope>_<at least 20 characters by lot>
-}
-
-// StripeConfig is Stripe in one environment.
-type StripeConfig struct {
-	// WebhookSecrets are the endpoint's signing secrets, "whsec_...": several while one is rolled.
-	WebhookSecrets []config.Secret `config:"webhook_secrets"`
-
-	// APIKey lets the leader ask Stripe for what messages leave open: a secret or a restricted key, "rk_...". Empty: nothing is asked, and
-	// purchases stay marked as in doubt.
-	APIKey config.Secret `config:"api_key"`
-	// APIBase is where Stripe's API is. Empty is https://api.stripe.com; http:// is for loopback addresses.
-	APIBase string `config:"api_base"`
 }
 
 // The forms of names. They end up in paths, tokens and metrics, so they are kept plain.
@@ -357,15 +363,8 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 				m.Add(at+".catalog_file", "%v", err)
 			}
 		}
-		if e.Stripe != nil {
-			if _, err := e.Stripe.adapter(); err != nil {
-				m.Add(at+".stripe.webhook_secrets", "%v", err)
-			}
-			if _, err := e.Stripe.puller(env, nil); errors.Is(err, provider.ErrStripeBase) {
-				m.Add(at+".stripe.api_base", "%v", err)
-			} else if err != nil {
-				m.Add(at+".stripe.api_key", "%v", err)
-			}
+		for name, p := range e.providers() {
+			p.validate(env, at+"."+string(name), m)
 		}
 	}
 }
@@ -388,35 +387,22 @@ func (e *EnvironmentConfig) validateAPIKeys(env entitlement.Environment, at stri
 	}
 }
 
-func (s *StripeConfig) adapter() (provider.Adapter, error) {
-	secrets := make([]string, len(s.WebhookSecrets))
-	for i, secret := range s.WebhookSecrets {
-		secrets[i] = string(secret)
-	}
-	return provider.NewStripe(provider.StripeConfig{Secrets: secrets})
-}
-
-// puller returns nil without a key.
-func (s *StripeConfig) puller(env entitlement.Environment, now func() time.Time) (provider.Puller, error) {
-	if s.APIKey == "" {
-		return nil, provider.CheckStripeBase(s.APIBase)
-	}
-	return provider.NewStripeAPI(provider.StripeAPIConfig{Key: string(s.APIKey), BaseURL: s.APIBase, Environment: env, Now: now})
-}
-
-// pullers makes what asks the providers, by environment. Stripe is the only one that can be asked so far.
-func (c *Config) pullers() (map[entitlement.Environment]provider.Puller, error) {
-	all := map[entitlement.Environment]provider.Puller{}
+// pullers makes what asks the providers.
+func (c *Config) pullers() (map[entitlement.Environment]map[entitlement.Provider]provider.Puller, error) {
+	all := map[entitlement.Environment]map[entitlement.Provider]provider.Puller{}
 	for env, e := range c.Environments {
-		if e.Stripe == nil {
-			continue
-		}
-		api, err := e.Stripe.puller(env, c.clock())
-		if err != nil {
-			return nil, fmt.Errorf("environments.%s.stripe: %w", env, err)
-		}
-		if api != nil {
-			all[env] = api
+		for name, p := range e.providers() {
+			api, err := p.puller(env, c.clock())
+			if err != nil {
+				return nil, fmt.Errorf("environments.%s.%s: %w", env, name, err)
+			}
+			if api == nil {
+				continue
+			}
+			if all[env] == nil {
+				all[env] = map[entitlement.Provider]provider.Puller{}
+			}
+			all[env][name] = api
 		}
 	}
 	return all, nil
@@ -427,12 +413,12 @@ func (c *Config) adapters() (map[entitlement.Environment]map[entitlement.Provide
 	all := map[entitlement.Environment]map[entitlement.Provider]provider.Adapter{}
 	for env, e := range c.Environments {
 		all[env] = map[entitlement.Provider]provider.Adapter{}
-		if e.Stripe != nil {
-			stripe, err := e.Stripe.adapter()
+		for name, p := range e.providers() {
+			adapter, err := p.adapter(env)
 			if err != nil {
-				return nil, fmt.Errorf("environments.%s.stripe: %w", env, err)
+				return nil, fmt.Errorf("environments.%s.%s: %w", env, name, err)
 			}
-			all[env][entitlement.Stripe] = stripe
+			all[env][name] = adapter
 		}
 	}
 	return all, nil

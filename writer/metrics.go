@@ -101,7 +101,7 @@ func newMetrics(w *Writer) *metrics {
 	zero(m.pulls, "changes", "empty", "below_floor", "other_history", "busy")
 	zero(m.certificates, "issued", "refused")
 	zero(m.nats, natsSent, natsFailed)
-	for _, p := range pullProviders {
+	for _, p := range entitlement.Providers {
 		for _, o := range pullOutcomes {
 			m.providerPulls.WithLabelValues(string(p), o)
 		}

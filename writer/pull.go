@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -66,15 +68,11 @@ const (
 
 var pullOutcomes = []string{pullRecorded, pullUnchanged, pullGone, pullCredential, pullLimited, pullUnavailable, pullAnswer, pullOther, pullNotRecorded}
 
-// pullProviders are those that can be asked.
-var pullProviders = []entitlement.Provider{entitlement.Stripe}
-
 // pull asks about the purchases of every environment that has a provider to ask, while ctx, the leader's, lives.
 func (w *Writer) pull(ctx context.Context) {
 	var running sync.WaitGroup
-	for env, api := range w.pullers {
-		p := &pulling{Writer: w, env: env, api: api, slots: make(chan struct{}, pullWorkers), freed: make(chan struct{}, 1),
-			tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}}
+	for env, apis := range w.pullers {
+		p := newPulling(w, env, apis)
 		running.Go(func() { p.run(ctx) })
 	}
 	running.Wait()
@@ -84,15 +82,20 @@ func (w *Writer) pull(ctx context.Context) {
 type pulling struct {
 	*Writer
 	env   entitlement.Environment
-	api   provider.Puller
+	apis  map[entitlement.Provider]provider.Puller
 	slots chan struct{}
 	freed chan struct{} // a worker has ended
 
 	mu          sync.Mutex
 	tried       map[entitlement.PurchaseID]*pullTry
 	busy        map[entitlement.PurchaseID]bool
-	pausedUntil time.Time // the provider asked for patience
-	round       int       // of scans; tried entries that one did not meet are dropped
+	pausedUntil map[entitlement.Provider]time.Time // the provider asked for patience
+	round       int                                // of scans; tried entries that one did not meet are dropped
+}
+
+func newPulling(w *Writer, env entitlement.Environment, apis map[entitlement.Provider]provider.Puller) *pulling {
+	return &pulling{Writer: w, env: env, apis: apis, slots: make(chan struct{}, pullWorkers), freed: make(chan struct{}, 1),
+		tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}, pausedUntil: map[entitlement.Provider]time.Time{}}
 }
 
 // pullTry remembers when a purchase is to be asked about again.
@@ -175,8 +178,8 @@ func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err err
 	next = now.Add(pullPauseMax)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pausedUntil.After(now) {
-		return nil, p.pausedUntil, nil
+	if until := p.allPausedUntil(); until.After(now) {
+		return nil, until, nil
 	}
 	p.round++
 	after := entitlement.PurchaseID("")
@@ -190,9 +193,6 @@ func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err err
 			return nil, next, err
 		}
 		for _, pull := range page {
-			if pull.ID.Provider() != p.api.Provider() {
-				continue
-			}
 			try := p.tried[pull.ID]
 			if try != nil {
 				try.seen = p.round
@@ -255,6 +255,10 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 		return
 	}
 	targets := p.targets(purchase.Evidence, pull)
+	if len(targets) == 0 { // nobody can be asked about it
+		p.later(pull, pullPauseMax)
+		return
+	}
 	if early := p.tooEarly(targets, pull); early > 0 && p.firstWait(pull, early) {
 		return
 	}
@@ -269,20 +273,31 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 	p.later(pull, pause)
 }
 
-// targets returns what to ask for, the newest first.
+// targets returns what to ask for, the newest first: of each provider that can be asked, what it makes of the doubts about its objects.
 func (p *pulling) targets(e entitlement.Evidence, pull store.Pull) []entitlement.Doubt {
-	targets := e.Doubts()
+	doubts := e.Doubts()
 	if pull.Conflict {
 		for i := range e.Objects {
 			o := &e.Objects[i]
-			known := func(d entitlement.Doubt) bool { return d.Kind == o.Kind && d.ID == o.ID }
-			if !slices.ContainsFunc(targets, known) {
-				targets = append(targets, entitlement.Doubt{Kind: o.Kind, ID: o.ID, From: o.At})
+			known := func(d entitlement.Doubt) bool { return d.Kind == o.Kind && d.ID == o.ID && d.By == o.By }
+			if o.Hint == nil && !slices.ContainsFunc(doubts, known) {
+				doubts = append(doubts, entitlement.Doubt{Kind: o.Kind, ID: o.ID, From: o.At, By: o.By})
 			}
 		}
 	}
-	targets = slices.DeleteFunc(targets, func(d entitlement.Doubt) bool { return !p.api.Serves(d.Kind) })
-	slices.SortStableFunc(targets, func(a, b entitlement.Doubt) int { return cmp.Compare(b.From, a.From) })
+	var targets []entitlement.Doubt
+	for name, api := range p.apis {
+		own := slices.DeleteFunc(slices.Clone(doubts), func(d entitlement.Doubt) bool { return d.Provider() != name })
+		for _, target := range api.Targets(e, own) {
+			if target.By = name; name == entitlement.Stripe {
+				target.By = ""
+			}
+			targets = append(targets, target)
+		}
+	}
+	slices.SortStableFunc(targets, func(a, b entitlement.Doubt) int {
+		return cmp.Or(cmp.Compare(b.From, a.From), cmp.Compare(a.By, b.By), cmp.Compare(a.ID, b.ID))
+	})
 	return targets[:min(len(targets), maxPullObjects)]
 }
 
@@ -309,10 +324,12 @@ func (p *pulling) tooEarly(targets []entitlement.Doubt, pull store.Pull) time.Du
 func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, complete bool) {
 	complete = true
 	for _, target := range targets {
-		if left := p.paused(); left > 0 {
-			return answers, max(pause, left), false
+		from := target.Provider()
+		if left := p.paused(from); left > 0 {
+			pause, complete = max(pause, left), false
+			continue
 		}
-		ev, err := p.api.Pull(ctx, target.Kind, target.ID)
+		ev, err := p.apis[from].Pull(ctx, target.Kind, target.ID)
 		if ctx.Err() != nil {
 			return answers, pause, false
 		}
@@ -320,16 +337,25 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 			answers = append(answers, ev)
 			continue
 		}
-		outcome, atLeast := p.failed(err)
+		outcome, atLeast := p.failed(from, err)
 		pause, complete = max(pause, atLeast), complete && outcome == pullGone
-		p.metrics.providerPull(p.api.Provider(), outcome)
-		p.log.WarnContext(ctx, "provider not asked with success", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "object", target.Kind,
-			"object_id", target.ID, "outcome", outcome, "error", err, "provider_request_id", requestIDOf(err), "correlation_id", problem.RequestID(ctx))
+		p.metrics.providerPull(from, outcome)
+		p.log.WarnContext(ctx, "provider not asked with success", "provider", from, "environment", p.env, "purchase_id", purchase.ID, "object", target.Kind,
+			"object_id", shownObject(target), "outcome", outcome, "error", err, "provider_request_id", requestIDOf(err), "correlation_id", problem.RequestID(ctx))
 		if outcome == pullUnavailable {
 			break // the rest would only take as long
 		}
 	}
 	return answers, pause, complete && len(answers) > 0
+}
+
+// shownObject is a target's id as logs show it: a Play purchase token is a credential of its buyer, and a customer's id may be an address.
+func shownObject(d entitlement.Doubt) string {
+	if d.By == "" || d.By == entitlement.Apple {
+		return d.ID
+	}
+	sum := sha256.Sum256([]byte(d.ID))
+	return "sha256:" + hex.EncodeToString(sum[:8])
 }
 
 func requestIDOf(err error) string {
@@ -339,8 +365,8 @@ func requestIDOf(err error) string {
 	return ""
 }
 
-// failed says what a failure is called and how long its purchase waits at least. Some make all of the environment wait.
-func (p *pulling) failed(err error) (outcome string, pause time.Duration) {
+// failed says what a failure is called and how long its purchase waits at least. Some make everything that is asked of the provider wait.
+func (p *pulling) failed(from entitlement.Provider, err error) (outcome string, pause time.Duration) {
 	var failure provider.PullError
 	if e := (*provider.PullError)(nil); errors.As(err, &e) {
 		failure = *e
@@ -350,11 +376,11 @@ func (p *pulling) failed(err error) (outcome string, pause time.Duration) {
 		return pullGone, pullGonePause
 	case errors.Is(err, provider.ErrCredential):
 		if failure.Status == http.StatusUnauthorized { // 403 is about one kind of object
-			p.pauseAll(pullRefusedPause)
+			p.pauseAll(from, pullRefusedPause)
 		}
 		return pullCredential, pullPauseMax
 	case errors.Is(err, provider.ErrLimited):
-		p.pauseAll(max(failure.RetryAfter, pullPauseMin))
+		p.pauseAll(from, max(failure.RetryAfter, pullPauseMin))
 		return pullLimited, max(failure.RetryAfter, pullPauseMin)
 	case errors.Is(err, provider.ErrOtherEnvironment):
 		return pullOther, pullPauseMax
@@ -362,7 +388,7 @@ func (p *pulling) failed(err error) (outcome string, pause time.Duration) {
 		return pullAnswer, pullPauseMin
 	}
 	if failure.RetryAfter > 0 {
-		p.pauseAll(failure.RetryAfter)
+		p.pauseAll(from, failure.RetryAfter)
 	}
 	return pullUnavailable, max(failure.RetryAfter, pullPauseMin)
 }
@@ -376,8 +402,8 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 		last := pull.Conflict && complete && i == len(answers)-1
 		merged := known.Add(ev.Objects...)
 		if !last && !news(known, merged, ev) {
-			p.metrics.providerPull(p.api.Provider(), pullUnchanged)
-			p.log.InfoContext(ctx, "provider says nothing new", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type,
+			p.metrics.providerPull(ev.Provider, pullUnchanged)
+			p.log.InfoContext(ctx, "provider says nothing new", "provider", ev.Provider, "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type,
 				"event_id", ev.ID, "correlation_id", problem.RequestID(ctx))
 			continue
 		}
@@ -386,14 +412,14 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 			return false
 		}
 		if err != nil || result.Rejection != nil {
-			p.metrics.providerPull(p.api.Provider(), pullNotRecorded)
-			p.log.WarnContext(ctx, "pulled answer not recorded", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "event_id", ev.ID,
+			p.metrics.providerPull(ev.Provider, pullNotRecorded)
+			p.log.WarnContext(ctx, "pulled answer not recorded", "provider", ev.Provider, "environment", p.env, "purchase_id", purchase.ID, "event_id", ev.ID,
 				"error", err, "correlation_id", problem.RequestID(ctx))
 			return false
 		}
 		known = merged
-		p.metrics.providerPull(p.api.Provider(), pullRecorded)
-		p.log.InfoContext(ctx, "provider asked", "provider", p.api.Provider(), "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type, "event_id", ev.ID,
+		p.metrics.providerPull(ev.Provider, pullRecorded)
+		p.log.InfoContext(ctx, "provider asked", "provider", ev.Provider, "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type, "event_id", ev.ID,
 			"outcome", result.Outcome, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
 		if result.Outcome == store.Recorded {
 			p.alarmUnmapped(ctx, p.env, &ev)
@@ -451,17 +477,28 @@ func (p *pulling) remember(pull store.Pull, try *pullTry) {
 	p.tried[pull.ID] = try
 }
 
-func (p *pulling) pauseAll(d time.Duration) {
+func (p *pulling) pauseAll(from entitlement.Provider, d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if until := time.Now().Add(d + rand.N(d/4+1)); until.After(p.pausedUntil) {
-		p.pausedUntil = until
+	if until := time.Now().Add(d + rand.N(d/4+1)); until.After(p.pausedUntil[from]) {
+		p.pausedUntil[from] = until
 	}
 }
 
-// paused returns how long the environment still waits.
-func (p *pulling) paused() time.Duration {
+// paused returns how long a provider is still left alone.
+func (p *pulling) paused(from entitlement.Provider) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Until(p.pausedUntil)
+	return time.Until(p.pausedUntil[from])
+}
+
+// allPausedUntil returns until when no provider can be asked. p.mu is held.
+func (p *pulling) allPausedUntil() time.Time {
+	var first time.Time
+	for name := range p.apis {
+		if until := p.pausedUntil[name]; first.IsZero() || until.Before(first) {
+			first = until
+		}
+	}
+	return first
 }

@@ -503,7 +503,7 @@ func TestWhenToAsk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pulling{Writer: w.Writer, env: entitlement.Sandbox, api: api[entitlement.Sandbox], tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}}
+	p := newPulling(w.Writer, entitlement.Sandbox, api[entitlement.Sandbox])
 	scan := func(at time.Time) string {
 		t.Helper()
 		due, _, err := p.scan(at)
@@ -544,11 +544,11 @@ func TestWhenToAsk(t *testing.T) {
 	if got := scan(now); got != "in_1" {
 		t.Errorf("due are %q after new doubt about in_1, want it at once", got)
 	}
-	p.pauseAll(time.Minute)
+	p.pauseAll(entitlement.Stripe, time.Minute)
 	if got := scan(now); got != "" {
 		t.Errorf("due are %q while the provider wants patience", got)
 	}
-	p.pausedUntil = time.Time{}
+	clear(p.pausedUntil)
 
 	for _, tt := range []struct {
 		failure  provider.PullError
@@ -566,13 +566,13 @@ func TestWhenToAsk(t *testing.T) {
 		{provider.PullError{Reason: provider.ErrOtherEnvironment}, pullOther, pullPauseMax, 0},
 		{provider.PullError{Reason: provider.ErrAnswer}, pullAnswer, pullPauseMin, 0},
 	} {
-		p.pausedUntil = time.Time{}
-		outcome, pause := p.failed(&tt.failure)
-		if left := max(p.paused(), 0); outcome != tt.outcome || pause != tt.pause || left < tt.everyone*9/10 || left > tt.everyone*5/4+time.Millisecond {
+		clear(p.pausedUntil)
+		outcome, pause := p.failed(entitlement.Stripe, &tt.failure)
+		if left := max(p.paused(entitlement.Stripe), 0); outcome != tt.outcome || pause != tt.pause || left < tt.everyone*9/10 || left > tt.everyone*5/4+time.Millisecond {
 			t.Errorf("%v is %s, waits %s, and everyone %s; want %s, %s, %s", &tt.failure, outcome, pause, left, tt.outcome, tt.pause, tt.everyone)
 		}
 	}
-	p.pausedUntil = time.Time{}
+	clear(p.pausedUntil)
 
 	pull := store.Pull{ID: "stripe:in_9", Asks: "x"}
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900} {

@@ -33,7 +33,24 @@ func (w *Writer) handleWebhook(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer, outcome, err := w.takeWebhook(r, env, adapter)
+	body, err := readBody(r, maxWebhookBytes)
+	if err == nil {
+		if handshake := adapter.Delivery().Handshake; handshake != nil {
+			if answer, ok := handshake(provider.Request{Header: r.Header, Body: body}); ok {
+				rw.Header().Set("Content-Type", "application/json")
+				_, err := rw.Write(answer)
+				return err
+			}
+		}
+	}
+	var answer webhookAnswer
+	outcome := outcomeInvalid
+	switch {
+	case errors.Is(err, problem.New(problem.BodyTooLarge, "")):
+		outcome = outcomeBodyTooLarge
+	case err == nil:
+		answer, outcome, err = w.takeWebhook(r, body, env, adapter)
+	}
 	w.metrics.webhook(name, outcome, time.Since(began))
 	if err != nil {
 		if n := w.refusals.due(w.now()); n > 0 {
@@ -57,22 +74,15 @@ func (w *Writer) adapter(env entitlement.Environment, name entitlement.Provider)
 }
 
 // takeWebhook returns the answer, and the outcome in the words of the metrics.
-func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapter provider.Adapter) (webhookAnswer, string, error) {
+func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Environment, adapter provider.Adapter) (webhookAnswer, string, error) {
 	var answer webhookAnswer
 	ctx := r.Context()
-	body, err := readBody(r, maxWebhookBytes)
-	if errors.Is(err, problem.New(problem.BodyTooLarge, "")) {
-		return answer, outcomeBodyTooLarge, err
-	}
-	if err != nil {
-		return answer, outcomeInvalid, err
-	}
 	// The tolerance is judged by the clock of the node that the message reached, before anything waits for a leader.
 	switch err := adapter.Verify(provider.Request{Header: r.Header, Body: body}, w.now()); {
 	case errors.Is(err, provider.ErrStale):
-		return answer, outcomeStale, problem.New(problem.StaleSignature, "The signature's time is too far from now.")
+		return answer, outcomeStale, refused(adapter, problem.New(problem.StaleSignature, "The signature's time is too far from now."))
 	case err != nil:
-		return answer, outcomeSignature, problem.New(problem.InvalidSignature, "The signature does not match any configured secret.")
+		return answer, outcomeSignature, refused(adapter, problem.New(problem.InvalidSignature, "The message is not authentic by anything that is configured here."))
 	}
 	ev, err := adapter.Parse(body, env)
 	if err != nil {
@@ -93,6 +103,14 @@ func (w *Writer) takeWebhook(r *http.Request, env entitlement.Environment, adapt
 	}
 	answer = webhookAnswer{EventID: result.EventID, Revision: result.Revision.String(), Duplicate: result.Duplicate, Outcome: result.Outcome}
 	return answer, webhookOutcome(result), nil
+}
+
+// refused is a refusal in the status that the provider understands.
+func refused(adapter provider.Adapter, p *problem.Problem) error {
+	if status := adapter.Delivery().RefusedStatus; status != 0 {
+		return p.InStatus(status)
+	}
+	return p
 }
 
 func webhookOutcome(result store.Result) string {

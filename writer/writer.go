@@ -58,7 +58,7 @@ type Writer struct {
 	signer   *signer
 	verifier *replication.Verifier
 	adapters map[entitlement.Environment]map[entitlement.Provider]provider.Adapter
-	pullers  map[entitlement.Environment]provider.Puller // those that can be asked; the leader does
+	pullers  map[entitlement.Environment]map[entitlement.Provider]provider.Puller // those that can be asked; the leader does
 	metrics  *metrics
 	clock    *clock
 	disk     *disk

@@ -66,14 +66,18 @@ func (e *Entitlement) appendJSON(dst []byte, env Environment, exp int64) []byte 
 	}
 	dst = appendBool(dst, "will_renew", e.WillRenew)
 	dst = appendBool(dst, "trial", e.Trial)
-	if e.Granted {
+	switch {
+	case e.Granted:
 		dst = append(dst, `,"ownership":"granted"`...)
-	} else {
+	case e.Ownership != "":
+		dst = appendText(dst, "ownership", string(e.Ownership))
+	default:
 		dst = append(dst, `,"ownership":"purchased"`...)
 	}
-	dst = appendBool(dst, "sandbox", env == Sandbox && !e.Granted)
+	dst = appendBool(dst, "sandbox", e.Sandbox || env == Sandbox && !e.Granted)
 	dst = appendText(dst, "plan", e.Plan)
-	dst = append(dst, `,"next_plan":null,"price":`...)
+	dst = appendText(dst, "next_plan", e.NextPlan)
+	dst = append(dst, `,"price":`...)
 	dst = e.Price.appendJSON(dst)
 	dst = appendText(dst, "manage_url", e.ManageURL)
 	dst = appendText(dst, "provider", string(e.Provider))

@@ -72,6 +72,25 @@ func (o *Object) WriteCanonical(w *canonical.Writer) {
 		w.Field(m, 19)
 		o.Hint.write(w)
 	}
+	w.Text(m, 20, string(o.By))
+	if o.Transaction != nil {
+		w.Field(m, 21)
+		o.Transaction.write(w)
+	}
+	if o.Renewal != nil {
+		w.Field(m, 22)
+		o.Renewal.write(w)
+	}
+	if o.Revocation != nil {
+		w.Field(m, 23)
+		o.Revocation.write(w)
+	}
+	if o.Customer != nil {
+		w.Field(m, 24)
+		o.Customer.write(w)
+	}
+	canonical.WriteList(w, m, 25, o.Shares, func(x *Alias) { x.write(w) })
+	w.True(m, 26, o.Sandbox)
 }
 
 func (a *Alias) write(w *canonical.Writer) {
@@ -226,6 +245,58 @@ func (h *Hint) write(w *canonical.Writer) {
 	m := w.Map()
 	w.Field(m, 1)
 	w.String(string(h.Of))
+	w.True(m, 2, h.Echo)
+}
+
+func (t *Transaction) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Text(m, 1, t.Chain)
+	w.Text(m, 2, string(t.Product))
+	canonical.WriteTexts(w, m, 3, t.Also)
+	w.Int(m, 4, t.Quantity)
+	if t.Price != nil {
+		w.Field(m, 5)
+		t.Price.write(w)
+	}
+	w.Int(m, 10, int64(t.State))
+	w.True(m, 11, t.Recurring)
+	w.Int(m, 12, t.StartsAt)
+	w.Int(m, 13, t.EndsAt)
+	w.True(m, 14, t.Trial)
+	w.True(m, 15, t.Upgraded)
+	w.Int(m, 16, t.RevokedAt)
+	w.Text(m, 17, string(t.Ownership))
+	w.Text(m, 18, t.Store)
+	w.True(m, 19, t.Provisional)
+	w.True(m, 20, t.Promo)
+	canonical.WriteTexts(w, m, 21, t.Entitlements)
+}
+
+func (r *Renewal) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Text(m, 1, string(r.Phase))
+	w.True(m, 2, r.WillRenew)
+	w.Text(m, 3, string(r.Next))
+	w.Int(m, 4, r.GraceUntil)
+	w.Int(m, 5, r.EndedAt)
+	w.Int(m, 6, r.ResumesAt)
+	w.Text(m, 7, r.Transaction)
+	w.Text(m, 8, r.Replaces)
+}
+
+func (r *Revocation) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(r.Transaction)
+	w.Int(m, 2, r.RevokedAt)
+	w.Text(m, 3, string(r.Reason))
+	w.Int(m, 4, r.Quantity)
+	w.True(m, 5, r.Undone)
+}
+
+func (c *Customer) write(w *canonical.Writer) {
+	m := w.Map()
+	w.True(m, 1, c.Gone)
 }
 
 // WriteCanonical implements canonical.Writable.
@@ -258,6 +329,7 @@ func (p *Purchase) write(w *canonical.Writer) {
 	canonical.WriteList(w, m, 4, p.Items, func(x *Item) { x.write(w) })
 	w.True(m, 5, p.TrialUsed)
 	w.True(m, 6, p.Doubt)
+	w.True(m, 7, p.Sandbox)
 }
 
 func (i *Item) write(w *canonical.Writer) {
@@ -273,6 +345,11 @@ func (i *Item) write(w *canonical.Writer) {
 	w.True(m, 6, i.WillRenew)
 	w.Text(m, 7, string(i.Reason))
 	w.True(m, 8, i.Recurring)
+	w.Text(m, 9, string(i.Next))
+	w.Text(m, 10, string(i.Ownership))
+	w.True(m, 11, i.Provisional)
+	w.True(m, 12, i.Promo)
+	canonical.WriteTexts(w, m, 13, i.Entitlements)
 }
 
 func (t *Term) write(w *canonical.Writer) {

@@ -219,11 +219,21 @@ func (p *Product) key() productKey { return productKey{p.Provider, p.ID} }
 // CatalogIndex is a catalog made ready for lookups. It never changes and is safe for concurrent use. A nil one maps nothing.
 type CatalogIndex struct {
 	products map[productKey]*Product
+	// aggregator holds what an aggregator's own entitlement gives, as a product without a name.
+	aggregator map[aggregatorKey]string
+}
+
+type aggregatorKey struct {
+	provider Provider
+	id       string
 }
 
 // NewCatalogIndex indexes c, which must not be changed afterwards.
 func NewCatalogIndex(c *Catalog) *CatalogIndex {
-	x := &CatalogIndex{products: make(map[productKey]*Product, len(c.Products))}
+	x := &CatalogIndex{products: make(map[productKey]*Product, len(c.Products)), aggregator: make(map[aggregatorKey]string, len(c.Aggregator))}
+	for _, a := range c.Aggregator {
+		x.aggregator[aggregatorKey{a.Provider, a.ID}] = a.Entitlement
+	}
 	for i := range c.Products {
 		x.products[c.Products[i].key()] = &c.Products[i]
 	}
@@ -244,4 +254,35 @@ func (x *CatalogIndex) Lookup(p Provider, s *Sold) (*Product, bool) {
 		}
 	}
 	return nil, false
+}
+
+// lookup is Lookup by the name that the purchase's store has for a product, else by that of who told us.
+func (x *CatalogIndex) lookup(p *Purchase, s *Sold) (*Product, bool) {
+	if store := providerOf(p.Store); store != p.Provider {
+		if found, ok := x.Lookup(store, s); ok {
+			return found, true
+		}
+	}
+	return x.Lookup(p.Provider, s)
+}
+
+// productOf returns what an item is. A product that the catalog lacks is one that gives what the aggregator's own names of it are mapped to.
+func (x *CatalogIndex) productOf(p *Purchase, item *Item) (*Product, bool) {
+	if found, ok := x.lookup(p, &item.Term.Sold); ok || x == nil {
+		return found, ok
+	}
+	var gives []string
+	for _, id := range item.Entitlements {
+		if name, ok := x.aggregator[aggregatorKey{p.Provider, id}]; ok && !slices.Contains(gives, name) {
+			gives = append(gives, name)
+		}
+	}
+	if len(gives) == 0 {
+		return nil, false
+	}
+	kind := KindNonConsumable
+	if item.Recurring {
+		kind = KindRecurring
+	}
+	return &Product{Provider: p.Provider, ID: item.Term.Product, Kind: kind, Entitlements: gives}, true
 }

@@ -83,6 +83,24 @@ func (o *Object) ReadCanonical(r *canonical.Reader) {
 		case 19:
 			o.Hint = &Hint{}
 			o.Hint.read(r)
+		case 20:
+			o.By = Provider(r.String())
+		case 21:
+			o.Transaction = &Transaction{}
+			o.Transaction.read(r)
+		case 22:
+			o.Renewal = &Renewal{}
+			o.Renewal.read(r)
+		case 23:
+			o.Revocation = &Revocation{}
+			o.Revocation.read(r)
+		case 24:
+			o.Customer = &Customer{}
+			o.Customer.read(r)
+		case 25:
+			o.Shares = canonical.List(r, func(x *Alias) { x.read(r) })
+		case 26:
+			o.Sandbox = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -362,6 +380,107 @@ func (h *Hint) read(r *canonical.Reader) {
 		switch field {
 		case 1:
 			h.Of = ObjectKind(r.String())
+		case 2:
+			h.Echo = r.Bool()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (t *Transaction) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			t.Chain = r.String()
+		case 2:
+			t.Product = ProductID(r.String())
+		case 3:
+			t.Also = canonical.Texts[ProductID](r)
+		case 4:
+			t.Quantity = r.Int()
+		case 5:
+			t.Price = &Price{}
+			t.Price.read(r)
+		case 10:
+			t.State = TransactionState(r.Small())
+		case 11:
+			t.Recurring = r.Bool()
+		case 12:
+			t.StartsAt = r.Int()
+		case 13:
+			t.EndsAt = r.Int()
+		case 14:
+			t.Trial = r.Bool()
+		case 15:
+			t.Upgraded = r.Bool()
+		case 16:
+			t.RevokedAt = r.Int()
+		case 17:
+			t.Ownership = Ownership(r.String())
+		case 18:
+			t.Store = r.String()
+		case 19:
+			t.Provisional = r.Bool()
+		case 20:
+			t.Promo = r.Bool()
+		case 21:
+			t.Entitlements = canonical.Texts[string](r)
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (n *Renewal) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			n.Phase = Phase(r.String())
+		case 2:
+			n.WillRenew = r.Bool()
+		case 3:
+			n.Next = ProductID(r.String())
+		case 4:
+			n.GraceUntil = r.Int()
+		case 5:
+			n.EndedAt = r.Int()
+		case 6:
+			n.ResumesAt = r.Int()
+		case 7:
+			n.Transaction = r.String()
+		case 8:
+			n.Replaces = r.String()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (n *Revocation) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			n.Transaction = r.String()
+		case 2:
+			n.RevokedAt = r.Int()
+		case 3:
+			n.Reason = Reason(r.String())
+		case 4:
+			n.Quantity = r.Int()
+		case 5:
+			n.Undone = r.Bool()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (c *Customer) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			c.Gone = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -419,6 +538,8 @@ func (p *Purchase) read(r *canonical.Reader) {
 			p.TrialUsed = r.Bool()
 		case 6:
 			p.Doubt = r.Bool()
+		case 7:
+			p.Sandbox = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -444,6 +565,16 @@ func (i *Item) read(r *canonical.Reader) {
 			i.Reason = Reason(r.String())
 		case 8:
 			i.Recurring = r.Bool()
+		case 9:
+			i.Next = ProductID(r.String())
+		case 10:
+			i.Ownership = Ownership(r.String())
+		case 11:
+			i.Provisional = r.Bool()
+		case 12:
+			i.Promo = r.Bool()
+		case 13:
+			i.Entitlements = canonical.Texts[string](r)
 		default:
 			r.Fail()
 		}

@@ -117,6 +117,12 @@ const (
 	KindCheckout     ObjectKind = "checkout" // a one-time purchase, or what ties one to its customer
 	KindSale         ObjectKind = "sale"     // what a checkout sold: an object of its own, because only some messages carry it
 	KindHint         ObjectKind = "hint"     // that an object has changed, without its state; it has the object's id
+
+	// The kinds in which every provider but Stripe tells of a purchase, since version 2 of the rules.
+	KindTransaction ObjectKind = "transaction" // one term of one product, or one sale
+	KindRenewal     ObjectKind = "renewal"     // where a chain of terms stands; it has the chain's id
+	KindRevocation  ObjectKind = "revocation"  // that a transaction was taken back, told apart from the transaction
+	KindCustomer    ObjectKind = "customer"    // that a customer was asked about: what settles a hint about all that they own
 )
 
 // Object is one provider object in one state. Of several states of an object the newest counts, the first difference
@@ -146,6 +152,19 @@ type Object struct {
 	Checkout     *Checkout     `cbor:"17,keyasint,omitempty"`
 	Sale         *Sale         `cbor:"18,keyasint,omitempty"`
 	Hint         *Hint         `cbor:"19,keyasint,omitempty"`
+
+	// By is who says so, where that is not Stripe. Two providers that tell of one thing tell of two objects.
+	By Provider `cbor:"20,keyasint,omitempty"`
+
+	Transaction *Transaction `cbor:"21,keyasint,omitempty"`
+	Renewal     *Renewal     `cbor:"22,keyasint,omitempty"`
+	Revocation  *Revocation  `cbor:"23,keyasint,omitempty"`
+	Customer    *Customer    `cbor:"24,keyasint,omitempty"`
+
+	// Shares are identities that the provider lets use the purchase beside its owner.
+	Shares []Alias `cbor:"25,keyasint,omitempty"`
+	// Sandbox: a test purchase that came to production. The state machine sets it, adapters never do.
+	Sandbox bool `cbor:"26,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.
@@ -326,4 +345,7 @@ type SaleLine struct {
 // object's id, proves nothing by itself, and is settled by any state of the object that is not older.
 type Hint struct {
 	Of ObjectKind `cbor:"1,keyasint"`
+	// Echo: the hint comes from another provider than the object's. Where that one cannot be asked, what the other says is the truth, and
+	// nothing is in doubt.
+	Echo bool `cbor:"2,keyasint,omitempty"`
 }

@@ -19,23 +19,15 @@ const (
 
 // Fold decides what evidence gives. It is a pure function: equal evidence and policy give an equal purchase. The billing grace of a
 // provider that the policy does not name is that of DefaultPolicy.
+//
+// Where several providers tell of one purchase, the one counts whose word is the newest, with two exceptions: what its store took back no other
+// provider gives back, unless a term began since; and an open or lost dispute is one whoever else says what.
 func Fold(e Evidence, p Policy) Purchase {
 	f := read(e)
+	f.policy = p
 	id := e.ID()
-	out := Purchase{ID: id, Provider: id.Provider(), Store: storeOf(id.Provider()), Doubt: f.doubt}
-	grace, ok := p.BillingGrace[out.Provider]
-	if !ok {
-		grace = DefaultPolicy.BillingGrace[out.Provider]
-	}
-	for _, o := range f.subscriptions {
-		for i := range o.Subscription.Items {
-			out.Items = append(out.Items, f.foldItem(o, &o.Subscription.Items[i], clampTime(grace)))
-		}
-		out.TrialUsed = out.TrialUsed || o.Subscription.trialUsed()
-	}
-	for _, o := range f.checkouts {
-		out.Items = append(out.Items, f.foldCheckout(o)...)
-	}
+	told := f.newestTelling(id.Provider())
+	out := Purchase{ID: id, Provider: told.by, Store: told.store, Items: told.items, TrialUsed: told.trial, Doubt: f.doubt}
 	if at, disputed := f.disputed(); disputed {
 		for i := range out.Items {
 			if out.Items[i].State != Pending {
@@ -43,14 +35,131 @@ func Fold(e Evidence, p Policy) Purchase {
 			}
 		}
 	}
+	if slices.ContainsFunc(e.Objects, func(o Object) bool { return o.Sandbox }) {
+		out.Sandbox, out.TrialUsed = true, false
+		for i := range out.Items {
+			out.Items[i].endBy(out.Items[i].Term.StartsAt + sandboxSeconds)
+		}
+	}
 	slices.SortFunc(out.Items, func(a, b Item) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Term.ID, b.Term.ID)) })
 	return out
+}
+
+// telling is what one provider says about a purchase.
+type telling struct {
+	by    Provider
+	store string
+	at    int64 // version of its newest statement
+	items []Item
+	trial bool // one of its terms was ever a trial
+}
+
+// newestTelling returns what the provider says whose word counts. store is the provider that the purchase's id is of.
+func (f *facts) newestTelling(store Provider) telling {
+	best := telling{by: store, store: storeOf(store)}
+	var own telling
+	for _, by := range f.tellers {
+		t := f.telling(by)
+		if by == store {
+			own = t
+		}
+		if len(best.items) == 0 || t.at > best.at || t.at == best.at && by == store {
+			best = t
+		}
+	}
+	if best.by != store && own.takenBack() >= max(best.began(), 1) {
+		return own
+	}
+	return best
+}
+
+// takenBack returns when all of it was taken back, or 0.
+func (t *telling) takenBack() int64 {
+	at := int64(0)
+	for i := range t.items {
+		if t.items[i].State != Revoked {
+			return 0
+		}
+		at = max(at, t.items[i].AccessUntil)
+	}
+	return at
+}
+
+// began returns when the last of its terms began.
+func (t *telling) began() int64 {
+	at := int64(0)
+	for i := range t.items {
+		at = max(at, t.items[i].Term.StartsAt)
+	}
+	return at
+}
+
+func (f *facts) telling(by Provider) telling {
+	if by == Stripe {
+		return f.stripeTelling()
+	}
+	t := telling{by: by, items: foldChains(f.objects, by, f.billingGrace(by))}
+	var newest *Object
+	for i := range f.objects {
+		o := &f.objects[i]
+		if o.By != by || o.Transaction == nil && o.Renewal == nil {
+			continue
+		}
+		t.at = max(t.at, o.At)
+		if o.Transaction != nil {
+			if newest == nil || o.At > newest.At || o.At == newest.At && o.ID > newest.ID {
+				newest = o
+			}
+			t.trial = t.trial || o.Transaction.Trial && o.Transaction.Ownership == "" && o.Transaction.State == TransactionPaid
+		}
+	}
+	t.store = cmp.Or(newest.Transaction.Store, storeOf(by))
+	return t
+}
+
+// stripeTelling is telling for Stripe, which tells in subscriptions, invoices and checkouts.
+func (f *facts) stripeTelling() telling {
+	t := telling{by: Stripe, store: storeOf(Stripe)}
+	grace := clampTime(f.billingGrace(Stripe)(""))
+	for _, o := range f.subscriptions {
+		for i := range o.Subscription.Items {
+			t.items = append(t.items, f.foldItem(o, &o.Subscription.Items[i], grace))
+		}
+		t.trial = t.trial || o.Subscription.trialUsed()
+	}
+	for _, o := range f.checkouts {
+		t.items = append(t.items, f.foldCheckout(o)...)
+	}
+	if len(f.tellers) > 1 {
+		for i := range f.objects {
+			if o := &f.objects[i]; o.By == "" && o.Hint == nil {
+				t.at = max(t.at, o.At)
+			}
+		}
+	}
+	return t
+}
+
+// billingGrace returns the policy's billing grace for what a provider tells about a store: the store's, where it is set.
+func (f *facts) billingGrace(by Provider) func(store string) int64 {
+	return func(store string) int64 {
+		for _, p := range []Provider{providerOf(store), by} {
+			if seconds, ok := f.policy.BillingGrace[p]; ok {
+				return seconds
+			}
+			if seconds, ok := DefaultPolicy.BillingGrace[p]; ok {
+				return seconds
+			}
+		}
+		return 0
+	}
 }
 
 // Terms lists every stretch that the evidence knows of, for people: the present one of each item and those that paid invoices name,
 // sorted by start and id. A term that a later one of its item replaced has SupersededAt.
 func Terms(e Evidence, p Policy) []Term {
 	f := read(e)
+	f.policy = p
 	byID := map[TermID]Term{}
 	items := map[TermID]string{}
 	add := func(item string, t Term) {
@@ -64,6 +173,11 @@ func Terms(e Evidence, p Policy) []Term {
 				add(item, Term{ID: termID(item, l.StartsAt), Sold: l.Sold, StartsAt: clampTime(l.StartsAt), EndsAt: clampTime(l.EndsAt), RevokedAt: inv.refundedAt})
 			}
 		}
+	}
+	told := f.newestTelling(e.ID().Provider()).by
+	terms, chains := chainTerms(e.Objects, told)
+	for i := range terms {
+		add(chains[i], terms[i])
 	}
 	for _, item := range Fold(e, p).Items {
 		add(item.ID, item.Term)
@@ -94,6 +208,10 @@ type facts struct {
 	paid          []paidInvoice
 	money         *ledger
 	doubt         bool
+
+	objects []Object
+	policy  Policy
+	tellers []Provider // those that tell of a purchase, sorted
 }
 
 // paidInvoice is an invoice that was paid, with the lines that bought something: credits (negative amounts) are left out.
@@ -104,9 +222,15 @@ type paidInvoice struct {
 }
 
 func read(e Evidence) *facts {
-	f := &facts{invoices: map[string]*Object{}, sales: map[string]*Sale{}, money: newLedger(e.Objects), doubt: len(e.Doubts()) > 0}
+	f := &facts{invoices: map[string]*Object{}, sales: map[string]*Sale{}, money: newLedger(e.Objects), objects: e.Objects}
+	f.doubt = slices.ContainsFunc(e.Doubts(), func(d Doubt) bool { return !d.Echo })
 	for i := range e.Objects {
 		o := &e.Objects[i]
+		if o.Transaction != nil || o.Subscription != nil || o.Checkout != nil && o.Checkout.Mode == CheckoutPayment {
+			if by := cmp.Or(o.By, Stripe); !slices.Contains(f.tellers, by) {
+				f.tellers = append(f.tellers, by)
+			}
+		}
 		switch {
 		case o.Subscription != nil:
 			f.subscriptions = append(f.subscriptions, o)
@@ -131,6 +255,7 @@ func read(e Evidence) *facts {
 			f.paid = append(f.paid, inv)
 		}
 	}
+	slices.Sort(f.tellers)
 	return f
 }
 
@@ -378,14 +503,31 @@ func termID(item string, start int64) TermID {
 	return TermID(item + ":" + strconv.FormatInt(clampTime(start), 10))
 }
 
+// The stores that are not called like their provider.
+const (
+	AppStore  = "app_store"
+	PlayStore = "play_store"
+)
+
 func storeOf(p Provider) string {
 	switch p {
 	case Apple:
-		return "app_store"
+		return AppStore
 	case Google:
-		return "play_store"
+		return PlayStore
 	}
 	return string(p)
+}
+
+// providerOf returns whose adapter a store has, should it have one.
+func providerOf(store string) Provider {
+	switch store {
+	case AppStore:
+		return Apple
+	case PlayStore:
+		return Google
+	}
+	return Provider(store)
 }
 
 // maxQuantity bounds what a provider may say was bought at once, so that credits times quantity cannot overflow.

@@ -50,6 +50,18 @@ func goldenValues() map[string]any {
 		{Kind: KindSale, ID: "cs_1", At: 1, Sale: &Sale{Lines: []SaleLine{{ID: "li_1", Sold: Sold{Product: "price_1", Quantity: 1}}}}},
 		{Kind: KindHint, ID: "sub_1", At: 2, Hint: &Hint{Of: KindSubscription}},
 	}
+	told := []Object{
+		{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Shares: []Alias{{AdaptyProfile, "p"}}, Sandbox: true, Transaction: &Transaction{
+			Chain: "1000", Sold: Sold{Product: "pro", Quantity: 2}, State: TransactionPending, Recurring: true, StartsAt: 1, EndsAt: 2, Trial: true, Upgraded: true, RevokedAt: 3,
+			Ownership: Family, Store: AppStore, Provisional: true, Promo: true, Entitlements: []string{"a", "b"}}},
+		{Kind: KindRenewal, ID: "1000", By: Apple, At: 1, Renewal: &Renewal{
+			Phase: PhaseBillingGrace, WillRenew: true, Next: "next", GraceUntil: 1, EndedAt: 2, ResumesAt: 3, Transaction: "2000", Replaces: "999"}},
+		{Kind: KindRevocation, ID: "r", By: Google, At: 1, Revocation: &Revocation{Transaction: "2000", RevokedAt: 1, Reason: ReasonRevoked, Quantity: 2, Undone: true}},
+		{Kind: KindCustomer, ID: "c", By: RevenueCat, At: 1, Customer: &Customer{Gone: true}},
+		{Kind: KindHint, ID: "1000", By: Apple, At: 1, Hint: &Hint{Of: KindRenewal, Echo: true}},
+	}
+	toldPurchase := Purchase{ID: "apple:1000", Provider: Apple, Store: AppStore, Sandbox: true, Items: []Item{{
+		ID: "1000", State: Live, Term: Term{ID: "2000", Sold: Sold{Product: "pro"}}, Next: "next", Ownership: Shared, Provisional: true, Promo: true, Entitlements: []string{"a"}}}}
 	tied := subscription
 	tied.Subscription = &Subscription{Status: Canceled}
 	return map[string]any{
@@ -64,7 +76,11 @@ func goldenValues() map[string]any {
 			},
 			Aggregator: []AggregatorEntitlement{{RevenueCat, "pro", "pro"}},
 		},
-		"policy": &DefaultPolicy,
+		"policy":           &DefaultPolicy,
+		"policy_rules_2":   &Policy{BillingGrace: map[Provider]int64{Google: 1}, SandboxAccess: SandboxAnyone, SharingOff: true},
+		"event_rules_2":    &Event{Provider: Apple, ID: "00000000-0000-0000-0000-000000000001", Environment: Production, Type: "DID_RENEW", CreatedAt: 1_795_305_612, Objects: told},
+		"evidence_rules_2": ptr(Evidence{}.Add(told...)),
+		"account_rules_2":  &Account{ID: "acc_01JD0000000000000000000000", Purchases: []Purchase{toldPurchase}},
 	}
 }
 

@@ -86,7 +86,7 @@ func mergeObjects(a, b []Object) []Object {
 }
 
 func compareKeys(a, b *Object) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), cmp.Compare(a.By, b.By))
 }
 
 // newest returns the state that counts of two of one object. Think of each side as the set of states that it has seen: the winner is
@@ -139,8 +139,8 @@ func compareHashes(a, b []byte) int {
 }
 
 // ID returns the purchase's id: the smallest link by the rank of its provider (apple, google, stripe, then the others by name), within
-// Stripe subscriptions before payment intents before the rest. It is empty without links. A link that comes later can change it;
-// the older id keeps being a link.
+// Stripe subscriptions before payment intents before the rest; ids of single transactions and orders (SecondaryLink) come after those of the
+// stores. It is empty without links. A link that comes later can change it; the older id keeps being a link.
 func (e Evidence) ID() PurchaseID {
 	var best Link
 	for _, l := range e.Links {
@@ -154,9 +154,13 @@ func (e Evidence) ID() PurchaseID {
 func linkRank(l Link) int {
 	provider, id, _ := strings.Cut(string(l), ":")
 	switch Provider(provider) {
-	case Apple:
-		return 0
-	case Google:
+	case Apple, Google:
+		if strings.HasPrefix(id, secondaryMark) {
+			return 5
+		}
+		if Provider(provider) == Apple {
+			return 0
+		}
 		return 1
 	case Stripe:
 		switch {
@@ -167,8 +171,14 @@ func linkRank(l Link) int {
 		}
 		return 4
 	}
-	return 5
+	return 6
 }
+
+const secondaryMark = "tx:"
+
+// SecondaryLink is the link of a store's id that belongs to a purchase and is no name for it: an Apple transaction id or a Play order id of one
+// term. Whoever knows an id as the first one of its chain gives both links, because another provider may know it only as one of many.
+func SecondaryLink(p Provider, id string) Link { return Link(string(p) + ":" + secondaryMark + id) }
 
 // Provider returns who told us about the purchase: the one that its id is of.
 func (id PurchaseID) Provider() Provider {
@@ -184,14 +194,26 @@ type Identity struct {
 	Aliases []Alias // sorted by Kind, Value
 }
 
-// Identity returns who may own the purchase, by what the newest states say.
+// Identity returns who may own the purchase, by what the newest states say. Of a provider other than Stripe only the newest statement counts
+// that names anybody: purchases move from one of its customers to another.
 func (e Evidence) Identity() Identity {
 	var (
 		id   Identity
 		best *Object
 	)
+	newest := map[Provider]*Object{}
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.By != "" && (o.Account != "" || len(o.Aliases) > 0) {
+			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
+				newest[o.By] = o
+			}
+		}
+	}
 	for i := range e.Objects {
 		o := &e.Objects[i]
+		if o.By != "" && newest[o.By] != o {
+			continue
+		}
 		id.Aliases = append(id.Aliases, o.Aliases...)
 		if o.Account != "" && (best == nil || compareNaming(o, best) > 0) {
 			best = o
@@ -222,7 +244,7 @@ func compareNaming(a, b *Object) int {
 // subscription has not been seen, a refund whose payment is unknown.
 func (e Evidence) IsPurchase() bool {
 	for i := range e.Objects {
-		if o := &e.Objects[i]; o.Subscription != nil || o.Checkout != nil && o.Checkout.Mode == CheckoutPayment {
+		if o := &e.Objects[i]; o.Transaction != nil || o.Subscription != nil || o.Checkout != nil && o.Checkout.Mode == CheckoutPayment {
 			return true
 		}
 	}

@@ -11,13 +11,15 @@ type Evidence struct {
 // Purchase is one sale as folded from its evidence: what an answer needs and nothing else. It is what an account record holds.
 type Purchase struct {
 	ID       PurchaseID `cbor:"1,keyasint"`
-	Provider Provider   `cbor:"2,keyasint"`           // who told us
+	Provider Provider   `cbor:"2,keyasint"`           // who told us: of several the one whose word is the newest
 	Store    string     `cbor:"3,keyasint"`           // who took the money: "stripe", "app_store", "play_store"
 	Items    []Item     `cbor:"4,keyasint,omitempty"` // sorted by ID
 	// TrialUsed: a term of this purchase was ever a trial. An incomplete payment never counts.
 	TrialUsed bool `cbor:"5,keyasint,omitempty"`
 	// Doubt: a provider object is tied or partial, and asking the provider would settle it.
 	Doubt bool `cbor:"6,keyasint,omitempty"`
+	// Sandbox: a test purchase in production, which counts for a day at most and never blocks buying.
+	Sandbox bool `cbor:"7,keyasint,omitempty"`
 }
 
 // Item is one product inside a purchase: a Stripe subscription has one or more, other purchases one.
@@ -34,7 +36,23 @@ type Item struct {
 	WillRenew         bool   `cbor:"6,keyasint,omitempty"`
 	Reason            Reason `cbor:"7,keyasint,omitempty"` // why it is Revoked, or empty
 	Recurring         bool   `cbor:"8,keyasint,omitempty"` // a subscription's item, as opposed to a one-time sale
+
+	Next        ProductID `cbor:"9,keyasint,omitempty"`  // what it will renew as, where that is another product
+	Ownership   Ownership `cbor:"10,keyasint,omitempty"` // empty: bought by its owner
+	Provisional bool      `cbor:"11,keyasint,omitempty"` // signed by the store and not confirmed yet: no credits
+	Promo       bool      `cbor:"12,keyasint,omitempty"` // given away by an aggregator, not sold
+	// Entitlements are an aggregator's own names of what this gives, sorted. They count where the catalog lacks the product.
+	Entitlements []string `cbor:"13,keyasint,omitempty"`
 }
+
+// Ownership says by what right somebody who did not buy a purchase uses it. The words are part of the app API.
+type Ownership string
+
+// The ownerships. Empty is that of the buyer.
+const (
+	Family Ownership = "family" // the store's family sharing
+	Shared Ownership = "shared" // an aggregator shares it between profiles
+)
 
 // ItemState is where an item stands, apart from the passing of time.
 type ItemState uint8
@@ -103,6 +121,31 @@ type Account struct {
 type Policy struct {
 	// BillingGrace is how long a failed renewal keeps access after what was paid for, in seconds, by provider.
 	BillingGrace map[Provider]int64 `cbor:"1,keyasint,omitempty"`
+	// SandboxAccess says for whom a store's test purchase counts in production. Empty is SandboxTesters.
+	SandboxAccess SandboxAccess `cbor:"2,keyasint,omitempty"`
+	// SharingOff: what a provider shares beside the owner gives nothing.
+	SharingOff bool `cbor:"3,keyasint,omitempty"`
+}
+
+// SandboxAccess says for whom test purchases of App Review, TestFlight and licence testers count in production: invariant I15.
+type SandboxAccess string
+
+// The choices of sandbox access.
+const (
+	SandboxNone    SandboxAccess = "none"
+	SandboxTesters SandboxAccess = "testers" // accounts marked as testers
+	SandboxAnyone  SandboxAccess = "anyone"
+)
+
+// CountsSandbox reports whether a test purchase counts for an account.
+func (p *Policy) CountsSandbox(tester bool) bool {
+	switch p.SandboxAccess {
+	case SandboxNone:
+		return false
+	case SandboxAnyone:
+		return true
+	}
+	return tester
 }
 
 // DefaultPolicy is what holds where nothing was set: Stripe 7 days of billing grace (requirement A10.10's companion: one

@@ -74,7 +74,10 @@ type Entitlement struct {
 	WillRenew   bool
 	Trial       bool
 	Granted     bool // by support or a promotion, not bought
+	Sandbox     bool // by a test purchase that came to production
+	Ownership   Ownership
 	Plan        string
+	NextPlan    string // what it will renew as, where that is another plan
 	Price       *Price // nil: not known
 	ManageURL   string
 	Provider    Provider
@@ -165,7 +168,7 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 }
 
 func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls ManageURLs) {
-	product, ok := x.Lookup(p.Provider, &item.Term.Sold)
+	product, ok := x.productOf(p, item)
 	if !ok {
 		v.Unmapped = append(v.Unmapped, Unmapped{p.ID, p.Provider, item.Term.Product})
 		return
@@ -175,6 +178,8 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 		AccessUntil: item.AccessUntil,
 		WillRenew:   item.WillRenew,
 		Trial:       item.Term.Trial,
+		Sandbox:     p.Sandbox,
+		Ownership:   item.Ownership,
 		Plan:        product.Plan,
 		Price:       item.Term.Price,
 		Provider:    p.Provider,
@@ -184,7 +189,14 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 		item:        item.ID,
 	}
 	if item.Recurring {
-		e.ManageURL = urls[p.Provider]
+		if e.ManageURL = urls[providerOf(p.Store)]; e.ManageURL == "" {
+			e.ManageURL = urls[p.Provider]
+		}
+	}
+	if item.Next != "" {
+		if next, ok := x.lookup(p, &Sold{Product: item.Next}); ok && next.Plan != product.Plan {
+			e.NextPlan = next.Plan
+		}
 	}
 	quantity := max(item.Term.Quantity, 1)
 	if !item.Recurring && item.State == Live && product.DurationDays > 0 {
@@ -196,7 +208,7 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 	}
 	switch product.Kind {
 	case KindConsumable:
-		if item.State == Live {
+		if item.State == Live && !item.Provisional {
 			v.addCredits(product, quantity)
 		}
 		return
@@ -237,6 +249,12 @@ func (i *Item) standing(now, until int64) (Status, Reason) {
 		switch {
 		case !within:
 			return StatusExpired, ReasonExpired
+		case i.Provisional:
+			return StatusActive, ReasonProvisional
+		case i.Promo:
+			return StatusActive, ReasonPromo
+		case i.Ownership == Family:
+			return StatusActive, ReasonFamily
 		case i.Recurring && !i.WillRenew && i.Term.Trial:
 			return StatusTrialing, ReasonCancelledUntilEnd
 		case i.Term.Trial:
@@ -351,9 +369,9 @@ func (v *View) addCredits(p *Product, quantity int64) {
 }
 
 // block notes that the product's group must not be bought now. Billing retry, hold and pause do not block: the user may well want to
-// start anew. Products without a group never do.
+// start anew. Products without a group never do, nor what others share or a test purchase gives.
 func (v *View) block(p *Product, e *Entitlement) {
-	if p.Group == "" || !e.Status.Active() {
+	if p.Group == "" || !e.Status.Active() || e.Sandbox || e.Ownership != "" {
 		return
 	}
 	b := BlockedGroup{Group: p.Group, Reason: BlockedSubscription, Store: e.Store, ManageURL: e.ManageURL}

@@ -4,6 +4,7 @@
 package problem
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type Problem struct {
 	RetryAfter time.Duration
 
 	members []member
+	status  int // in place of the kind's; 0 is the kind's
 }
 
 // member is an extension member (RFC 9457 section 3.2), such as the owner of a taken alias.
@@ -58,6 +60,13 @@ func (p *Problem) After(d time.Duration) *Problem {
 	return &c
 }
 
+// InStatus returns a copy of p that answers with another status than its type has: for a caller that understands no other.
+func (p *Problem) InStatus(status int) *Problem {
+	c := *p
+	c.status = status
+	return &c
+}
+
 // Error implements error.
 func (p *Problem) Error() string { return string(p.Slug) + ": " + p.Detail }
 
@@ -68,7 +77,7 @@ func (p *Problem) Is(target error) bool {
 }
 
 // Status returns the HTTP status of p.
-func (p *Problem) Status() int { return p.kind().Status }
+func (p *Problem) Status() int { return cmp.Or(p.status, p.kind().Status) }
 
 // Title returns the title of p, the same in every occurrence of its type.
 func (p *Problem) Title() string { return p.kind().Title }
@@ -123,7 +132,7 @@ func AppendJSON(dst []byte, p *Problem, requestID string) []byte {
 	dst = append(dst, `","title":`...)
 	dst = appendString(dst, k.Title)
 	dst = append(dst, `,"status":`...)
-	dst = strconv.AppendInt(dst, int64(k.Status), 10)
+	dst = strconv.AppendInt(dst, int64(p.Status()), 10)
 	dst = append(dst, `,"detail":`...)
 	dst = appendString(dst, p.Detail)
 	dst = append(dst, `,"request_id":`...)

@@ -6,6 +6,7 @@ package canonical
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"unicode/utf8"
 	"unsafe"
 )
@@ -210,7 +211,7 @@ type Writer struct {
 	Buffer []byte
 }
 
-// Map is where the head of a map stands, whose fields are being written in the order of their numbers. It has 23 at most.
+// Map is where the head of a map stands, whose fields are being written in the order of their numbers. It has 255 at most.
 type Map int
 
 // Map begins a map.
@@ -219,11 +220,25 @@ func (w *Writer) Map() Map {
 	return Map(len(w.Buffer) - 1)
 }
 
-// Field begins a field (number 0 to 23), whose value comes next. The functions named after kinds leave a field out whose value is zero.
+// Field begins a field, whose value comes next. The functions named after kinds leave a field out whose value is zero.
 func (w *Writer) Field(m Map, number byte) {
-	w.Buffer[m]++
-	w.Buffer = append(w.Buffer, number)
+	switch w.Buffer[m] {
+	default:
+		w.Buffer[m]++
+	case majorMap<<5 | maxShort:
+		w.Buffer[m]++ // the count has a byte of its own from here on
+		w.Buffer = slices.Insert(w.Buffer, int(m)+1, maxShort+1)
+	case majorMap<<5 | oneByte:
+		w.Buffer[m+1]++
+	}
+	w.head(majorUnsigned, uint64(number))
 }
+
+// RFC 8949, section 3: a head holds numbers up to 23 itself, and says by 24 that one byte more holds it.
+const (
+	maxShort = 23
+	oneByte  = 24
+)
 
 func (w *Writer) head(major byte, n uint64) {
 	major <<= 5

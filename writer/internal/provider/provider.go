@@ -37,6 +37,22 @@ type Adapter interface {
 	// be understood becomes an event of kind entitlement.Unreadable, never an error: the provider would send it again for days. An error means
 	// that the adapter could not do its work, whatever the bytes were.
 	Parse(body []byte, env entitlement.Environment) (entitlement.Event, error)
+
+	// Delivery says what the provider's way of delivering asks of our answers. The zero value asks nothing.
+	Delivery() Delivery
+}
+
+// Delivery is what a provider's way of delivering asks of our answers.
+type Delivery struct {
+	// RefusedStatus answers what Verify refused. 0 is 401. A provider that never repeats what was answered so gets 503: a message that our own
+	// mistake refused must come again.
+	RefusedStatus int
+	// Patience is how long the provider waits for an answer, less what the way takes. 0 is long enough to retry a command. Of a provider with
+	// Patience a verified message is kept on this node's disk until a leader has taken it, because it may not come again.
+	Patience time.Duration
+	// Handshake returns the answer to a request that is no message but the provider's test of the address, ok false for any other. It is asked
+	// before Verify and must tell nothing. Nil: the provider has none.
+	Handshake func(Request) (answer []byte, ok bool)
 }
 
 // Puller asks one provider in one environment for the present state of its objects. It is safe for concurrent use, keeps to a rate that the
@@ -44,8 +60,9 @@ type Adapter interface {
 type Puller interface {
 	Provider() entitlement.Provider
 
-	// Serves reports whether the provider can be asked for objects of the kind.
-	Serves(kind entitlement.ObjectKind) bool
+	// Targets says what to ask for so that doubts about a purchase, or about what is no purchase yet, are settled: for each the object itself, or
+	// the customer that it belongs to. All of the doubts are for this provider. What it cannot be asked about is left out.
+	Targets(e entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt
 
 	// Pull returns the answer as an event of its own, of kind entitlement.Proof, to be stored like a message. Its states have the version of the
 	// whole second in which the request left. Errors: *PullError around one of those below, and ctx's.

@@ -52,6 +52,10 @@ func NewStripe(c StripeConfig) (*Stripe, error) {
 // Provider returns entitlement.Stripe.
 func (s *Stripe) Provider() entitlement.Provider { return entitlement.Stripe }
 
+// Delivery asks for nothing: Stripe repeats for three days what was not answered with 2xx, and waits long enough.
+// Source: docs.stripe.com/webhooks#retries.
+func (s *Stripe) Delivery() Delivery { return Delivery{} }
+
 // Verify checks the v1 signatures of r with each secret, then the signature's time against now. Errors: ErrSignature, ErrStale.
 func (s *Stripe) Verify(r Request, now time.Time) error {
 	values := r.Header.Values(stripeSignatureHeader)

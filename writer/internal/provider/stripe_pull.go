@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -256,10 +257,12 @@ func (t stripeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 // Provider returns entitlement.Stripe.
 func (a *StripeAPI) Provider() entitlement.Provider { return entitlement.Stripe }
 
-// Serves reports whether Stripe can be asked for objects of the kind.
-func (a *StripeAPI) Serves(kind entitlement.ObjectKind) bool {
-	_, ok := stripePulls[kind]
-	return ok
+// Targets returns the doubts themselves: Stripe can be asked for each of its objects.
+func (a *StripeAPI) Targets(_ entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
+	return slices.DeleteFunc(slices.Clone(doubts), func(d entitlement.Doubt) bool {
+		_, ok := stripePulls[d.Kind]
+		return !ok
+	})
 }
 
 // Pull asks for an object, with what is expanded in it and the rest of its list.

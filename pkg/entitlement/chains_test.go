@@ -1,0 +1,244 @@
+package entitlement
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+)
+
+const (
+	march = 1_772_323_200 // 2026-03-01
+	april = 1_775_001_600
+	may   = 1_777_593_600
+	june  = 1_780_272_000
+)
+
+// term makes a month of "pro" in the chain 1000 as Apple tells it.
+func term(id string, start, end int64, edit ...func(*Transaction)) Object {
+	t := &Transaction{Chain: "1000", Sold: Sold{Product: "pro"}, Recurring: true, StartsAt: start, EndsAt: end}
+	for _, e := range edit {
+		e(t)
+	}
+	return Object{Kind: KindTransaction, ID: id, By: Apple, At: start * 1e9, Links: []Link{"apple:1000"}, Transaction: t}
+}
+
+func standing(at int64, r Renewal) Object {
+	return Object{Kind: KindRenewal, ID: "1000", By: Apple, At: at * 1e9, Links: []Link{"apple:1000"}, Renewal: &r}
+}
+
+func by(p Provider, at int64, o Object) Object {
+	o.By, o.At = p, at*1e9
+	return o
+}
+
+func revokedAt(at int64) func(*Transaction) { return func(t *Transaction) { t.RevokedAt = at } }
+
+func TestChainsOfTerms(t *testing.T) {
+	renews := standing(april, Renewal{Phase: PhaseActive, WillRenew: true})
+	const day = 24 * 3600
+	tests := []struct {
+		name    string
+		objects []Object
+		want    Item // ID, Term and Recurring are not compared but for Term.ID
+	}{
+		{"one that renews has a leeway", []Object{term("2", april, may), renews},
+			Item{State: Live, AccessUntil: may + day, WillRenew: true}},
+		{"one that was cancelled has none", []Object{term("2", april, may), standing(april+1, Renewal{Phase: PhaseActive})},
+			Item{State: Live, AccessUntil: may}},
+		{"a signed transaction alone gives its term", []Object{term("2", april, may)},
+			Item{State: Live, AccessUntil: may, WillRenew: true}},
+		{"the refund of March leaves April alone", []Object{term("1", march, april, revokedAt(april+5)), term("2", april, may), renews},
+			Item{State: Live, AccessUntil: may + day, WillRenew: true}},
+		{"the refund of April ends it and not the renewing", []Object{term("1", march, april), term("2", april, may, revokedAt(april+day)), renews},
+			Item{State: Revoked, Reason: ReasonRefunded, AccessUntil: april + day, WillRenew: true}},
+		{"a subscription bought again after a refund is active", []Object{term("2", april, may, revokedAt(april+day)), term("3", april+2*day, june), standing(april+2*day, Renewal{Phase: PhaseActive, WillRenew: true})},
+			Item{State: Live, AccessUntil: june + day, WillRenew: true}},
+		{"an early renewal that is refunded leaves the term before it", []Object{term("2", april, may), term("3", may, june, revokedAt(may-day)), renews},
+			Item{State: Live, AccessUntil: may}},
+		{"an upgrade takes over", []Object{term("2", april, may, func(t *Transaction) { t.Upgraded = true }), term("3", april+day, june), standing(april+day, Renewal{Phase: PhaseActive, WillRenew: true})},
+			Item{State: Live, AccessUntil: june + day, WillRenew: true}},
+		{"the provider's billing grace", []Object{term("2", april, may), standing(may, Renewal{Phase: PhaseBillingGrace, WillRenew: true, GraceUntil: may + 16*day})},
+			Item{State: Retrying, AccessUntil: may + 16*day, BillingGraceUntil: may + 16*day, WillRenew: true}},
+		{"a billing grace without an end is the policy's", []Object{term("2", april, may), standing(may, Renewal{Phase: PhaseBillingGrace, WillRenew: true})},
+			Item{State: Retrying, AccessUntil: may + 3*day, BillingGraceUntil: may + 3*day, WillRenew: true}},
+		{"billing retry without grace ends with the term", []Object{term("2", april, may), standing(may, Renewal{Phase: PhaseBillingRetry, WillRenew: true})},
+			Item{State: Retrying, AccessUntil: may, WillRenew: true}},
+		{"billing retry before the end leaves what was paid for", []Object{term("2", april, may), standing(may-day, Renewal{Phase: PhaseBillingRetry, WillRenew: true})},
+			Item{State: Retrying, AccessUntil: may, BillingGraceUntil: may, WillRenew: true}},
+		{"expired", []Object{term("2", april, may), standing(may, Renewal{Phase: PhaseExpired})},
+			Item{State: Ended, AccessUntil: may}},
+		{"expired before its end", []Object{term("2", april, may), standing(april+day, Renewal{Phase: PhaseExpired})},
+			Item{State: Ended, AccessUntil: april + day}},
+		{"a term that began after it expired outdates that", []Object{term("2", april, may), standing(may, Renewal{Phase: PhaseExpired}), term("3", may+day, june)},
+			Item{State: Live, AccessUntil: june, WillRenew: true}},
+		{"a renewal told a day early is no other term's", []Object{by(Apple, may-day, term("3", may, june)), standing(may-day, Renewal{Phase: PhaseActive, WillRenew: true})},
+			Item{State: Live, AccessUntil: june + day, WillRenew: true}},
+		{"paused", []Object{term("2", april, may), standing(may, Renewal{Phase: PhasePaused, WillRenew: true})},
+			Item{State: OnHold, AccessUntil: may, WillRenew: true}},
+		{"a first payment that waits", []Object{term("2", april, may, func(t *Transaction) { t.State = TransactionPending }), standing(april, Renewal{Phase: PhasePending})},
+			Item{State: Pending, AccessUntil: april}},
+		{"a renewing term without an end gives nothing for ever", []Object{term("2", april, 0)},
+			Item{State: Live, AccessUntil: april, WillRenew: true}},
+		{"a provisional proof counts for a day", []Object{term("2", april, may, func(t *Transaction) { t.Provisional = true })},
+			Item{State: Live, AccessUntil: april + day, WillRenew: true, Provisional: true}},
+		{"it renews as another product", []Object{term("2", april, may), standing(april, Renewal{Phase: PhaseActive, WillRenew: true, Next: "yearly"})},
+			Item{State: Live, AccessUntil: may + day, WillRenew: true, Next: "yearly"}},
+		{"taken back whole", []Object{term("2", april, may), standing(april+day, Renewal{Phase: PhaseRevoked})},
+			Item{State: Revoked, Reason: ReasonRevoked, AccessUntil: april + day}},
+		{"a revocation told apart", []Object{term("2", april, may), {Kind: KindRevocation, ID: "2", By: Apple, At: (april + day) * 1e9, Links: []Link{"apple:1000"}, Revocation: &Revocation{Transaction: "2"}}, renews},
+			Item{State: Revoked, Reason: ReasonRefunded, AccessUntil: april + day, WillRenew: true}},
+		{"a revocation that was reversed", []Object{term("2", april, may), {Kind: KindRevocation, ID: "2", By: Apple, At: (april + day) * 1e9, Links: []Link{"apple:1000"}, Revocation: &Revocation{Transaction: "2", Undone: true}}, renews},
+			Item{State: Live, AccessUntil: may + day, WillRenew: true}},
+		{"a family member whom the buyer left", []Object{term("2", april, may, revokedAt(april+day), func(t *Transaction) { t.Ownership = Family })},
+			Item{State: Revoked, Reason: ReasonRevoked, AccessUntil: april + day, Ownership: Family}},
+	}
+	policy := Policy{BillingGrace: map[Provider]int64{Apple: 3 * day}}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			evidence := Evidence{}.Add(tt.objects...)
+			p := Fold(evidence, policy)
+			if p.ID != "apple:1000" || p.Provider != Apple || p.Store != AppStore || len(p.Items) != 1 {
+				t.Fatalf("purchase %+v", p)
+			}
+			got := p.Items[0]
+			got.ID, got.Term, got.Recurring = "", Term{}, false
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+			for range 20 {
+				rand.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
+				if again := (Evidence{}).Add(append(tt.objects, tt.objects[0])...); !reflect.DeepEqual(again, evidence) {
+					t.Fatalf("the order counts: %+v, then %+v", evidence, again)
+				}
+			}
+		})
+	}
+}
+
+func TestQuantityTakenBackInPart(t *testing.T) {
+	sale := Object{Kind: KindTransaction, ID: "GPA.1", By: Google, At: 1e9, Links: []Link{"google:h"}, Transaction: &Transaction{Sold: Sold{Product: "coins", Quantity: 5}, StartsAt: april}}
+	taken := func(id string, n int64) Object {
+		return Object{Kind: KindRevocation, ID: id, By: Google, At: 2e9, Links: []Link{"google:h"}, Revocation: &Revocation{Transaction: "GPA.1", Quantity: n}}
+	}
+	if got := Fold(Evidence{}.Add(sale, taken("a", 2)), Policy{}).Items[0]; got.State != Live || got.Term.Quantity != 3 {
+		t.Errorf("two of five taken back: %+v", got)
+	}
+	if got := Fold(Evidence{}.Add(sale, taken("a", 2), taken("b", 3)), Policy{}).Items[0]; got.State != Revoked {
+		t.Errorf("all five taken back: %+v", got)
+	}
+}
+
+// Play gives a new token at a change of plan. The old one ends once the new one is paid for, and not before.
+func TestATokenThatReplacesAnother(t *testing.T) {
+	line := func(token string, start, end int64, state TransactionState) []Object {
+		links := []Link{"google:" + Link(token), "google:old"}
+		return []Object{
+			{Kind: KindTransaction, ID: "GPA." + token, By: Google, At: start * 1e9, Links: links, Transaction: &Transaction{Chain: token + ":pro", Sold: Sold{Product: "pro"}, Recurring: true, StartsAt: start, EndsAt: end, State: state}},
+			{Kind: KindRenewal, ID: token + ":pro", By: Google, At: start * 1e9, Links: links, Renewal: &Renewal{Phase: PhaseActive, WillRenew: true}},
+		}
+	}
+	old := line("old", april, may, TransactionPaid)
+	replaces := func(phase Phase) Object {
+		return Object{Kind: KindRenewal, ID: "new", By: Google, At: (april + 10) * 1e9, Links: []Link{"google:new", "google:old"}, Renewal: &Renewal{Phase: phase, Replaces: "old"}}
+	}
+	pending := Fold(Evidence{}.Add(append(append(old, line("new", april+10, june, TransactionPending)...), replaces(PhasePending))...), Policy{})
+	if pending.Items[1].State != Live || pending.Items[0].State != Pending {
+		t.Errorf("while the new token is pending: %+v", pending.Items)
+	}
+	paid := Fold(Evidence{}.Add(append(append(old, line("new", april+10, june, TransactionPaid)...), replaces(PhaseActive))...), Policy{})
+	if paid.Items[1].State != Ended || paid.Items[1].AccessUntil != april+10 || paid.Items[0].State != Live {
+		t.Errorf("once the new token is paid for: %+v", paid.Items)
+	}
+}
+
+func TestOneSaleToldByStoreAndAggregator(t *testing.T) {
+	const day = 24 * 3600
+	store := []Object{term("2", april, may), standing(april, Renewal{Phase: PhaseActive, WillRenew: true})}
+	says := func(at int64, r Renewal, edit ...func(*Transaction)) []Object {
+		return []Object{by(RevenueCat, at, term("2", april, may, append(edit, func(t *Transaction) { t.Store = AppStore })...)), by(RevenueCat, at, standing(at, r))}
+	}
+	tests := []struct {
+		name    string
+		objects []Object
+		by      Provider
+		state   ItemState
+	}{
+		{"the newer word counts: the aggregator's", append(says(april+day, Renewal{Phase: PhaseExpired}), store...), RevenueCat, Ended},
+		{"the newer word counts: the store's", append(says(april-day, Renewal{Phase: PhaseExpired}), store...), Apple, Live},
+		{"of two as new the store's", append(says(april, Renewal{Phase: PhaseExpired}), store...), Apple, Live},
+		{"what the store took back the aggregator does not give back",
+			append(says(april+2*day, Renewal{Phase: PhaseActive, WillRenew: true}), term("2", april, may, revokedAt(april+day))), Apple, Revoked},
+		{"unless a term began since",
+			append(says(may, Renewal{Phase: PhaseActive, WillRenew: true}, func(t *Transaction) { t.StartsAt, t.EndsAt = may, june }), term("2", april, may, revokedAt(april+day))), RevenueCat, Live},
+		{"what the aggregator says alone", says(april, Renewal{Phase: PhaseActive, WillRenew: true}), RevenueCat, Live},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := Fold(Evidence{}.Add(tt.objects...), Policy{})
+			if p.ID != "apple:1000" || p.Provider != tt.by || p.Store != AppStore || len(p.Items) != 1 || p.Items[0].State != tt.state {
+				t.Errorf("got %+v, want the word of %s and state %d", p, tt.by, tt.state)
+			}
+		})
+	}
+}
+
+func TestWhatAnAggregatorsStatementGives(t *testing.T) {
+	catalog := &Catalog{
+		Products:   []Product{{Provider: Apple, ID: "pro", Kind: KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly"}},
+		Aggregator: []AggregatorEntitlement{{RevenueCat, "premium", "gold"}},
+	}
+	x := NewCatalogIndex(catalog)
+	told := func(product ProductID, entitlements ...string) *Account {
+		p := Fold(Evidence{}.Add(by(RevenueCat, april, term("2", april, may, func(t *Transaction) {
+			t.Product, t.Store, t.Entitlements = product, AppStore, entitlements
+		}))), Policy{})
+		return &Account{Purchases: []Purchase{p}}
+	}
+	if v := told("pro", "premium").View(x, april+1, nil); len(v.Entitlements) != 1 || v.Entitlements[0].ID != "pro" || v.Entitlements[0].Plan != "monthly" {
+		t.Errorf("a product of the store in the catalog: %+v", v.Entitlements)
+	}
+	if v := told("unknown", "premium").View(x, april+1, nil); len(v.Entitlements) != 1 || v.Entitlements[0].ID != "gold" || !v.Entitlements[0].Status.Active() {
+		t.Errorf("a product that the catalog lacks: %+v", v.Entitlements)
+	}
+	if v := told("unknown", "other").View(x, april+1, nil); len(v.Entitlements) != 0 || len(v.Unmapped) != 1 {
+		t.Errorf("a product and an entitlement that the catalog lacks: %+v", v)
+	}
+}
+
+func TestSandboxPurchaseInProductionCountsForADay(t *testing.T) {
+	test := term("2", april, may)
+	test.Sandbox = true
+	p := Fold(Evidence{}.Add(test), Policy{})
+	if !p.Sandbox || p.TrialUsed || p.Items[0].AccessUntil != april+24*3600 {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// A purchase that moved at the aggregator belongs to whom its newest statement names.
+func TestIdentityIsThatOfTheNewestStatement(t *testing.T) {
+	of := func(at int64, id, user string) Object {
+		o := by(RevenueCat, at, term(id, at, at+10))
+		o.Aliases = []Alias{{RevenueCatAppUser, user}}
+		return o
+	}
+	got := Evidence{}.Add(of(march, "1", "a"), of(april, "2", "b")).Identity()
+	if want := []Alias{{RevenueCatAppUser, "b"}}; !reflect.DeepEqual(got.Aliases, want) {
+		t.Errorf("aliases %v, want %v", got.Aliases, want)
+	}
+}
+
+func TestAnEchoIsNoDoubtByItself(t *testing.T) {
+	echo := Object{Kind: KindHint, ID: "1000", By: Apple, At: may * 1e9, Links: []Link{"apple:1000"}, Hint: &Hint{Of: KindRenewal, Echo: true}}
+	e := Evidence{}.Add(by(RevenueCat, april, term("2", april, may)), echo)
+	if d := e.Doubts(); len(d) != 1 || d[0].Provider() != Apple || !d[0].Echo || Fold(e, Policy{}).Doubt {
+		t.Errorf("an echo: doubts %+v", d)
+	}
+	hint := echo
+	hint.Hint = &Hint{Of: KindRenewal}
+	if d := e.Add(hint).Doubts(); len(d) != 1 || d[0].Echo {
+		t.Errorf("an echo and the store's own hint: doubts %+v", d)
+	}
+	if d := e.Add(standing(may, Renewal{})).Doubts(); len(d) != 0 {
+		t.Errorf("answered: doubts %+v", d)
+	}
+}
