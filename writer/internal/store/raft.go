@@ -145,7 +145,7 @@ func (s *Store) openRaft() (err error) {
 		return err
 	}
 	logger := newHCLog(cfg.Logger)
-	log, err := wal.Open(dir, wal.WithLogger(logger))
+	log, err := openWAL(dir, logger)
 	if err != nil {
 		return fmt.Errorf("open raft log: %w", err)
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -230,7 +229,7 @@ func fold(cfg RestoreConfig, from, logDir string) (f *fsm, lost uint64, err erro
 
 // openLog opens a Raft log that nobody writes.
 func openLog(dir string) (*disk, error) {
-	log, err := wal.Open(dir, wal.WithLogger(newHCLog(slog.New(slog.DiscardHandler))))
+	log, err := openWAL(dir, newHCLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return nil, fmt.Errorf("open raft log: %w", err)
 	}
