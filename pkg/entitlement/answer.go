@@ -115,7 +115,7 @@ func (p *Price) appendJSON(dst []byte) []byte {
 		return append(dst, `null`...)
 	}
 	dst = append(dst, `{"amount":"`...)
-	dst = appendAmount(dst, p.Amount, minorDigits(p.Currency))
+	dst = appendAmount(dst, p.Amount, MinorDigits(p.Currency))
 	dst = append(dst, '"')
 	dst = appendText(dst, "currency", p.Currency)
 	dst = appendText(dst, "period", p.Period)
@@ -151,7 +151,8 @@ var (
 	threeDecimal = []string{"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"}
 )
 
-func minorDigits(currency string) int {
+// MinorDigits is how many digits of an amount in a currency, ISO 4217 in upper case, are behind the decimal point.
+func MinorDigits(currency string) int {
 	switch {
 	case slices.Contains(zeroDecimal, currency):
 		return 0

@@ -419,7 +419,7 @@ func TestAmounts(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := string(appendAmount(nil, tt.amount, minorDigits(tt.currency))); got != tt.want {
+			if got := string(appendAmount(nil, tt.amount, MinorDigits(tt.currency))); got != tt.want {
 				t.Errorf("%d %s = %s, want %s", tt.amount, tt.currency, got, tt.want)
 			}
 		})
