@@ -282,6 +282,7 @@ func (r *Renewal) write(w *canonical.Writer) {
 	w.Int(m, 6, r.ResumesAt)
 	w.Text(m, 7, r.Transaction)
 	w.Text(m, 8, r.Replaces)
+	w.True(m, 9, r.Unacknowledged)
 }
 
 func (r *Revocation) write(w *canonical.Writer) {

@@ -227,6 +227,17 @@ func TestIdentityIsThatOfTheNewestStatement(t *testing.T) {
 	}
 }
 
+func TestASaleThatIsNotAcknowledgedIsAskedAboutAndNotInDoubt(t *testing.T) {
+	e := Evidence{}.Add(term("2", april, may), standing(april, Renewal{Phase: PhaseActive, Unacknowledged: true}))
+	want := Doubt{Kind: KindRenewal, ID: "1000", From: april*1e9 + 1, By: Apple, Echo: true}
+	if d := e.Doubts(); len(d) != 1 || d[0] != want || Fold(e, Policy{}).Doubt {
+		t.Errorf("doubts %+v, want %+v, and a purchase that is not in doubt", d, want)
+	}
+	if d := e.Add(standing(april+1, Renewal{Phase: PhaseActive})).Doubts(); len(d) != 0 {
+		t.Errorf("acknowledged: doubts %+v", d)
+	}
+}
+
 func TestAnEchoIsNoDoubtByItself(t *testing.T) {
 	echo := Object{Kind: KindHint, ID: "1000", By: Apple, At: may * 1e9, Links: []Link{"apple:1000"}, Hint: &Hint{Of: KindRenewal, Echo: true}}
 	e := Evidence{}.Add(by(RevenueCat, april, term("2", april, may)), echo)

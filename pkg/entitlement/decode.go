@@ -451,6 +451,8 @@ func (n *Renewal) read(r *canonical.Reader) {
 			n.Transaction = r.String()
 		case 8:
 			n.Replaces = r.String()
+		case 9:
+			n.Unacknowledged = r.Bool()
 		default:
 			r.Fail()
 		}

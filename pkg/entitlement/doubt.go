@@ -14,7 +14,7 @@ type Doubt struct {
 	From int64 `cbor:"3,keyasint,omitempty"`
 	// By is the provider to ask, where that is not Stripe; see Object.By.
 	By Provider `cbor:"4,keyasint,omitempty"`
-	// Echo: nothing is open where that provider cannot be asked; see Hint.Echo.
+	// Echo: nothing is open where that provider cannot be asked; see Hint.Echo. A sale that is to be acknowledged leaves nothing open either.
 	Echo bool `cbor:"5,keyasint,omitempty"`
 }
 
@@ -22,14 +22,15 @@ type Doubt struct {
 func (d *Doubt) Provider() Provider { return cmp.Or(d.By, Stripe) }
 
 // Doubts lists what asking the provider could settle, sorted by kind and id: objects that are tied or partial, objects that a hint names and
-// that have no state as new as the hint, and one-time payments whose products are not known. The evidence need not be a purchase.
+// that have no state as new as the hint, one-time payments whose products are not known, and sales that the provider waits to hear about. The
+// evidence need not be a purchase.
 func (e Evidence) Doubts() []Doubt {
 	var out []Doubt
 	add := func(kind ObjectKind, o *Object, from int64) {
 		if kind == KindSale {
 			kind = KindCheckout // it is what a checkout sold, and comes with it
 		}
-		out = append(out, Doubt{kind, o.ID, from, o.By, o.Hint != nil && o.Hint.Echo})
+		out = append(out, Doubt{kind, o.ID, from, o.By, o.Hint != nil && o.Hint.Echo || !o.Tied && !o.Partial && o.unacknowledged()})
 	}
 	for i := range e.Objects {
 		o := &e.Objects[i]
@@ -39,7 +40,7 @@ func (e Evidence) Doubts() []Doubt {
 				add(o.Hint.Of, o, o.At)
 			}
 			continue
-		case o.Tied, o.Partial:
+		case o.Tied, o.Partial, o.unacknowledged():
 			add(o.Kind, o, o.At+1)
 		}
 		if o.Checkout != nil && o.Checkout.Mode == CheckoutPayment {
@@ -66,6 +67,9 @@ func (e Evidence) Doubts() []Doubt {
 	}
 	return kept
 }
+
+// unacknowledged reports whether the provider waits to hear that the sale was delivered.
+func (o *Object) unacknowledged() bool { return o.Renewal != nil && o.Renewal.Unacknowledged }
 
 // find returns the newest state of an object, or nil.
 func (e Evidence) find(kind ObjectKind, id string, by Provider) *Object {

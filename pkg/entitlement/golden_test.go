@@ -55,7 +55,7 @@ func goldenValues() map[string]any {
 			Chain: "1000", Sold: Sold{Product: "pro", Quantity: 2}, State: TransactionPending, Recurring: true, StartsAt: 1, EndsAt: 2, Trial: true, Upgraded: true, RevokedAt: 3,
 			Ownership: Family, Store: AppStore, Provisional: true, Promo: true, Entitlements: []string{"a", "b"}}},
 		{Kind: KindRenewal, ID: "1000", By: Apple, At: 1, Renewal: &Renewal{
-			Phase: PhaseBillingGrace, WillRenew: true, Next: "next", GraceUntil: 1, EndedAt: 2, ResumesAt: 3, Transaction: "2000", Replaces: "999"}},
+			Phase: PhaseBillingGrace, WillRenew: true, Next: "next", GraceUntil: 1, EndedAt: 2, ResumesAt: 3, Transaction: "2000", Replaces: "999", Unacknowledged: true}},
 		{Kind: KindRevocation, ID: "r", By: Google, At: 1, Revocation: &Revocation{Transaction: "2000", RevokedAt: 1, Reason: ReasonRevoked, Quantity: 2, Undone: true}},
 		{Kind: KindCustomer, ID: "c", By: RevenueCat, At: 1, Customer: &Customer{Gone: true}},
 		{Kind: KindHint, ID: "1000", By: Apple, At: 1, Hint: &Hint{Of: KindRenewal, Echo: true}},

@@ -63,6 +63,9 @@ type Renewal struct {
 	// Replaces is the id of a Renewal whose chains (its own, and those under its id and ":") this one took over, once it is neither pending
 	// nor given up: Play's linkedPurchaseToken.
 	Replaces string `cbor:"8,keyasint,omitempty"`
+	// Unacknowledged: the provider takes the sale back unless it is told in time that it was delivered: Play's acknowledgementState. It is told
+	// once this state is recorded, and asked until it says that it knows.
+	Unacknowledged bool `cbor:"9,keyasint,omitempty"`
 }
 
 // Revocation takes a transaction back, or a part of it, where that is told apart from the transaction's own state: Play's voided purchases.
