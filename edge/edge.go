@@ -24,7 +24,7 @@ import (
 )
 
 // KnownRules is the newest rules version that this program reads records by. Of a newer one it applies nothing.
-const KnownRules = 1
+const KnownRules = 2
 
 const (
 	drainTimeout = 3 * time.Second

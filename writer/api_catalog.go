@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -49,15 +50,50 @@ func (c *apiCall) putCatalog() (answer, error) {
 
 // policyShown is the policy as the API has it. Billing grace is in seconds, by provider.
 type policyShown struct {
-	BillingGrace map[entitlement.Provider]int64 `json:"billing_grace"`
+	BillingGrace  map[entitlement.Provider]int64 `json:"billing_grace"`
+	SandboxAccess entitlement.SandboxAccess      `json:"sandbox_access,omitempty"` // empty: testers
+	Sharing       string                         `json:"sharing,omitempty"`        // empty: provider
 }
+
+// Whether what a provider shares beside the owner gives access.
+const (
+	sharingProvider = "provider"
+	sharingOff      = "off"
+)
 
 func (c *apiCall) showPolicy(reader *store.Reader) (answer, error) {
 	policy, err := reader.Policy(c.env)
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{status: http.StatusOK, body: policyShown{BillingGrace: policy.BillingGrace}}, nil
+	return answer{status: http.StatusOK, body: showPolicy(&policy)}, nil
+}
+
+func showPolicy(p *entitlement.Policy) policyShown {
+	shown := policyShown{BillingGrace: p.BillingGrace, SandboxAccess: cmp.Or(p.SandboxAccess, entitlement.SandboxTesters), Sharing: sharingProvider}
+	if p.SharingOff {
+		shown.Sharing = sharingOff
+	}
+	return shown
+}
+
+// policy returns what a request asks for. Error: a problem.
+func (p *policyShown) policy() (entitlement.Policy, error) {
+	switch p.SandboxAccess {
+	case "", entitlement.SandboxNone, entitlement.SandboxTesters, entitlement.SandboxAnyone:
+	default:
+		return entitlement.Policy{}, wrong("sandbox_access", "want %s, %s or %s", entitlement.SandboxNone, entitlement.SandboxTesters, entitlement.SandboxAnyone)
+	}
+	switch p.Sharing {
+	case "", sharingProvider, sharingOff:
+	default:
+		return entitlement.Policy{}, wrong("sharing", "want %s or %s", sharingProvider, sharingOff)
+	}
+	policy := entitlement.Policy{BillingGrace: p.BillingGrace, SandboxAccess: p.SandboxAccess, SharingOff: p.Sharing == sharingOff}
+	if policy.SandboxAccess == entitlement.SandboxTesters {
+		policy.SandboxAccess = "" // what holds where nothing is said
+	}
+	return policy, nil
 }
 
 func (c *apiCall) putPolicy() (answer, error) {
@@ -77,6 +113,10 @@ func (c *apiCall) putPolicy() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := c.commit(store.TypePutPolicy, store.PutPolicy{Policy: entitlement.Policy{BillingGrace: req.BillingGrace}, Idempotency: key})
+	policy, err := req.policy()
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := c.commit(store.TypePutPolicy, store.PutPolicy{Policy: policy, Idempotency: key})
 	return answer{status: http.StatusOK, body: written{Revision: result.Revision.String()}}, err
 }

@@ -183,8 +183,7 @@ func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, deta
 	for i := range p.Items {
 		item := &p.Items[i]
 		term := &item.Term
-		_, mapped := index.Lookup(p.Provider, &term.Sold)
-		shown.Items = append(shown.Items, itemShown{ID: item.ID, Product: term.Product, Mapped: mapped, State: itemStates[item.State], Reason: item.Reason,
+		shown.Items = append(shown.Items, itemShown{ID: item.ID, Product: term.Product, Mapped: index.Knows(p, item), State: itemStates[item.State], Reason: item.Reason,
 			Quantity: max(term.Quantity, 1), TermID: term.ID, StartsAt: optionalTime(term.StartsAt), EndsAt: optionalTime(term.EndsAt),
 			AccessUntil: optionalTime(item.AccessUntil), BillingGraceUntil: optionalTime(item.BillingGraceUntil), WillRenew: item.WillRenew,
 			Trial: term.Trial, RevokedAt: optionalTime(term.RevokedAt)})

@@ -42,7 +42,7 @@ func unmappedIn(ev *entitlement.Event, index *entitlement.CatalogIndex) []entitl
 	var unknown []entitlement.ProductID
 	for i := range ev.Objects {
 		for _, sold := range soldIn(&ev.Objects[i]) {
-			if _, known := index.Lookup(ev.Provider, sold); !known && sold.Product != "" {
+			if !known(index, ev.Provider, &ev.Objects[i], sold) && sold.Product != "" {
 				unknown = append(unknown, sold.Product)
 			}
 		}
@@ -50,10 +50,22 @@ func unmappedIn(ev *entitlement.Event, index *entitlement.CatalogIndex) []entitl
 	return unknown
 }
 
+// known reports whether the catalog knows a product, by whoever's name.
+func known(index *entitlement.CatalogIndex, by entitlement.Provider, o *entitlement.Object, sold *entitlement.Sold) bool {
+	p := entitlement.Purchase{Provider: by}
+	item := entitlement.Item{Term: entitlement.Term{Sold: *sold}}
+	if t := o.Transaction; t != nil {
+		p.Store, item.Entitlements = t.Store, t.Entitlements
+	}
+	return index.Knows(&p, &item)
+}
+
 // soldIn lists what an object says was sold.
 func soldIn(o *entitlement.Object) []*entitlement.Sold {
 	var sold []*entitlement.Sold
 	switch {
+	case o.Transaction != nil:
+		sold = append(sold, &o.Transaction.Sold)
 	case o.Subscription != nil:
 		for i := range o.Subscription.Items {
 			sold = append(sold, &o.Subscription.Items[i].Sold)

@@ -88,6 +88,9 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	if err != nil {
 		return answer, outcomeError, err
 	}
+	if err := w.speaks(ev.Provider); err != nil {
+		return answer, outcomeUnavailable, err
+	}
 	result, err := w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
 	if err != nil {
 		return answer, outcomeUnavailable, err
@@ -111,6 +114,23 @@ func refused(adapter provider.Adapter, p *problem.Problem) error {
 		return p.InStatus(status)
 	}
 	return p
+}
+
+// speaks reports whether every writer understands what the provider tells: during an upgrade from the release that knew Stripe alone the
+// others are told to come again. Error: a problem.
+func (w *Writer) speaks(p entitlement.Provider) error {
+	if p == entitlement.Stripe {
+		return nil
+	}
+	var rules uint32
+	err := w.store.View(func(r *store.Reader) error {
+		rules = r.Rules()
+		return nil
+	})
+	if err != nil || rules < store.RulesVersion {
+		return unavailable("The writers are being upgraded. Only Stripe's messages are taken until all of them know this provider.")
+	}
+	return nil
 }
 
 func webhookOutcome(result store.Result) string {

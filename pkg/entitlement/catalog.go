@@ -286,3 +286,9 @@ func (x *CatalogIndex) productOf(p *Purchase, item *Item) (*Product, bool) {
 	}
 	return &Product{Provider: p.Provider, ID: item.Term.Product, Kind: kind, Entitlements: gives}, true
 }
+
+// Knows reports whether an item of a purchase gives anything by the catalog.
+func (x *CatalogIndex) Knows(p *Purchase, item *Item) bool {
+	_, ok := x.productOf(p, item)
+	return ok
+}

@@ -71,6 +71,24 @@ const (
 	Custom                   AliasKind = "custom"
 )
 
+// Provider returns whose name of a customer the kind is, empty where it is nobody's: an alias of another kind is learned from the API alone.
+func (k AliasKind) Provider() Provider {
+	switch k {
+	case RevenueCatAppUser:
+		return RevenueCat
+	case AdaptyProfile, AdaptyCustomerUser:
+		return Adapty
+	case IapticUsername:
+		return Iaptic
+	case Web2WaveUser:
+		return Web2Wave
+	}
+	return ""
+}
+
+// CustomerLink is the link of what a provider says about a customer and no purchase of theirs.
+func CustomerLink(p Provider, id string) Link { return Link(string(p) + ":customer:" + id) }
+
 // AliasKinds lists every kind that a caller may use.
 var AliasKinds = []AliasKind{StripeCustomer, AppleAppAccountToken, AppleOriginalTransaction, GoogleObfuscatedAccount, GooglePurchaseToken,
 	RevenueCatAppUser, AdaptyProfile, AdaptyCustomerUser, IapticUsername, Web2WaveUser, OIDCSubject, Custom}

@@ -35,7 +35,7 @@ func Fold(e Evidence, p Policy) Purchase {
 			}
 		}
 	}
-	if slices.ContainsFunc(e.Objects, func(o Object) bool { return o.Sandbox }) {
+	if e.IsSandbox() {
 		out.Sandbox, out.TrialUsed = true, false
 		for i := range out.Items {
 			out.Items[i].endBy(out.Items[i].Term.StartsAt + sandboxSeconds)

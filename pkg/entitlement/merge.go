@@ -229,6 +229,29 @@ func (e Evidence) Identity() Identity {
 	return id
 }
 
+// Shares returns who may use the purchase beside its owner, by the newest transaction that each provider tells of. Sorted by kind and value.
+func (e Evidence) Shares() []Alias {
+	newest := map[Provider]*Object{}
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.Transaction != nil {
+			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
+				newest[o.By] = o
+			}
+		}
+	}
+	var shares []Alias
+	for _, o := range newest {
+		shares = append(shares, o.Shares...)
+	}
+	slices.SortFunc(shares, func(a, b Alias) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value)) })
+	return slices.Compact(shares)
+}
+
+// IsSandbox reports whether this is a test purchase that came to production.
+func (e Evidence) IsSandbox() bool {
+	return slices.ContainsFunc(e.Objects, func(o Object) bool { return o.Sandbox })
+}
+
 // compareNaming orders objects by how much their account id is worth.
 func compareNaming(a, b *Object) int {
 	if subA, subB := a.Kind == KindSubscription, b.Kind == KindSubscription; subA != subB {

@@ -1,5 +1,7 @@
 package entitlement
 
+import "slices"
+
 // Evidence is everything that providers have proved about one purchase: the newest state of each provider object, and
 // every store id by which they are known to belong together. Equal evidence is byte-identical once encoded, whatever
 // the order of arrival.
@@ -43,6 +45,18 @@ type Item struct {
 	Promo       bool      `cbor:"12,keyasint,omitempty"` // given away by an aggregator, not sold
 	// Entitlements are an aggregator's own names of what this gives, sorted. They count where the catalog lacks the product.
 	Entitlements []string `cbor:"13,keyasint,omitempty"`
+}
+
+// SharedCopy returns the purchase as one sees it with whom its provider shares it: it uses up no trial, and says that it is shared.
+func (p *Purchase) SharedCopy() Purchase {
+	c := *p
+	c.TrialUsed, c.Items = false, slices.Clone(p.Items)
+	for i := range c.Items {
+		if c.Items[i].Ownership == "" {
+			c.Items[i].Ownership = Shared
+		}
+	}
+	return c
 }
 
 // Ownership says by what right somebody who did not buy a purchase uses it. The words are part of the app API.

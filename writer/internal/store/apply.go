@@ -19,6 +19,9 @@ type command struct {
 	Command
 	accounts []*accountEdit // in the order in which they were first touched, which is the order of their changes
 	seen     seenRecord     // the account that was looked for last
+
+	// customers holds whom the command's own event names as an aggregator's customers, empty for nobody: it is not written yet.
+	customers map[entitlement.Link]entitlement.AccountID
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a

@@ -189,6 +189,11 @@ func aliasTaken(owner entitlement.AccountID) Result {
 // addAliases gives aliases that nobody else has to an account, and with them the purchases that waited for either.
 func (c *command) addAliases(id entitlement.AccountID, details *accountRow, aliases []entitlement.Alias) *Rejection {
 	names := []string{accountIdentity(id)}
+	apple := entitlement.Alias{Kind: entitlement.AppleAppAccountToken, Value: id.AppleAppAccountToken()}
+	namedForApple := c.st.Rules >= rulesChains && c.nameForApple(id, apple)
+	if namedForApple {
+		names = append(names, aliasIdentity(apple))
+	}
 	var added []entitlement.Alias
 	for _, a := range aliases {
 		at, had := slices.BinarySearchFunc(details.Aliases, a, compareAliases)
@@ -205,9 +210,12 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 	for _, a := range added {
 		c.put(bucketAliases, aliasKey(c.Env, a), []byte(id))
 	}
-	if rejection := c.commit(c.resolveWaiting(names)); rejection != nil {
+	if rejection := c.commit(c.resolveWaiting(names, nil)); rejection != nil {
 		for _, a := range added {
 			c.delete(bucketAliases, aliasKey(c.Env, a))
+		}
+		if namedForApple {
+			c.delete(bucketAliases, aliasKey(c.Env, apple))
 		}
 		return rejection
 	}
@@ -275,7 +283,11 @@ func (c *command) patchAccount(body *PatchAccount) Result {
 	if body.Tester != nil {
 		a.acc.Tester = *body.Tester
 	}
-	if rejection := c.commit(nil); rejection != nil {
+	var edits []*purchaseEdit
+	if body.Tester != nil {
+		edits = c.resolveWaiting([]string{testerIdentity(body.Account)}, nil)
+	}
+	if rejection := c.commit(edits); rejection != nil {
 		return Result{Rejection: rejection}
 	}
 	c.encode(bucketAccounts, key, &details)

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -114,8 +116,40 @@ func (c *command) trim(body *Trim) Result {
 }
 
 func (c *command) raiseRules(body *RaiseRules) Result {
+	before := c.st.Rules
 	c.st.Rules = max(c.st.Rules, body.Rules)
+	if before < rulesChains && c.st.Rules >= rulesChains {
+		c.nameAccountsForApple()
+	}
 	return Result{}
+}
+
+// nameAccountsForApple gives every account the alias that createAccount gives to those made since. It is done once in the life of a cluster, in
+// one command: about 2 s a million accounts.
+func (c *command) nameAccountsForApple() {
+	for _, env := range entitlement.Environments {
+		c.Env = env
+		prefix := []byte{envByte(env)}
+		var ids []entitlement.AccountID
+		cursor := c.tx.Bucket(bucketAccounts).Cursor()
+		for k, _ := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = cursor.Next() {
+			ids = append(ids, entitlement.AccountID(k[len(prefix):]))
+		}
+		for _, id := range ids {
+			c.nameForApple(id, entitlement.Alias{Kind: entitlement.AppleAppAccountToken, Value: id.AppleAppAccountToken()})
+		}
+	}
+	c.Env = ""
+}
+
+// nameForApple makes an account found by the token that its app hands to StoreKit, and reports false where that name is taken.
+func (c *command) nameForApple(id entitlement.AccountID, token entitlement.Alias) bool {
+	key := aliasKey(c.Env, token)
+	if c.get(bucketAliases, key) != nil {
+		return false
+	}
+	c.put(bucketAliases, key, []byte(id))
+	return true
 }
 
 // raiseEpoch starts a new epoch: what the change log holds belongs to a history that may have forked, so it goes, as a whole: change by change

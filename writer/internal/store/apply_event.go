@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/fault"
@@ -31,6 +32,11 @@ func (c *command) recordEvent(d *decoded) Result {
 		row.Outcome = Unreadable
 	case ev.Environment != c.Env && !fault.Planted("sandbox-counts"):
 		row.Outcome = WrongEnvironment
+		if c.takesTest(ev) {
+			if edits = c.planEvent(asTest(ev)); !c.encodeAccounts() || !c.encodePurchases(edits) {
+				row.Outcome, edits = TooLarge, nil
+			}
+		}
 	case ev.Kind == entitlement.Unhandled:
 		row.Outcome = Unhandled
 	default:
@@ -49,7 +55,7 @@ func (c *command) recordEvent(d *decoded) Result {
 		row.Purchases = append(row.Purchases, e.id)
 		subjects = append(subjects, subject{subjectPurchase, string(e.id)})
 	}
-	if row.Outcome == Recorded {
+	if row.Outcome == Recorded || len(edits) > 0 {
 		c.writeAccounts()
 		// An owner finds the event by its purchase; a row of its own is for one whom the purchase leaves.
 		for _, a := range c.accounts {
@@ -156,12 +162,86 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 		}
 		groups = append(rest, g)
 	}
+	// Whom an aggregator calls its customers comes first: purchases of the same message may be theirs.
+	names := func(g *group) bool {
+		return slices.ContainsFunc(g.objects, func(o entitlement.Object) bool { return o.Kind == entitlement.KindCustomer })
+	}
+	slices.SortStableFunc(groups, func(a, b *group) int {
+		switch first, second := names(a), names(b); {
+		case first == second:
+			return 0
+		case first:
+			return -1
+		}
+		return 1
+	})
 	edits := make([]*purchaseEdit, 0, len(groups))
+	var learned []string
 	for _, g := range groups {
 		slices.Sort(g.known)
-		edits = append(edits, c.planPurchase(slices.Compact(g.known), g.objects))
+		e := c.planPurchase(slices.Compact(g.known), g.objects)
+		if edits = append(edits, e); names(g) {
+			learned = append(learned, c.learn(e)...)
+		}
 	}
-	return edits
+	planned := func(id entitlement.PurchaseID) bool {
+		return slices.ContainsFunc(edits, func(e *purchaseEdit) bool {
+			return e.id == id || slices.ContainsFunc(e.before, func(p storedPurchase) bool { return p.id == id })
+		})
+	}
+	return append(edits, c.resolveWaiting(learned, planned)...)
+}
+
+// learn notes whom a provider's statement about a customer names, and returns the identities that mean that customer.
+func (c *command) learn(e *purchaseEdit) []string {
+	identity := e.row.Evidence.Identity()
+	for _, l := range e.row.Evidence.Links {
+		if c.customers == nil {
+			c.customers = map[entitlement.Link]entitlement.AccountID{}
+		}
+		c.customers[l] = identity.Account
+	}
+	var names []string
+	for _, a := range identity.Aliases {
+		if a.Kind.Provider() != "" {
+			names = append(names, aliasIdentity(a))
+		}
+	}
+	return names
+}
+
+// takesTest reports whether a message about a test purchase that came to production is kept, for those for whom the policy lets it count
+// (invariant I15): that of App Review, TestFlight or a licence tester, whom nobody can tell to use another app.
+func (c *command) takesTest(ev *entitlement.Event) bool {
+	if c.Env != entitlement.Production || ev.Environment != entitlement.Sandbox || ev.Kind != entitlement.Proof || c.st.Rules < rulesChains {
+		return false
+	}
+	switch ev.Provider {
+	case entitlement.Apple, entitlement.Google, entitlement.RevenueCat, entitlement.Adapty, entitlement.Iaptic:
+		policy := c.policyOf(c.Env)
+		return policy.SandboxAccess != entitlement.SandboxNone
+	}
+	return false
+}
+
+// asTest returns the event with its objects marked, and under ids of their own: no test purchase ever is part of a real one.
+func asTest(ev *entitlement.Event) *entitlement.Event {
+	test := *ev
+	test.Objects = slices.Clone(ev.Objects)
+	for i := range test.Objects {
+		o := &test.Objects[i]
+		o.Sandbox = true
+		links := o.Links
+		if len(links) == 0 {
+			links = []entitlement.Link{entitlement.Link(string(ev.Provider) + ":" + o.ID)}
+		}
+		o.Links = nil
+		for _, l := range links {
+			provider, id, _ := strings.Cut(string(l), ":")
+			o.Links = append(o.Links, entitlement.Link(provider+":sandbox:"+id))
+		}
+	}
+	return &test
 }
 
 func shareAny[T comparable](a, b []T) bool {

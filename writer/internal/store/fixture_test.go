@@ -176,6 +176,11 @@ type machine struct {
 
 func newMachine(t testing.TB, segmentBytes int64) *machine {
 	t.Helper()
+	return newMachineUnder(t, segmentBytes, RulesVersion)
+}
+
+func newMachineUnder(t testing.TB, segmentBytes int64, rules uint32) *machine {
+	t.Helper()
 	m := &machine{t: t, now: startTime}
 	dir := t.TempDir()
 	j, err := newJournal(filepath.Join(dir, "journal"), segmentBytes)
@@ -194,7 +199,7 @@ func newMachine(t testing.TB, segmentBytes int64) *machine {
 			t.Error(err)
 		}
 	})
-	m.apply(NewCommand(TypeInit, "", "", &Init{Cluster: testCluster, Rules: 1}))
+	m.apply(NewCommand(TypeInit, "", "", &Init{Cluster: testCluster, Rules: rules}))
 	return m
 }
 

@@ -94,7 +94,7 @@ func TestGoldenCommands(t *testing.T) {
 
 // The rows, the change log and the hashes after all the golden commands: they cover every row type.
 func TestGoldenState(t *testing.T) {
-	m := newMachine(t, 1<<20)
+	m := newMachineUnder(t, 1<<20, 1) // the rules of the release whose bytes these are
 	for _, c := range goldenCommands() {
 		if c.Type != TypeStartSession && c.Type != TypeTrim && c.Type != TypeRaiseEpoch && c.Type != TypeDeleteGrant {
 			m.apply(c)

@@ -572,7 +572,7 @@ func TestAnOldProgramRefusesASnapshotOfNewRules(t *testing.T) {
 	nodes := r.cluster(1, nextVersion)
 	fill(t, nodes, 0, 3)
 	leader := leaderOf(t, nodes...)
-	if err := leader.AddMember(testContext(t), Member{ID: "w2", Raft: "127.0.0.1:1"}, RulesVersion); !errors.Is(err, ErrMembership) || !strings.Contains(err.Error(), "rules 2") {
+	if err := leader.AddMember(testContext(t), Member{ID: "w2", Raft: "127.0.0.1:1"}, RulesVersion); !errors.Is(err, ErrMembership) || !strings.Contains(err.Error(), fmt.Sprintf("rules %d", RulesVersion+1)) {
 		t.Errorf("an old program joins: %v, want a refusal", err)
 	}
 	if err := leader.raft.Snapshot().Error(); err != nil {

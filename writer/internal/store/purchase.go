@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
@@ -78,6 +79,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.row.Evidence = e.row.Evidence.Add(objects...)
 	e.id = e.row.Evidence.ID()
 	e.row.Owner = c.ownerOf(&e.row)
+	e.row.Shares = c.sharesOf(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.Doubts()
 
@@ -85,14 +87,28 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		if a := c.account(p.row.Owner); a != nil {
 			a.removePurchase(p.id)
 		}
+		for _, id := range p.row.Shares {
+			if a := c.account(id); a != nil {
+				a.removePurchase(p.id)
+			}
+		}
 	}
 	if e.shown {
-		folded := entitlement.Fold(e.row.Evidence, c.policyOf(c.Env))
-		if a := c.account(e.row.Owner); a != nil {
-			a.putPurchase(folded)
+		policy := c.policyOf(c.Env)
+		folded := entitlement.Fold(e.row.Evidence, policy)
+		c.give(e.row.Owner, folded, &policy)
+		for _, id := range e.row.Shares {
+			c.give(id, folded.SharedCopy(), &policy)
 		}
 	}
 	return e
+}
+
+// give puts a purchase into an account, unless it is a test purchase that does not count there.
+func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy *entitlement.Policy) {
+	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(a.acc.Tester)) {
+		a.putPurchase(p)
+	}
 }
 
 func newerClaim(a, b *claimRow) *claimRow {
@@ -117,11 +133,54 @@ func (c *command) ownerOf(row *purchaseRow) entitlement.AccountID {
 		return ""
 	}
 	for _, a := range identity.Aliases {
-		if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
-			return entitlement.AccountID(owner)
+		if owner := c.named(a); owner != "" {
+			return owner
 		}
 	}
 	return ""
+}
+
+// named returns whose name an alias is: the account that the API gave it to, else the one that its provider last said it to be. Empty is nobody's.
+func (c *command) named(a entitlement.Alias) entitlement.AccountID {
+	if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
+		return entitlement.AccountID(owner)
+	}
+	provider := a.Kind.Provider()
+	if provider == "" || c.st.Rules < rulesChains {
+		return ""
+	}
+	link := entitlement.CustomerLink(provider, a.Value)
+	told, pending := c.customers[link]
+	if !pending {
+		if id, ok := c.purchaseOf(link); ok {
+			if p, ok := c.loadPurchase(id); ok {
+				told = p.row.Evidence.Identity().Account
+			}
+		}
+	}
+	if told == "" || !c.exists(told) {
+		return ""
+	}
+	return told
+}
+
+// sharesOf resolves who may use the purchase beside its owner.
+func (c *command) sharesOf(row *purchaseRow) []entitlement.AccountID {
+	var shares []entitlement.AccountID
+	if policy := c.policyOf(c.Env); policy.SharingOff {
+		return nil
+	}
+	for _, a := range row.Evidence.Shares() {
+		id := c.named(a)
+		if named := entitlement.AccountID(a.Value); id == "" && strings.HasPrefix(a.Value, "acc_") && c.exists(named) {
+			id = named
+		}
+		if id != "" && id != row.Owner {
+			shares = append(shares, id)
+		}
+	}
+	slices.Sort(shares)
+	return slices.Compact(shares)
 }
 
 // encodePurchases encodes the rows, and reports false if one is larger than may be kept.
@@ -171,7 +230,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		c.writeLinks(e, &same)
 		c.writeIdentities(e, waited)
 	}
-	if e.shown && e.row.Owner == "" {
+	if e.shown && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
 		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
 	} else if unclaimed {
 		c.delete(bucketUnclaimed, key)
@@ -247,8 +306,8 @@ func (c *command) markConflict(id entitlement.PurchaseID) {
 }
 
 // resolveWaiting resolves anew the owner of every purchase that names one of the identities, after the API changed what that
-// means. It returns the planned purchases; nothing is written yet.
-func (c *command) resolveWaiting(names []string) []*purchaseEdit {
+// means. It returns the planned purchases but for those that are planned already (nil: none is); nothing is written yet.
+func (c *command) resolveWaiting(names []string, planned func(entitlement.PurchaseID) bool) []*purchaseEdit {
 	var ids []entitlement.PurchaseID
 	for _, name := range names {
 		prefix := identityPrefix(c.Env, name)
@@ -260,6 +319,9 @@ func (c *command) resolveWaiting(names []string) []*purchaseEdit {
 	slices.Sort(ids)
 	var edits []*purchaseEdit
 	for _, id := range slices.Compact(ids) {
+		if planned != nil && planned(id) {
+			continue
+		}
 		edits = append(edits, c.planPurchase([]entitlement.PurchaseID{id}, nil))
 	}
 	return edits

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -69,6 +70,11 @@ func TestDataOfEachReleaseIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := &node{cfg: releaseConfig(t, dir)}
+			rules, err := strconv.ParseUint(want["rules"], 10, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.cfg.Rules = uint32(rules) // as one of the release's own would, it leaves them as they are
 			s.open(t)
 			leaderOf(t, s)
 			catchUp(t, s)
@@ -90,6 +96,11 @@ func TestDataOfEachReleaseIsRead(t *testing.T) {
 			if missing, err := s.fsm.missingSegments(); err != nil || len(missing) > 0 {
 				t.Errorf("segments %v are missing, %v", missing, err)
 			}
+			s.close(t)
+			s.cfg = releaseConfig(t, dir)
+			s.open(t)
+			leaderOf(t, s)
+			awaitRules(t, s, RulesVersion)
 			propose(t, []*node{s}, create("acc_of_a_later_program"))
 			checkState(t, s.fsm)
 			now := s.Stats()
@@ -98,6 +109,23 @@ func TestDataOfEachReleaseIsRead(t *testing.T) {
 				t.Errorf("the journal replays to %+v, %v; the node is at %+v", replayed, err, now)
 			}
 		})
+	}
+}
+
+// awaitRules waits until a node has raised its rules.
+func awaitRules(t *testing.T, n *node, rules uint32) {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		applied := n.Applied()
+		if n.Position().Rules == rules {
+			return
+		}
+		select {
+		case <-applied:
+		case <-ctx.Done():
+			t.Fatalf("rules %d, want %d", n.Position().Rules, rules)
+		}
 	}
 }
 

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -72,6 +74,8 @@ type purchaseRow struct {
 	Evidence entitlement.Evidence  `cbor:"1,keyasint"`
 	Owner    entitlement.AccountID `cbor:"2,keyasint,omitempty"` // as resolved; empty is unclaimed
 	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence
+	// Shares are the accounts beside the owner that the provider lets use it, as resolved, sorted.
+	Shares []entitlement.AccountID `cbor:"4,keyasint,omitempty"`
 }
 
 // claimRow says that support gave a purchase to an account. The newer one wins when purchases are merged.
@@ -200,24 +204,33 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 // claim hears of none. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
 // decide at any time.
 func (row *purchaseRow) waitsUnder() []string {
-	if row.Claim != nil {
-		return nil
-	}
-	id := row.Evidence.Identity()
-	if id.Account != "" {
-		if row.Owner != "" {
-			return nil
-		}
-		return []string{accountIdentity(id.Account)}
-	}
 	var names []string
-	for _, a := range id.Aliases {
+	if row.Owner != "" && row.Evidence.IsSandbox() {
+		names = append(names, testerIdentity(row.Owner))
+	}
+	for _, a := range row.Evidence.Shares() {
 		names = append(names, aliasIdentity(a))
 	}
-	return names
+	if row.Claim != nil {
+		return names
+	}
+	id := row.Evidence.Identity()
+	switch {
+	case id.Account == "":
+		for _, a := range id.Aliases {
+			names = append(names, aliasIdentity(a))
+		}
+	case row.Owner == "":
+		names = append(names, accountIdentity(id.Account))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func accountIdentity(id entitlement.AccountID) string { return "account\x00" + string(id) }
+
+// testerIdentity is under which a test purchase hears of its owner becoming a tester.
+func testerIdentity(id entitlement.AccountID) string { return "tester\x00" + string(id) }
 
 func aliasIdentity(a entitlement.Alias) string {
 	return "alias\x00" + string(a.Kind) + "\x00" + a.Value

@@ -41,6 +41,8 @@ func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
 		case 3:
 			row.Claim = &claimRow{}
 			row.Claim.ReadCanonical(r)
+		case 4:
+			row.Shares = canonical.Texts[entitlement.AccountID](r)
 		default:
 			r.Fail()
 		}
@@ -57,6 +59,7 @@ func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
 		w.Field(m, 3)
 		row.Claim.WriteCanonical(w)
 	}
+	canonical.WriteTexts(w, m, 4, row.Shares)
 }
 
 // ReadCanonical implements canonical.Readable.

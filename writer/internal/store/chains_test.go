@@ -1,0 +1,201 @@
+package store
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+const production = entitlement.Production
+
+// months makes a month of pro as a provider other than Stripe tells of it.
+func months(by entitlement.Provider, id string, at int64, edit ...func(*entitlement.Object)) entitlement.Object {
+	o := entitlement.Object{Kind: entitlement.KindTransaction, ID: id, By: by, At: at * 1e9, Links: []entitlement.Link{entitlement.Link(string(by) + ":" + id)},
+		Transaction: &entitlement.Transaction{Sold: entitlement.Sold{Product: "pro"}, Recurring: true, StartsAt: startTime, EndsAt: startTime + 30*day}}
+	for _, e := range edit {
+		e(&o)
+	}
+	return o
+}
+
+func named(aliases ...entitlement.Alias) func(*entitlement.Object) {
+	return func(o *entitlement.Object) { o.Aliases = aliases }
+}
+
+func sharedWith(shares ...entitlement.Alias) func(*entitlement.Object) {
+	return func(o *entitlement.Object) { o.Shares = shares }
+}
+
+func told(by entitlement.Provider, id string, objects ...entitlement.Object) entitlement.Event {
+	ev := event(id, objects...)
+	ev.Provider = by
+	return ev
+}
+
+func profile(id string) entitlement.Alias {
+	return entitlement.Alias{Kind: entitlement.AdaptyProfile, Value: id}
+}
+
+// owns describes what the account sees of its purchases, in their order.
+func (m *machine) owns(id entitlement.AccountID) (items []entitlement.Item) {
+	m.t.Helper()
+	a := m.account(id)
+	if a == nil {
+		m.t.Fatalf("no account %s", id)
+	}
+	for _, p := range a.Purchases {
+		items = append(items, p.Items...)
+	}
+	return items
+}
+
+func TestAppleFindsAnAccountByItsToken(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(create("acc_1"))
+	token := entitlement.Alias{Kind: entitlement.AppleAppAccountToken, Value: entitlement.AccountID("acc_1").AppleAppAccountToken()}
+	if r := m.apply(record(told(entitlement.Apple, "n1", months(entitlement.Apple, "1000", 1, named(token))))); r.Account != "acc_1" {
+		t.Errorf("owner %q", r.Account)
+	}
+	m.check()
+}
+
+func TestAccountsOfOlderRulesGetTheirTokenWhenTheRulesAreRaised(t *testing.T) {
+	m := newMachineUnder(t, 1<<20, 1)
+	m.apply(create("acc_1"))
+	token := entitlement.Alias{Kind: entitlement.AppleAppAccountToken, Value: entitlement.AccountID("acc_1").AppleAppAccountToken()}
+	if r := m.apply(record(told(entitlement.Apple, "n1", months(entitlement.Apple, "1000", 1, named(token))))); r.Account != "" {
+		t.Fatalf("owner %q under the old rules", r.Account)
+	}
+	m.apply(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: rulesChains}))
+	if r := m.apply(record(told(entitlement.Apple, "n2", months(entitlement.Apple, "1000", 2, named(token))))); r.Account != "acc_1" {
+		t.Errorf("owner %q", r.Account)
+	}
+}
+
+func TestSharesComeAndGoWithTheProvidersWord(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(create("acc_1", profile("one")))
+	m.apply(record(told(entitlement.Adapty, "e1", months(entitlement.Adapty, "t", 1, named(profile("one")), sharedWith(profile("two"))))))
+	if got := m.owns("acc_1"); len(got) != 1 || got[0].Ownership != "" {
+		t.Errorf("the owner has %+v", got)
+	}
+	m.apply(create("acc_2", profile("two"))) // made later: the purchase waits for it
+	if got := m.owns("acc_2"); len(got) != 1 || got[0].Ownership != entitlement.Shared {
+		t.Errorf("with whom it is shared has %+v", got)
+	}
+	m.apply(NewCommand(TypePutPolicy, sandbox, "p1", &PutPolicy{Policy: entitlement.Policy{SharingOff: true}}))
+	if got := m.owns("acc_2"); len(got) != 0 {
+		t.Errorf("without sharing has %+v", got)
+	}
+	m.apply(NewCommand(TypePutPolicy, sandbox, "p2", &PutPolicy{}))
+	if got := m.owns("acc_2"); len(got) != 1 {
+		t.Errorf("with sharing again has %+v", got)
+	}
+	m.apply(record(told(entitlement.Adapty, "e2", months(entitlement.Adapty, "t", 2, named(profile("one"))))))
+	if got := m.owns("acc_2"); len(got) != 0 {
+		t.Errorf("after the share ended has %+v", got)
+	}
+	m.check()
+}
+
+// What a provider says of its customers counts in any order, and the API's word before it.
+func TestACustomerThatTheProviderNames(t *testing.T) {
+	user := func(id string) entitlement.Alias {
+		return entitlement.Alias{Kind: entitlement.Web2WaveUser, Value: id}
+	}
+	says := func(at int64, account entitlement.AccountID) entitlement.Object {
+		return entitlement.Object{Kind: entitlement.KindCustomer, ID: "guid", By: entitlement.Web2Wave, At: at * 1e9, Account: account, Aliases: []entitlement.Alias{user("guid")},
+			Links: []entitlement.Link{entitlement.CustomerLink(entitlement.Web2Wave, "guid")}, Customer: &entitlement.Customer{}}
+	}
+	messages := []entitlement.Event{
+		told(entitlement.Web2Wave, "m1", months(entitlement.Web2Wave, "7", 1, named(user("guid")))),
+		told(entitlement.Web2Wave, "m2", says(2, "acc_1")),
+		told(entitlement.Web2Wave, "m3", says(3, "acc_2")),
+		told(entitlement.Web2Wave, "m4", months(entitlement.Web2Wave, "8", 4, named(user("guid"))), says(1, "acc_1")),
+	}
+	var hash string
+	for range 12 {
+		rand.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
+		m := newMachine(t, 1<<20)
+		m.apply(create("acc_1"))
+		m.apply(create("acc_2"))
+		for _, ev := range messages {
+			m.apply(record(ev))
+		}
+		if one, two := m.owns("acc_1"), m.owns("acc_2"); len(one) != 0 || len(two) != 2 {
+			t.Fatalf("acc_1 has %+v, acc_2 %+v", one, two)
+		}
+		m.check()
+		if got := m.state.StateHash.String(); hash == "" {
+			hash = got
+		} else if got != hash {
+			t.Fatal("the order counts (I20)")
+		}
+		m.apply(create("acc_3", user("guid")))
+		if three := m.owns("acc_3"); len(three) != 2 {
+			t.Fatalf("after the API gave the name to acc_3, that has %+v", three)
+		}
+	}
+}
+
+// I15: test purchases change production only through sandbox_access, marked and for a day.
+func TestI15TestPurchasesInProduction(t *testing.T) {
+	tester, other := entitlement.AccountID("acc_tester"), entitlement.AccountID("acc_other")
+	account := func(id entitlement.AccountID) Command {
+		return NewCommand(TypeCreate, production, "create-"+string(id), &CreateAccount{ID: id})
+	}
+	yes, no := true, false
+	patch := func(flag *bool) Command {
+		return NewCommand(TypePatch, production, "patch", &PatchAccount{Account: tester, Tester: flag})
+	}
+	send := func(id string, by entitlement.Provider, who entitlement.AccountID) Command {
+		ev := told(by, "n"+id, months(by, id, 1, func(o *entitlement.Object) { o.Account = who }))
+		return NewCommand(TypeRecordEvent, production, "corr-"+id, &RecordEvent{Event: ev})
+	}
+	seen := func(m *machine, id entitlement.AccountID) (purchases []entitlement.Purchase) {
+		m.read(func(r *Reader) error {
+			a, ok, err := r.Account(production, id)
+			if ok {
+				purchases = a.Purchases
+			}
+			return err
+		})
+		return purchases
+	}
+	m := newMachine(t, 1<<20)
+	m.apply(account(tester))
+	m.apply(account(other))
+	for _, c := range []Command{send("1", entitlement.Apple, tester), send("2", entitlement.Apple, other), send("3", entitlement.Stripe, tester)} {
+		if r := m.apply(c); r.Outcome != WrongEnvironment {
+			t.Errorf("outcome %s", r.Outcome)
+		}
+	}
+	if len(seen(m, tester)) != 0 || len(seen(m, other)) != 0 {
+		t.Fatal("a test purchase counts for those who are no testers")
+	}
+	m.apply(patch(&yes))
+	if got := seen(m, tester); len(got) != 1 || !got[0].Sandbox || got[0].ID != "apple:sandbox:1" || got[0].Items[0].AccessUntil != startTime+day {
+		t.Errorf("the tester has %+v", got)
+	}
+	m.apply(patch(&no))
+	if got := seen(m, tester); len(got) != 0 {
+		t.Errorf("who is no tester any more has %+v", got)
+	}
+	m.apply(NewCommand(TypePutPolicy, production, "p1", &PutPolicy{Policy: entitlement.Policy{SandboxAccess: entitlement.SandboxAnyone}}))
+	if len(seen(m, tester)) != 1 || len(seen(m, other)) != 1 {
+		t.Error("anyone is not anyone")
+	}
+	m.apply(NewCommand(TypePutPolicy, production, "p2", &PutPolicy{Policy: entitlement.Policy{SandboxAccess: entitlement.SandboxNone}}))
+	m.apply(send("4", entitlement.Apple, other))
+	if len(seen(m, tester)) != 0 || len(seen(m, other)) != 0 {
+		t.Error("none is not none")
+	}
+	m.read(func(r *Reader) error {
+		if waiting, err := r.Unclaimed(production, "", 10); err != nil || len(waiting) != 0 {
+			t.Errorf("unclaimed: %+v, %v", waiting, err)
+		}
+		return nil
+	})
+	m.check()
+}
