@@ -124,6 +124,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"a catalog without products", "PUT", "/v1/catalog", `{}`, 400, "invalid-request", "products"},
 		{"a catalog with a wrong product", "PUT", "/v1/catalog", `{"products": [{"provider": "nobody", "product_id": "x", "kind": "subscription"}]}`, 400, "invalid-request", ""},
 		{"a policy of nobody", "PUT", "/v1/policy", `{"billing_grace": {"nobody": 1}}`, 400, "invalid-request", "billing_grace"},
+		{"a policy for testers of another kind", "PUT", "/v1/policy", `{"billing_grace": {}, "sandbox_access": "some"}`, 400, "invalid-request", "sandbox_access"},
+		{"a policy that shares by halves", "PUT", "/v1/policy", `{"billing_grace": {}, "sharing": "half"}`, 400, "invalid-request", "sharing"},
 		{"a policy that waits a year", "PUT", "/v1/policy", `{"billing_grace": {"stripe": 31536000}}`, 400, "invalid-request", "billing_grace"},
 		{"an event that is none", "GET", "/v1/events/evt_none", "", 404, "not-found", ""},
 		{"a revision that is none", "GET", "/v1/events?after=x", "", 400, "invalid-request", "after"},

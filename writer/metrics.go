@@ -50,6 +50,7 @@ type metrics struct {
 	nats            *prometheus.CounterVec
 	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
+	soldTwice       *prometheus.CounterVec
 	handOvers       *prometheus.CounterVec
 }
 
@@ -86,7 +87,11 @@ func newMetrics(w *Writer) *metrics {
 	m.registry.MustRegister(m.handOvers)
 	zero(m.handOvers, reasonClock, reasonDisk)
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
-	m.registry.MustRegister(m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
+	for _, env := range entitlement.Environments {
+		m.soldTwice.WithLabelValues(string(env))
+	}
+	m.registry.MustRegister(m.soldTwice, m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {

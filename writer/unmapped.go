@@ -37,6 +37,64 @@ func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment,
 	}
 }
 
+// alarmSoldTwice counts and logs an account to which two providers sold the same thing as far as we can tell. Their messages share no store id, so
+// that it may be one sale seen twice or two that are both being paid for: both stay visible, and a person must look. Stripe's messages, which are the
+// most, are not looked at: the other provider's next one is.
+func (w *Writer) alarmSoldTwice(ctx context.Context, env entitlement.Environment, ev *entitlement.Event, account entitlement.AccountID) {
+	if account == "" || ev.Provider == entitlement.Stripe {
+		return
+	}
+	now := w.now().Unix()
+	var twice []string
+	err := w.store.View(func(r *store.Reader) error {
+		record, ok, err := r.Account(env, account)
+		if err != nil || !ok || !soldByTwo(record) {
+			return err
+		}
+		index, err := w.catalogs.index(r, env)
+		if err == nil {
+			twice = soldTwice(record.View(index, now, nil))
+		}
+		return err
+	})
+	if err != nil {
+		w.log.WarnContext(ctx, "purchases not compared", "error", err)
+	}
+	for _, id := range twice {
+		w.metrics.soldTwice.WithLabelValues(string(env)).Inc()
+		w.log.WarnContext(ctx, "sold by two providers at once", "environment", env, "account_id", account, "entitlement", id, "event_id", ev.ID,
+			"correlation_id", problem.RequestID(ctx))
+	}
+}
+
+// soldByTwo is the quick look that spares most accounts the other one.
+func soldByTwo(a *entitlement.Account) bool {
+	for i := range a.Purchases {
+		if a.Purchases[i].Provider != a.Purchases[0].Provider {
+			return true
+		}
+	}
+	return false
+}
+
+// soldTwice lists the entitlements that active purchases of two providers give. What is shared or a test was not sold to this account.
+func soldTwice(v entitlement.View) []string {
+	var twice []string
+	for i := range v.Entitlements {
+		e := &v.Entitlements[i]
+		if !e.Status.Active() || e.Granted || e.Sandbox || e.Ownership != "" {
+			continue
+		}
+		for _, other := range e.Others {
+			if other.Status.Active() && other.Provider != e.Provider && other.Provider != entitlement.Latchkey {
+				twice = append(twice, e.ID)
+				break
+			}
+		}
+	}
+	return twice
+}
+
 // unmappedIn lists what an event says was sold and the catalog does not know.
 func unmappedIn(ev *entitlement.Event, index *entitlement.CatalogIndex) []entitlement.ProductID {
 	var unknown []entitlement.ProductID

@@ -103,6 +103,7 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	}
 	if result.Outcome == store.Recorded && !result.Duplicate {
 		w.alarmUnmapped(ctx, env, &ev)
+		w.alarmSoldTwice(ctx, env, &ev, result.Account)
 	}
 	answer = webhookAnswer{EventID: result.EventID, Revision: result.Revision.String(), Duplicate: result.Duplicate, Outcome: result.Outcome}
 	return answer, webhookOutcome(result), nil
