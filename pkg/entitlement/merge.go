@@ -201,10 +201,13 @@ func (e Evidence) Identity() Identity {
 		id   Identity
 		best *Object
 	)
-	newest := map[Provider]*Object{}
+	var newest map[Provider]*Object // nil as long as Stripe alone tells
 	for i := range e.Objects {
 		if o := &e.Objects[i]; o.By != "" && (o.Account != "" || len(o.Aliases) > 0) {
 			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
+				if newest == nil {
+					newest = map[Provider]*Object{}
+				}
 				newest[o.By] = o
 			}
 		}
@@ -222,19 +225,20 @@ func (e Evidence) Identity() Identity {
 	if best != nil {
 		id.Account = best.Account
 	}
-	slices.SortFunc(id.Aliases, func(a, b Alias) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
-	})
+	slices.SortFunc(id.Aliases, compareAliases)
 	id.Aliases = slices.Compact(id.Aliases)
 	return id
 }
 
 // Shares returns who may use the purchase beside its owner, by the newest transaction that each provider tells of. Sorted by kind and value.
 func (e Evidence) Shares() []Alias {
-	newest := map[Provider]*Object{}
+	var newest map[Provider]*Object
 	for i := range e.Objects {
 		if o := &e.Objects[i]; o.Transaction != nil {
 			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
+				if newest == nil {
+					newest = map[Provider]*Object{}
+				}
 				newest[o.By] = o
 			}
 		}
@@ -243,8 +247,12 @@ func (e Evidence) Shares() []Alias {
 	for _, o := range newest {
 		shares = append(shares, o.Shares...)
 	}
-	slices.SortFunc(shares, func(a, b Alias) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value)) })
+	slices.SortFunc(shares, compareAliases)
 	return slices.Compact(shares)
+}
+
+func compareAliases(a, b Alias) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
 }
 
 // IsSandbox reports whether this is a test purchase that came to production.
