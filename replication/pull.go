@@ -105,7 +105,7 @@ func (c *Client) Head(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("head: %w", err)
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp.Body, maxSignedBytes)
+	body, err := readAll(resp, maxSignedBytes)
 	if err != nil {
 		return "", fmt.Errorf("head: %w", err)
 	}
@@ -128,7 +128,7 @@ func (c *Client) Changes(ctx context.Context, after Revision, limit int, wait ti
 		return Batch{}, fmt.Errorf("changes after %s: %w", after, err)
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp.Body, maxBatchBody)
+	body, err := readAll(resp, maxBatchBody)
 	if err != nil {
 		return Batch{}, fmt.Errorf("changes after %s: %w", after, err)
 	}
@@ -315,8 +315,16 @@ func delayAfter(err error, backoff time.Duration) time.Duration {
 	return max(backoff, asked+rand.N(asked))
 }
 
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+// readAll reads a body of at most limit bytes, into one piece of memory where the writer says how long it is: a batch has megabytes.
+func readAll(resp *http.Response, limit int64) ([]byte, error) {
+	var b []byte
+	var err error
+	if n := resp.ContentLength; n >= 0 && n <= limit {
+		b = make([]byte, n)
+		_, err = io.ReadFull(resp.Body, b)
+	} else {
+		b, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

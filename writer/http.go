@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -185,6 +186,7 @@ func writeBody(w http.ResponseWriter, status int, contentType string, b []byte) 
 	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store") // every answer is of now
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(b))) // or who asked cannot know how much room it takes
 	w.WriteHeader(status)
 	_, _ = w.Write(b)
 }

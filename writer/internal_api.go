@@ -23,6 +23,10 @@ const (
 	maxPolls = 4096
 	// maxFrames bounds the answers that are kept for edges which ask the same. Edges are at a few revisions at a time.
 	maxFrames = 32
+	// frameBlock is what long answers are a multiple of: so few that the rest is a short answer, so many that hardly any edge needs one answer more.
+	frameBlock = 128
+	// frameAge is how long an answer is kept: its signature must not outlive the key's certificate in a cluster where nothing changes.
+	frameAge = time.Minute
 	// maxCertificateBytes bounds a request for a certificate.
 	maxCertificateBytes = 4 << 10
 	// maxEdges bounds what /status remembers of edges, by the names that they give themselves.
@@ -76,7 +80,7 @@ func (w *Writer) handleChanges(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	frame, err := w.frames.get(frameKey{epoch: epoch, after: after, limit: limit, end: position.N})
+	frame, err := w.frames.get(frameKey{epoch: epoch, after: after, changes: sharedChanges(position.N-after, limit)})
 	switch {
 	case errors.Is(err, store.ErrBelowFloor):
 		w.metrics.pulled("below_floor")
@@ -143,24 +147,34 @@ type frames struct {
 
 type frameKey struct {
 	epoch, after uint64
-	limit        int
-	end          uint64 // revision of this node when it was asked: a newer state is another answer
+	changes      int // that it has at most
 }
 
 type frameCall struct {
+	begun time.Time
 	done  chan struct{}
 	frame []byte
 	err   error
 }
 
+// sharedChanges is how many of the changes that an edge lacks one answer has. Many go out in whole blocks, so that edges which took the same snapshot get
+// the same answer, whatever came meanwhile.
+func sharedChanges(lacking uint64, limit int) int {
+	n := int(min(lacking, uint64(limit)))
+	if n > frameBlock {
+		n -= n % frameBlock
+	}
+	return n
+}
+
 func (f *frames) get(key frameKey) ([]byte, error) {
 	f.mu.Lock()
 	call, found := f.calls[key]
-	if !found {
+	if found = found && time.Since(call.begun) < frameAge; !found {
 		if len(f.calls) >= maxFrames || f.calls == nil {
 			f.calls = map[frameKey]*frameCall{}
 		}
-		call = &frameCall{done: make(chan struct{})}
+		call = &frameCall{begun: time.Now(), done: make(chan struct{})}
 		f.calls[key] = call
 	}
 	f.mu.Unlock()
@@ -179,7 +193,7 @@ func (f *frames) get(key frameKey) ([]byte, error) {
 
 // buildFrame reads and signs one answer of /changes.
 func (w *Writer) buildFrame(key frameKey) ([]byte, error) {
-	changes, position, err := w.store.Changes(key.after, key.limit, replication.MaxBatchBytes)
+	changes, position, err := w.store.Changes(key.after, max(key.changes, 1), replication.MaxBatchBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -345,3 +345,34 @@ func TestSegments(t *testing.T) {
 		t.Error("a segment that nobody has was fetched")
 	}
 }
+
+// TestManyChangesGoOutInBlocks: edges that lack the same changes get the very same answer, made and signed once, whatever came between their requests, and
+// what an answer leaves out comes with the next.
+func TestManyChangesGoOutInBlocks(t *testing.T) {
+	w := oneWriter(t)
+	client, _ := edgeOf(t, w)
+	start := w.store.Position().Revision()
+	var made sync.WaitGroup
+	for range frameBlock + 3 {
+		made.Go(func() { w.account() })
+	}
+	made.Wait()
+	changes := func(after replication.Revision) replication.Batch {
+		t.Helper()
+		batch, err := client.Changes(t.Context(), after, replication.MaxBatchChanges, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return batch
+	}
+	first := changes(start)
+	w.account()
+	second := changes(start)
+	if len(first.Changes) != frameBlock || first.Signed != second.Signed {
+		t.Errorf("two edges at %s got %d and %d changes, signed alike: %t; want %d, signed once", start, len(first.Changes), len(second.Changes), first.Signed == second.Signed, frameBlock)
+	}
+	next := replication.Revision{Epoch: start.Epoch, N: start.N + frameBlock}
+	if rest := changes(next); uint64(len(rest.Changes)) != w.store.Position().N-next.N {
+		t.Errorf("after %s: %d changes, want all up to %d", next, len(rest.Changes), w.store.Position().N)
+	}
+}
