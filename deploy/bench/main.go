@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/latchkey/latchkey/deploy/herd"
 )
 
 func main() {
@@ -28,6 +30,7 @@ func main() {
 	cmd.Flags().StringVar(&config.programs, "programs", "bin", "folder of the built programs")
 	cmd.Flags().StringVar(&config.results, "results", "deploy/bench/results", "folder for the JSON file")
 	cmd.Flags().IntVar(&config.accounts, "accounts", 1_000_000, "accounts on the edge's disk for the figures named 1m; another number is for trying this program")
+	cmd.AddCommand(&cobra.Command{Use: crowdCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return herd.Serve(os.Stdin, os.Stdout) }})
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		if errors.Is(err, errUsage) {

@@ -20,7 +20,7 @@ type Config struct {
 	Edges   int
 	Writers []string // base addresses of the writers' internal API; each edge prefers another one
 	NATS    []string // none: the edges pull
-	Roots   token.Roots
+	Roots   [][]byte // public root keys, as their files are
 	Cluster string
 }
 
@@ -40,15 +40,20 @@ type edge struct {
 
 // Start makes the edges follow, all with nothing.
 func Start(cfg Config) (*Herd, error) {
+	roots, err := token.ParseRoots(cfg.Roots...)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "latchkey-herd-")
 	if err != nil {
 		return nil, err
 	}
-	verifier := replication.NewVerifierWith((&once{judge: (&token.PositionVerifier{Roots: cfg.Roots, Cluster: cfg.Cluster}).Verify}).verify)
+	verifier := replication.NewVerifierWith((&once{judge: (&token.PositionVerifier{Roots: roots, Cluster: cfg.Cluster}).Verify}).verify)
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Herd{dir: dir, stop: cancel}
+	chains := &links{}
 	for i := range cfg.Edges {
-		e := &edge{light: light{lost: make(chan struct{}, 1), changed: make(chan struct{})}}
+		e := &edge{light: light{links: chains, lost: make(chan struct{}, 1), changed: make(chan struct{})}}
 		first := i % len(cfg.Writers)
 		follow := replication.FollowConfig{
 			Node: fmt.Sprintf("herd-%d", i), Writers: append(append([]string(nil), cfg.Writers[first:]...), cfg.Writers[:first]...),
@@ -81,10 +86,11 @@ func (h *Herd) Stop() {
 }
 
 // Lose takes all data from all edges at once.
-func (h *Herd) Lose() {
+func (h *Herd) Lose() error {
 	for _, e := range h.edges {
 		e.lose()
 	}
+	return nil
 }
 
 // Snapshots is how many snapshots all edges together have taken over.
@@ -152,8 +158,51 @@ func (o *once) verify(signed string) (token.PositionClaims, error) {
 	return j.claims, j.err
 }
 
+// links computes the chain over a batch once for the whole crowd, for the same reason. The last change stands for all of them.
+type links struct {
+	mu     sync.Mutex
+	known  map[link]replication.Hash // the chain after the last of the changes
+	recent []link
+}
+
+// link names changes that follow a chain.
+type link struct {
+	after  replication.Hash
+	number int
+	last   string // the last change
+}
+
+// chain returns the chain after changes.
+func (l *links) chain(after replication.Hash, changes [][]byte) replication.Hash {
+	if len(changes) == 0 {
+		return after
+	}
+	key := link{after, len(changes), string(changes[len(changes)-1])}
+	l.mu.Lock()
+	chain, found := l.known[key]
+	l.mu.Unlock()
+	if found {
+		return chain
+	}
+	chain = after
+	for _, encoded := range changes {
+		chain = replication.NextChain(chain, encoded)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil {
+		l.known = map[link]replication.Hash{}
+	}
+	if l.known[key], l.recent = chain, append(l.recent, key); len(l.recent) > recentStatements {
+		delete(l.known, l.recent[0])
+		l.recent = l.recent[1:]
+	}
+	return chain
+}
+
 // light is a replica that keeps the position alone. Revisions and chain of each batch are checked, the state hash cannot be.
 type light struct {
+	links   *links
 	mu      sync.Mutex
 	head    replication.Head
 	lost    chan struct{}
@@ -190,12 +239,7 @@ func (l *light) Apply(to replication.Position, changes [][]byte) error {
 	if l.head.Epoch == 0 {
 		return replication.ErrNoData
 	}
-	chain, n := l.head.Chain, l.head.N
-	for _, encoded := range changes {
-		n++
-		chain = replication.NextChain(chain, encoded)
-	}
-	if n != to.N || chain != to.Chain {
+	if l.head.N+uint64(len(changes)) != to.N || l.links.chain(l.head.Chain, changes) != to.Chain {
 		return replication.ErrDiverged
 	}
 	l.head.Position = to
@@ -220,7 +264,7 @@ func (l *light) Discard() {}
 
 // Build implements replication.Replica. The body has the manifest's SHA-256; what an edge does with it costs the writers nothing.
 func (l *light) Build(_ context.Context, m replication.Manifest, _ io.Reader) (replication.Copy, error) {
-	return &light{head: replication.Head{Position: m.Position}, changed: make(chan struct{})}, nil
+	return &light{links: l.links, head: replication.Head{Position: m.Position}, changed: make(chan struct{})}, nil
 }
 
 // Adopt implements replication.Replica.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/latchkey/latchkey/deploy/system"
 	"github.com/latchkey/latchkey/edge/cmd/latchkey-bench/load"
-	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -23,6 +22,16 @@ type Trial struct {
 	Accounts []string      // of sandbox, which the webhooks are for
 	Rate     float64       // webhooks a second at each writer, on a schedule
 	For      time.Duration // how long webhooks come in before the loss, and again from it on
+	// Start makes the crowd. Nil: inside this process.
+	Start func(Config) (Crowd, error)
+}
+
+// Crowd is edges that follow. Herd and Process are crowds.
+type Crowd interface {
+	Lose() error
+	Holds(ctx context.Context, at replication.Revision) error
+	Snapshots() int
+	Stop()
 }
 
 // Outcome is what the writers showed.
@@ -59,15 +68,15 @@ func (t Trial) Run(ctx context.Context, info system.Info) (Outcome, error) {
 		}
 		texts = append(texts, text)
 	}
-	roots, err := token.ParseRoots(texts...)
-	if err != nil {
-		return out, err
-	}
-	cfg := Config{Edges: t.Edges, Writers: w.internal, Roots: roots, Cluster: w.cluster}
+	cfg := Config{Edges: t.Edges, Writers: w.internal, Roots: texts, Cluster: w.cluster}
 	if info.NATS != nil {
 		cfg.NATS = info.NATS.URLs
 	}
-	h, err := Start(cfg)
+	start := t.Start
+	if start == nil {
+		start = func(cfg Config) (Crowd, error) { return Start(cfg) }
+	}
+	h, err := start(cfg)
 	if err != nil {
 		return out, err
 	}
@@ -92,7 +101,11 @@ func (t Trial) Run(ctx context.Context, info system.Info) (Outcome, error) {
 	works.Go(func() { out.Beside, out.Webhooks, loadErr = t.webhooks(ctx, info, "beside") })
 	works.Go(func() { out.LeaderChanges = changes(watching, info, w.leader) })
 	began := time.Now()
-	h.Lose()
+	if err := h.Lose(); err != nil {
+		end()
+		works.Wait()
+		return out, err
+	}
 	err = recovered(ctx, h, w.at)
 	out.Recovered, out.Snapshots = time.Since(began), h.Snapshots()-before
 	if err == nil && time.Since(began) < t.For {
@@ -108,7 +121,7 @@ func (t Trial) Run(ctx context.Context, info system.Info) (Outcome, error) {
 	return out, errors.Join(err, loadErr)
 }
 
-func recovered(ctx context.Context, h *Herd, at replication.Revision) error {
+func recovered(ctx context.Context, h Crowd, at replication.Revision) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	if err := h.Holds(ctx, at); err != nil {
