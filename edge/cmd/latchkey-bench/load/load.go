@@ -3,15 +3,11 @@
 package load
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -60,9 +56,17 @@ var ErrFailed = errors.New("load failed")
 // answerWithin is when a connection that says nothing is given up.
 const answerWithin = 30 * time.Second
 
-// Run puts the load until its time is over or ctx ends. Errors: ErrFailed, with the first thing that went wrong; the result then
-// holds what came before.
+// Run puts the load until its time is over or ctx ends. With a Rate, whatever became due within the time is sent and waited for. Errors:
+// ErrFailed, with the first thing that went wrong; the result then holds what came before.
 func Run(ctx context.Context, config Config) (Result, error) {
+	if config.Rate > 0 {
+		return runOpen(ctx, config)
+	}
+	return runEach(ctx, config)
+}
+
+// runEach puts the load from a goroutine for each connection.
+func runEach(ctx context.Context, config Config) (Result, error) {
 	connections := make([]*connection, config.Connections)
 	for i := range connections {
 		c, err := net.Dial("tcp", config.Addr)
@@ -70,7 +74,7 @@ func Run(ctx context.Context, config Config) (Result, error) {
 			return Result{}, fmt.Errorf("%w: %w", ErrFailed, err)
 		}
 		defer c.Close()
-		connections[i] = &connection{config: &config, number: i, wire: c, in: bufio.NewReaderSize(c, 16<<10)}
+		connections[i] = &connection{config: &config, number: i, wire: c}
 	}
 	ctx, cancel := context.WithTimeout(ctx, config.For)
 	defer cancel()
@@ -87,17 +91,25 @@ func Run(ctx context.Context, config Config) (Result, error) {
 	r := Result{Elapsed: time.Since(began)}
 	var err error
 	for _, c := range connections {
-		r.Answers += len(c.latencies)
 		r.Failed += c.failed
 		r.Body = max(r.Body, c.body)
 		r.latencies = append(r.latencies, c.latencies...)
-		if err == nil && c.err != nil {
-			err = fmt.Errorf("%w: %w", ErrFailed, c.err)
+		if err == nil {
+			err = c.err
 		}
 	}
+	return r.judged(err, config.Status, failure(connections))
+}
+
+// judged completes r. err is what ended the load early, failure one of the answers that have not the wanted status.
+func (r Result) judged(err error, status int, failure string) (Result, error) {
 	slices.Sort(r.latencies)
-	if err == nil && r.Failed > 0 {
-		err = fmt.Errorf("%w: %d answers of %d have not status %d; one is: %s", ErrFailed, r.Failed, r.Failed+r.Answers, config.Status, failure(connections))
+	r.Answers = len(r.latencies)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrFailed, err)
+	case r.Failed > 0:
+		err = fmt.Errorf("%w: %d answers of %d have not status %d; one is: %s", ErrFailed, r.Failed, r.Failed+r.Answers, status, failure)
 	}
 	return r, err
 }
@@ -115,7 +127,7 @@ type connection struct {
 	config *Config
 	number int
 	wire   net.Conn
-	in     *bufio.Reader
+	in     inbox
 
 	latencies []time.Duration
 	failed    int
@@ -148,7 +160,7 @@ func (c *connection) run(ctx context.Context, began time.Time) error {
 		if _, err := c.wire.Write(request); err != nil {
 			return err
 		}
-		status, body, err := readAnswer(c.in)
+		status, body, err := c.answer()
 		if err != nil {
 			return fmt.Errorf("read answer: %w", err)
 		}
@@ -157,9 +169,23 @@ func (c *connection) run(ctx context.Context, began time.Time) error {
 			c.body = len(body)
 		} else {
 			c.failed++
-			c.failure = fmt.Sprintf("%d %.300s", status, body)
+			c.failure = failureOf(status, body)
 		}
 		scheduled = scheduled.Add(every)
+	}
+}
+
+// answer waits for one answer. The body is valid until the next call.
+func (c *connection) answer() (status int, body []byte, err error) {
+	for {
+		n, err := c.wire.Read(c.in.space())
+		if n == 0 && err != nil {
+			return 0, nil, err
+		}
+		c.in.add(n)
+		if status, body, whole, err := c.in.answer(); whole || err != nil {
+			return status, body, err
+		}
 	}
 }
 
@@ -177,51 +203,4 @@ func until(ctx context.Context, at time.Time) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-var errAnswer = errors.New("not an answer that this client reads")
-
-// readAnswer reads one answer with a known length. The body is valid until the next call.
-func readAnswer(in *bufio.Reader) (status int, body []byte, err error) {
-	line, err := in.ReadSlice('\n')
-	if err != nil {
-		return 0, nil, err
-	}
-	const prefix = len("HTTP/1.1 ")
-	if len(line) < prefix+3 {
-		return 0, nil, errAnswer
-	}
-	if status, err = strconv.Atoi(string(line[prefix : prefix+3])); err != nil {
-		return 0, nil, errAnswer
-	}
-	length, known := 0, status == 304 || status == 204
-	for {
-		if line, err = in.ReadSlice('\n'); err != nil {
-			return 0, nil, err
-		}
-		line = bytes.TrimRight(line, "\r\n")
-		if len(line) == 0 {
-			break
-		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		if !known && bytes.EqualFold(name, []byte("content-length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, nil, errAnswer
-			}
-			known = true
-		}
-	}
-	if !known {
-		return 0, nil, errAnswer
-	}
-	if length <= in.Size() {
-		body, err = in.Peek(length)
-		if err == nil {
-			_, err = in.Discard(length)
-		}
-		return status, body, err
-	}
-	body = make([]byte, length)
-	_, err = io.ReadFull(in, body)
-	return status, body, err
 }

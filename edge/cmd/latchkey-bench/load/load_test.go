@@ -3,10 +3,12 @@ package load
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,28 +27,106 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 // that waits would report one slow answer.
 func TestScheduleDoesNotWaitForAnswers(t *testing.T) {
 	const stop = 200 * time.Millisecond
-	var n atomic.Int64
-	addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		if n.Add(1) == 10 {
-			<-time.After(stop)
-		}
+	for name, run := range map[string]func(context.Context, Config) (Result, error){"from one thread where the system can": Run, "from a goroutine for each connection": runEach} {
+		t.Run(name, func(t *testing.T) {
+			var n atomic.Int64
+			addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				if n.Add(1) == 10 {
+					<-time.After(stop)
+				}
+				w.Write([]byte("ok"))
+			})
+			r, err := run(context.Background(), Config{Addr: addr, Connections: 1, For: time.Second, Source: get, Status: 200, Rate: 200})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Answers < 120 {
+				t.Errorf("%d answers, want about 200: the schedule goes on", r.Answers)
+			}
+			late := 0
+			for _, l := range r.latencies {
+				if l > stop/10 {
+					late++
+				}
+			}
+			if late < 20 {
+				t.Errorf("%d answers count as late, want about 36: all that were due while the server stopped", late)
+			}
+		})
+	}
+}
+
+// TestEveryDueRequestIsSent: connections take the schedule's requests in turn, each with numbers of its own, and what became due is sent however late.
+func TestEveryDueRequestIsSent(t *testing.T) {
+	const connections, requests = 3, 30
+	var mu sync.Mutex
+	seen := map[string]int{}
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[r.URL.Path]++
 		w.Write([]byte("ok"))
 	})
-	r, err := Run(context.Background(), Config{Addr: addr, Connections: 1, For: time.Second, Source: get, Status: 200, Rate: 200})
-	if err != nil {
-		t.Fatal(err)
+	source := func(dst []byte, connection, n int) []byte {
+		return fmt.Appendf(dst, "GET /%d/%d HTTP/1.1\r\nHost: x\r\n\r\n", connection, n)
 	}
-	if r.Answers < 120 {
-		t.Errorf("%d answers, want about 200: the schedule goes on", r.Answers)
+	r, err := Run(context.Background(), Config{Addr: addr, Connections: connections, For: 100 * time.Millisecond, Source: source, Status: 200, Rate: requests * 10})
+	if err != nil || r.Answers != requests {
+		t.Fatalf("Run = %d answers, %v; want %d", r.Answers, err, requests)
 	}
-	late := 0
-	for _, l := range r.latencies {
-		if l > stop/10 {
-			late++
+	for c := range connections {
+		for n := range requests / connections {
+			if path := fmt.Sprintf("/%d/%d", c, n); seen[path] != 1 {
+				t.Errorf("%s was asked %d times, want once", path, seen[path])
+			}
 		}
 	}
-	if late < 20 {
-		t.Errorf("%d answers count as late, want about 36: all that were due while the server stopped", late)
+}
+
+// TestAnswersInPieces: an answer is taken when it is whole, wherever the network cut it, and not before.
+func TestAnswersInPieces(t *testing.T) {
+	tests := []struct {
+		name, text string
+		status     int
+		body       string
+		want       error
+	}{
+		{"a body", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX: y\r\n\r\nhello", 200, "hello", nil},
+		{"no body", "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", 304, "", nil},
+		{"a body of unknown length", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0, "", errAnswer},
+		{"no status", "HTTP/1.1 yes\r\nContent-Length: 0\r\n\r\n", 0, "", errAnswer},
+		{"a body larger than the room", "HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("b", 70000), 200, strings.Repeat("b", 70000), nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, piece := range []int{1, 7, len(tt.text)} {
+				var in inbox
+				for rest := tt.text; ; {
+					n := copy(in.space(), rest[:min(piece, len(rest))])
+					in.add(n)
+					rest = rest[n:]
+					status, body, whole, err := in.answer()
+					if tt.want != nil && err != nil || len(rest) == 0 {
+						if !errors.Is(err, tt.want) || status != tt.status || string(body) != tt.body || whole != (tt.want == nil) {
+							t.Errorf("in pieces of %d: answer = %d, %d bytes, %t, %v; want %d, %d bytes, %v", piece, status, len(body), whole, err, tt.status, len(tt.body), tt.want)
+						}
+						break
+					}
+					if whole || err != nil {
+						t.Fatalf("in pieces of %d: answer = %t, %v with %d bytes missing", piece, whole, err, len(rest))
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestNoAnswerWithoutARequest: what follows an answer that nobody asked for is no answer to the next request.
+func TestNoAnswerWithoutARequest(t *testing.T) {
+	var in inbox
+	in.add(copy(in.space(), "HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 304"))
+	if status, _, whole, err := in.answer(); whole || !errors.Is(err, errAnswer) {
+		t.Errorf("answer = %d, %t, %v; want %v", status, whole, err, errAnswer)
 	}
 }
 
@@ -63,15 +143,17 @@ func TestRunCountsOnlyWantedAnswers(t *testing.T) {
 		{"a body of unknown length", func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() }, 200, ErrFailed},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			r, err := Run(context.Background(), Config{Addr: serve(t, tt.handle), Connections: 2, For: 50 * time.Millisecond, Source: get, Status: tt.status})
-			if !errors.Is(err, tt.want) {
-				t.Errorf("Run = %v, want %v", err, tt.want)
-			}
-			if good := r.Answers > 0; good != (tt.want == nil) {
-				t.Errorf("%d answers count, %d failed", r.Answers, r.Failed)
-			}
-		})
+		for _, rate := range []float64{0, 500} {
+			t.Run(fmt.Sprintf("%s at rate %.0f", tt.name, rate), func(t *testing.T) {
+				r, err := Run(context.Background(), Config{Addr: serve(t, tt.handle), Connections: 2, For: 50 * time.Millisecond, Source: get, Status: tt.status, Rate: rate})
+				if !errors.Is(err, tt.want) {
+					t.Errorf("Run = %v, want %v", err, tt.want)
+				}
+				if good := r.Answers > 0; good != (tt.want == nil) {
+					t.Errorf("%d answers count, %d failed", r.Answers, r.Failed)
+				}
+			})
+		}
 	}
 	t.Run("nobody listens", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -79,8 +161,10 @@ func TestRunCountsOnlyWantedAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Close()
-		if _, err := Run(context.Background(), Config{Addr: l.Addr().String(), Connections: 1, For: time.Second, Source: get, Status: 200}); !errors.Is(err, ErrFailed) {
-			t.Errorf("Run = %v, want ErrFailed", err)
+		for _, rate := range []float64{0, 500} {
+			if _, err := Run(context.Background(), Config{Addr: l.Addr().String(), Connections: 1, For: time.Second, Source: get, Status: 200, Rate: rate}); !errors.Is(err, ErrFailed) {
+				t.Errorf("Run at rate %.0f = %v, want ErrFailed", rate, err)
+			}
 		}
 	})
 }
