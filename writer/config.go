@@ -166,6 +166,7 @@ type EnvironmentConfig struct {
 
 	// The providers. One that is absent has no webhook address and is never asked.
 	Stripe *StripeConfig `config:"stripe"`
+	Apple  *AppleConfig  `config:"apple"`
 }
 
 // providerConfig is one provider in one environment.
@@ -182,6 +183,9 @@ func (e *EnvironmentConfig) providers() map[entitlement.Provider]providerConfig 
 	all := map[entitlement.Provider]providerConfig{}
 	if e.Stripe != nil {
 		all[entitlement.Stripe] = e.Stripe
+	}
+	if e.Apple != nil {
+		all[entitlement.Apple] = e.Apple
 	}
 	return all
 }

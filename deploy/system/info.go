@@ -51,6 +51,12 @@ type Environment struct {
 type Webhook struct {
 	Path   string `json:"path"`
 	Secret string `json:"secret,omitempty"`
+
+	// The App Store's: files with its root (DER), with the key that signs (PKCS#8 PEM) and with the chain from that key's certificate up (PEM).
+	RootCA     string `json:"root_ca,omitempty"`
+	SigningKey string `json:"signing_key,omitempty"`
+	Chain      string `json:"chain,omitempty"`
+	BundleID   string `json:"bundle_id,omitempty"`
 }
 
 // ReadInfo reads the InfoFile of dir. Error: os.ErrNotExist while the system is not ready.
@@ -89,6 +95,8 @@ func (s *System) describe() Info {
 			Audience:       audience(env),
 			Webhooks: map[string]Webhook{
 				"stripe": {Path: "/v1/webhooks/" + env + "/stripe", Secret: secret.StripeSecret},
+				"apple": {Path: "/v1/webhooks/" + env + "/apple", RootCA: s.appleFile(appleRootFile), SigningKey: s.appleFile(appleKeyFile),
+					Chain: s.appleFile(appleChainFile), BundleID: bundleID},
 			},
 		}
 	}

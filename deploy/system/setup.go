@@ -128,6 +128,9 @@ func (s *System) prepareNodes() ([]*child, error) {
 	if err := writeFile(filepath.Join(s.config.Dir, "config", "catalog.json"), catalog); err != nil {
 		return nil, err
 	}
+	if err := s.makeApple(); err != nil {
+		return nil, err
+	}
 	var children []*child
 	for i := range s.config.Writers {
 		c, err := s.prepareNode(roleWriter, fmt.Sprintf("w%d", i+1), s.config.address(writerPort, i), s.writerSettings(i))
@@ -190,6 +193,7 @@ func (s *System) writerSettings(i int) settings {
 			},
 			"catalog_file": filepath.Join(s.config.Dir, "config", "catalog.json"),
 			"stripe":       settings{"webhook_secrets": []string{secret.StripeSecret}},
+			"apple":        settings{"bundle_id": bundleID, "root_ca_files": []string{s.appleFile(appleRootFile)}},
 		}
 	}
 	return settings{
