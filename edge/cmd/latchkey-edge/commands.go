@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -182,15 +181,4 @@ func verifyCommand() *cobra.Command {
 		return err
 	}
 	return cmd
-}
-
-// gcPercent lets the heap grow to five times what is live before it is collected. What is live is small, because the data lies in a
-// mapped file, so that this costs some ten megabytes and saves a tenth of the processor.
-const gcPercent = 400
-
-// relaxGC sets gcPercent. GOGC goes before it.
-func relaxGC() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 }
