@@ -166,6 +166,7 @@ type EnvironmentConfig struct {
 
 	// The providers. One that is absent has no webhook address and is never asked.
 	Stripe *StripeConfig `config:"stripe"`
+	Google *GoogleConfig `config:"google"`
 	Apple  *AppleConfig  `config:"apple"`
 }
 

@@ -52,6 +52,11 @@ type Webhook struct {
 	Path   string `json:"path"`
 	Secret string `json:"secret,omitempty"`
 
+	OIDCKey  string `json:"oidc_key,omitempty"` // path of the key that identity tokens are signed with
+	Audience string `json:"audience,omitempty"`
+	Email    string `json:"email,omitempty"`
+	Package  string `json:"package,omitempty"`
+
 	// The App Store's: files with its root (DER), with the key that signs (PKCS#8 PEM) and with the chain from that key's certificate up (PEM).
 	RootCA     string `json:"root_ca,omitempty"`
 	SigningKey string `json:"signing_key,omitempty"`
@@ -95,6 +100,7 @@ func (s *System) describe() Info {
 			Audience:       audience(env),
 			Webhooks: map[string]Webhook{
 				"stripe": {Path: "/v1/webhooks/" + env + "/stripe", Secret: secret.StripeSecret},
+				"google": s.googleWebhook(env),
 				"apple": {Path: "/v1/webhooks/" + env + "/apple", RootCA: s.appleFile(appleRootFile), SigningKey: s.appleFile(appleKeyFile),
 					Chain: s.appleFile(appleChainFile), BundleID: bundleID},
 			},

@@ -128,6 +128,9 @@ func (s *System) prepareNodes() ([]*child, error) {
 	if err := writeFile(filepath.Join(s.config.Dir, "config", "catalog.json"), catalog); err != nil {
 		return nil, err
 	}
+	if err := s.makeGoogleKeys(); err != nil {
+		return nil, err
+	}
 	if err := s.makeApple(); err != nil {
 		return nil, err
 	}
@@ -193,6 +196,7 @@ func (s *System) writerSettings(i int) settings {
 			},
 			"catalog_file": filepath.Join(s.config.Dir, "config", "catalog.json"),
 			"stripe":       settings{"webhook_secrets": []string{secret.StripeSecret}},
+			"google":       s.googleSettings(env),
 			"apple":        settings{"bundle_id": bundleID, "root_ca_files": []string{s.appleFile(appleRootFile)}},
 		}
 	}
