@@ -59,7 +59,7 @@ func foldChains(objects []Object, by Provider, billingGrace func(store string) i
 			c = &chain{id: id, renewal: renewals[id]}
 			chains[id] = c
 		}
-		c.terms = append(c.terms, termOf(o, revocations[o.ID]))
+		c.terms = append(c.terms, termOf(o, revocationsOf(o.ID, revocations)))
 	}
 	items := make([]Item, 0, len(chains))
 	for _, c := range chains {
@@ -73,6 +73,16 @@ func foldChains(objects []Object, by Provider, billingGrace func(store string) i
 		items = append(items, item)
 	}
 	return items
+}
+
+// revocationsOf lists those of a transaction, by its id and by what is before a colon in it: an order that sold several products is "<order>:<product>"
+// for each of them, and taken back as a whole.
+func revocationsOf(id string, revocations map[string][]*Object) []*Object {
+	own := revocations[id]
+	if order, _, several := strings.Cut(id, ":"); several && len(revocations[order]) > 0 {
+		return slices.Concat(own, revocations[order])
+	}
+	return own
 }
 
 func termOf(o *Object, revocations []*Object) chainTerm {
@@ -306,7 +316,7 @@ func chainTerms(objects []Object, by Provider) (terms []Term, items []string) {
 	}
 	for i := range objects {
 		if o := &objects[i]; o.Transaction != nil && o.By == by && o.Transaction.State == TransactionPaid {
-			t := termOf(o, revocations[o.ID])
+			t := termOf(o, revocationsOf(o.ID, revocations))
 			var item Item
 			item.show(&t)
 			item.Term.RevokedAt = t.revokedAt

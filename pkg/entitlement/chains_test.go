@@ -238,6 +238,25 @@ func TestASaleThatIsNotAcknowledgedIsAskedAboutAndNotInDoubt(t *testing.T) {
 	}
 }
 
+func TestAnOrderOfSeveralProductsIsTakenBackAsAWhole(t *testing.T) {
+	order := func(product string) Object {
+		o := by(Google, april, term("GPA.1:"+product, april, may))
+		o.Transaction.Chain = "t:" + product
+		return o
+	}
+	e := Evidence{}.Add(order("pro"), order("extra"), Object{Kind: KindRevocation, ID: "GPA.1", By: Google, At: (april + day) * 1e9, Links: []Link{"apple:1000"},
+		Revocation: &Revocation{Transaction: "GPA.1"}})
+	for _, item := range Fold(e, Policy{}).Items {
+		if item.State != Revoked || item.AccessUntil != april+day {
+			t.Errorf("item %+v, want it revoked", item)
+		}
+	}
+	e = e.Add(by(Google, april, term("GPA.2", april, may, func(t *Transaction) { t.Chain = "t:other" })))
+	if got := Fold(e, Policy{}).Items; len(got) != 3 || got[0].ID != "t:extra" || got[1].ID != "t:other" || got[1].State != Live {
+		t.Errorf("items %+v, want another order's alive", got)
+	}
+}
+
 func TestAnEchoIsNoDoubtByItself(t *testing.T) {
 	echo := Object{Kind: KindHint, ID: "1000", By: Apple, At: may * 1e9, Links: []Link{"apple:1000"}, Hint: &Hint{Of: KindRenewal, Echo: true}}
 	e := Evidence{}.Add(by(RevenueCat, april, term("2", april, may)), echo)
