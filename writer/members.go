@@ -166,7 +166,7 @@ func (w *Writer) askStanding(ctx context.Context, id string) (store.Standing, er
 	if err == nil && v.Node != id {
 		err = fmt.Errorf("at the address of %s is %q", id, v.Node)
 	}
-	return store.Standing{Rules: v.Rules, AppliedIndex: v.Applied, MissingSegments: v.MissingSegments}, err
+	return store.Standing{Rules: v.Rules, AppliedIndex: v.Applied, MissingSegments: v.MissingSegments, Empty: v.Empty, Announced: v.Announced}, err
 }
 
 // changeMembership has the leader do it, which is this node or one hop away, and tries until somebody leads. Errors: ErrMembership of the store, a

@@ -45,6 +45,10 @@ type vitals struct {
 	Last            uint64 `json:"last_index"`
 	MissingSegments int    `json:"missing_segments"`
 	Used            int64  `json:"disk_used_bytes"`
+
+	// What a writer with an empty disk must know before it founds a cluster.
+	Empty     bool     `json:"empty,omitempty"`
+	Announced []string `json:"announced,omitempty"`
 }
 
 // peer is what is known of another writer.
@@ -156,8 +160,8 @@ func (w *Writer) handleVitals(rw http.ResponseWriter, _ *http.Request) error {
 
 func (w *Writer) ownVitals() vitals {
 	disk := w.disk.Status()
-	stats := w.store.Stats()
-	return vitals{Node: w.cfg.Node.ID, Applied: stats.AppliedIndex, Free: disk.FreeBytes, Low: disk.Low, Version: Version(), Rules: w.store.Standing().Rules,
+	stats, standing := w.store.Stats(), w.store.Standing()
+	return vitals{Node: w.cfg.Node.ID, Applied: stats.AppliedIndex, Free: disk.FreeBytes, Low: disk.Low, Version: Version(), Rules: standing.Rules, Empty: standing.Empty, Announced: standing.Announced,
 		Ready: w.readiness().Ready, Term: stats.Term, Commit: stats.CommitIndex, Last: stats.LastIndex, MissingSegments: stats.MissingSegments, Used: w.used.bytes()}
 }
 

@@ -59,6 +59,8 @@ type Standing struct {
 	Rules           uint32 // the newest version of the rules that it knows
 	AppliedIndex    uint64
 	MissingSegments int
+	Empty           bool     // it knows of no cluster yet
+	Announced       []string // the members that have said how they are reached, as far as it knows
 }
 
 const (
@@ -78,7 +80,17 @@ const (
 func (s *Store) Standing() Standing {
 	s.fsm.commitNow() // or it would look as far behind as a commit waits
 	st, _, _, _ := s.fsm.current()
-	return Standing{Rules: s.fsm.rules, AppliedIndex: st.Applied, MissingSegments: int(s.fsm.missing.Load())}
+	out := Standing{Rules: s.fsm.rules, AppliedIndex: st.Applied, MissingSegments: int(s.fsm.missing.Load()), Empty: st.Epoch == 0}
+	members, err := s.Members()
+	if err != nil { // closing
+		return out
+	}
+	for _, m := range members {
+		if m.Announced != (Address{}) && m.RemovedAt == 0 {
+			out.Announced = append(out.Announced, m.ID)
+		}
+	}
+	return out
 }
 
 // Members lists the nodes that belong to the cluster, sorted by id, then those that are known and do not belong to it. How a node is reached: what

@@ -295,7 +295,7 @@ func TestAJoiningNodeVotesOnlyWhenItHasEverything(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		asked++
-		if answer == (Standing{}) {
+		if answer.AppliedIndex == 0 {
 			return answer, errAway
 		}
 		return answer, nil

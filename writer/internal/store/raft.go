@@ -131,8 +131,8 @@ func (d *disk) SetUint64(key []byte, value uint64) error {
 	return d.guard("store term", func() error { return d.WAL.SetUint64(key, value) })
 }
 
-// openRaft starts this node's part in the cluster. A voter with an empty disk founds the cluster with the configured voters: every
-// one of them writes the identical first entry. Any other node waits to be added.
+// openRaft starts this node's part in the cluster. A voter with an empty disk founds the cluster with the configured voters, once they have said that it
+// may (founding.go): every one of them writes the identical first entry. Any other node waits to be added.
 func (s *Store) openRaft() (err error) {
 	cfg := &s.cfg
 	defer func() {
@@ -171,11 +171,14 @@ func (s *Store) openRaft() (err error) {
 			return fmt.Errorf("raft listener: %w", err)
 		}
 	}
+	if s.founding, err = openFounding(cfg.Dir); err != nil {
+		return fmt.Errorf("founding: %w", err)
+	}
 	known := make(chan struct{}) // which history the state belongs to: when the newest snapshot is restored
 	defer close(known)
 	s.ownAddr = raft.ServerAddress(cmp.Or(cfg.Advertise, cfg.Listen, listener.Addr().String()))
 	s.transport = safeTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                s.sameHistory(newStreamLayer(listener, cfg.Identity, cfg.Logger), known),
+		Stream:                s.founding.layer(s.sameHistory(newStreamLayer(listener, cfg.Identity, cfg.Logger), known)),
 		ServerAddressProvider: addresses{s},
 		MaxPool:               transportPool,
 		Timeout:               transportTimeout,
@@ -194,6 +197,11 @@ func (s *Store) openRaft() (err error) {
 		return fmt.Errorf("look for raft state: %w", err)
 	}
 	if _, founder := s.configured(cfg.ID); founder && !exists {
+		if len(servers) > 1 && cfg.Ask != nil {
+			if err := s.founding.begin(); err != nil {
+				return fmt.Errorf("found the cluster: %w", err)
+			}
+		}
 		if err := raft.BootstrapCluster(conf, s.logs, s.disk, snapshots, s.transport, raft.Configuration{Servers: servers}); err != nil {
 			return fmt.Errorf("found the cluster: %w", err)
 		}

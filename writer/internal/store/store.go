@@ -28,6 +28,7 @@ type Store struct {
 	fsm       *fsm
 	disk      *disk
 	logs      *raft.LogCache
+	founding  *founding
 	transport safeTransport
 	raft      *raft.Raft
 	ownAddr   raft.ServerAddress // as the others reach this node
@@ -65,6 +66,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.background.Go(s.followLeadership)
 	s.background.Go(s.fetchMissing)
+	if !s.founding.open.Load() {
+		s.background.Go(func() { s.askToFound(s.ctx) })
+	}
 	if s.fsm.kept {
 		s.wantSegments()
 		s.background.Go(func() { s.fsm.prove(s.ctx) })
