@@ -9,7 +9,7 @@ RACED := ./writer/... ./edge/... ./replication/... ./pkg/token/...
 # The end-to-end tests need the machine for themselves: they run after all others.
 ALONE := ./deploy/e2e/...
 # Programs in JavaScript that judge ours, each beside its lock file.
-JUDGES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard deploy/e2e/judge/package-lock.json pkg/token/judge/package-lock.json))
+JUDGES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard deploy/e2e/judge/package-lock.json deploy/storesim/judge/package-lock.json pkg/token/judge/package-lock.json))
 
 .PHONY: help
 help: ## this list

@@ -1,0 +1,205 @@
+package storesim
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Ledger is all that the oracle reads.
+type Ledger struct {
+	Facts []Fact          // the oldest first
+	Sold  map[string]Sold // by purchase
+}
+
+// Sold is what does not change about a purchase.
+type Sold struct {
+	Provider    Provider
+	Env         Environment
+	Owner       string // at first
+	Entitlement string
+	Recurring   bool
+}
+
+// Promises are Latchkey's own rules about what providers leave open.
+type Promises struct {
+	// Leeway is how long access outlasts the end of what was paid for while the subscription will renew and nobody has said that it did not: at most this,
+	// and at most a tenth of the term.
+	Leeway time.Duration
+	// Grace is how long access goes on while a card fails whose provider grants no grace of its own.
+	Grace map[Provider]time.Duration
+}
+
+// DefaultPromises are Latchkey's.
+var DefaultPromises = Promises{Leeway: day, Grace: map[Provider]time.Duration{Stripe: 7 * day}}
+
+// standing is what the oracle knows of a purchase after the facts so far.
+type standing struct {
+	owner    string
+	shares   []string
+	terms    map[int]*oracleTerm
+	renews   bool
+	stopped  bool      // ended, paused or given up: what was paid for is what counts
+	until    time.Time // the end of billing grace; zero: none
+	failed   bool
+	ended    time.Time // all access ended here, whatever was paid for; zero: it did not
+	disputed bool
+	pending  bool
+}
+
+type oracleTerm struct {
+	from, to time.Time // to zero: never
+	revoked  bool
+	upgraded bool
+}
+
+// Entitled says whether an account must be let use an entitlement at an instant, by the facts up to it: what a Latchkey that heard of each of them at once
+// has to answer. It interprets the ledger entry by entry, and knows neither messages nor objects nor versions.
+func (l Ledger) Entitled(rules Promises, env Environment, account, entitlement string, at time.Time) bool {
+	for purchase, sold := range l.Sold {
+		if sold.Env == env && sold.Entitlement == entitlement && entitlement != "" && l.uses(rules, purchase, sold, account, at) {
+			return true
+		}
+	}
+	return false
+}
+
+// EntitledBy lists the purchases by which an account must be let use an entitlement, sorted: several may.
+func (l Ledger) EntitledBy(rules Promises, env Environment, account, entitlement string, at time.Time) []string {
+	var by []string
+	for purchase, sold := range l.Sold {
+		if sold.Env == env && sold.Entitlement == entitlement && entitlement != "" && l.uses(rules, purchase, sold, account, at) {
+			by = append(by, purchase)
+		}
+	}
+	slices.Sort(by)
+	return by
+}
+
+func (l Ledger) uses(rules Promises, purchase string, sold Sold, account string, at time.Time) bool {
+	s := standing{owner: sold.Owner, terms: map[int]*oracleTerm{}}
+	for _, f := range l.Facts {
+		if f.Purchase == purchase && !f.At.After(at) {
+			s.take(f, sold, rules)
+		}
+	}
+	return (account == s.owner || slices.Contains(s.shares, account)) && s.gives(rules, at)
+}
+
+// take interprets one entry of the ledger.
+func (s *standing) take(f Fact, sold Sold, rules Promises) {
+	switch f.Kind {
+	case PaymentPending:
+		s.pending = true
+	case PaymentFailed:
+		s.pending = false
+	case Bought, Renewed, Recovered, Resumed, Resubscribed, Upgraded:
+		s.pending, s.failed, s.stopped, s.disputed, s.ended, s.until = false, false, false, false, time.Time{}, time.Time{}
+		from := f.At
+		if last := s.terms[f.Term-1]; f.Kind == Renewed && last != nil || f.Kind == Recovered && last != nil && last.to.After(f.At.Add(-f.Until.Sub(last.to))) {
+			from = last.to
+		}
+		if f.Kind == Upgraded && s.terms[f.Term-1] != nil {
+			s.terms[f.Term-1].upgraded = true
+		}
+		s.terms[f.Term] = &oracleTerm{from: from, to: f.Until}
+		s.renews = sold.Recurring && (s.renews || f.Kind != Renewed && f.Kind != Upgraded)
+	case Extended:
+		s.terms[f.Term].to = f.Until
+	case RenewalOff:
+		s.renews = false
+	case RenewalOn:
+		s.renews = true
+	case RenewalFailed:
+		s.failed, s.until = true, f.Until
+		if grace := rules.Grace[sold.Provider]; f.Until.IsZero() && grace > 0 {
+			if paid := s.terms[f.Term-1]; paid != nil { // the term that was not paid for has been counted
+				s.until = paid.to.Add(grace)
+			}
+		}
+	case GraceExpired:
+		s.until = time.Time{}
+	case PauseBegan:
+		s.stopped = true
+	case Expired, Replaced:
+		s.ended, s.until, s.renews = f.At, time.Time{}, false
+	case Refunded:
+		if f.Full {
+			s.terms[f.Term].revoked = true
+			if sold.Provider != Stripe && f.Term == s.newest() {
+				s.renews = false
+			}
+		}
+	case RefundReversed:
+		s.terms[f.Term].revoked = false
+	case DisputeOpened, DisputeLost:
+		s.disputed = true
+	case DisputeWon:
+		s.disputed = false
+	case Transferred:
+		s.owner = f.To
+		s.shares = slices.DeleteFunc(s.shares, func(a string) bool { return a == f.To })
+	case Shared:
+		if sold.Provider != Apple { // there each member of the family has a purchase of their own
+			s.shares = append(s.shares, f.To)
+		}
+	case Unshared:
+		s.shares = slices.DeleteFunc(s.shares, func(a string) bool { return a == f.From })
+	}
+}
+
+func (s *standing) newest() int {
+	newest := -1
+	for n := range s.terms {
+		newest = max(newest, n)
+	}
+	return newest
+}
+
+// gives tells whether access is open at an instant, all facts until then taken.
+func (s *standing) gives(rules Promises, at time.Time) bool {
+	if s.pending || s.disputed {
+		return false
+	}
+	if !s.ended.IsZero() && !at.Before(s.ended) {
+		return false
+	}
+	newest := s.terms[s.newest()]
+	if newest == nil {
+		return false
+	}
+	for _, t := range s.terms {
+		if !t.revoked && !t.upgraded && !at.Before(t.from) && (t.to.IsZero() || at.Before(t.to)) {
+			return true
+		}
+	}
+	switch {
+	case newest.revoked || s.stopped:
+		return false
+	case s.failed:
+		return at.Before(s.until)
+	}
+	leeway := min(rules.Leeway, newest.to.Sub(newest.from)/10)
+	return s.renews && at.Before(newest.to.Add(leeway))
+}
+
+// Accounts lists everybody who ever owned or shared something in an environment, sorted.
+func (l Ledger) Accounts(env Environment) []string {
+	seen := map[string]bool{}
+	for _, sold := range l.Sold {
+		if sold.Env == env {
+			seen[sold.Owner] = true
+		}
+	}
+	for _, f := range l.Facts {
+		if sold := l.Sold[f.Purchase]; sold.Env == env && cmp.Or(f.To, f.From) != "" {
+			seen[cmp.Or(f.To, f.From)] = true
+		}
+	}
+	var all []string
+	for account := range seen {
+		all = append(all, account)
+	}
+	slices.Sort(all)
+	return all
+}
