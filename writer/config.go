@@ -168,6 +168,8 @@ type EnvironmentConfig struct {
 	Stripe *StripeConfig `config:"stripe"`
 	Google *GoogleConfig `config:"google"`
 	Apple  *AppleConfig  `config:"apple"`
+	Adapty *AdaptyConfig `config:"adapty"`
+	Iaptic *IapticConfig `config:"iaptic"`
 }
 
 // providerConfig is one provider in one environment.
@@ -187,6 +189,12 @@ func (e *EnvironmentConfig) providers() map[entitlement.Provider]providerConfig 
 	}
 	if e.Apple != nil {
 		all[entitlement.Apple] = e.Apple
+	}
+	if e.Adapty != nil {
+		all[entitlement.Adapty] = e.Adapty
+	}
+	if e.Iaptic != nil {
+		all[entitlement.Iaptic] = e.Iaptic
 	}
 	return all
 }

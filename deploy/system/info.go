@@ -62,6 +62,9 @@ type Webhook struct {
 	SigningKey string `json:"signing_key,omitempty"`
 	Chain      string `json:"chain,omitempty"`
 	BundleID   string `json:"bundle_id,omitempty"`
+
+	Authorization string `json:"authorization,omitempty"` // the whole header
+	Password      string `json:"password,omitempty"`      // in the body
 }
 
 // ReadInfo reads the InfoFile of dir. Error: os.ErrNotExist while the system is not ready.
@@ -100,6 +103,8 @@ func (s *System) describe() Info {
 			Audience:       audience(env),
 			Webhooks: map[string]Webhook{
 				"stripe": {Path: "/v1/webhooks/" + env + "/stripe", Secret: secret.StripeSecret},
+				"adapty": {Path: "/v1/webhooks/" + env + "/adapty", Authorization: secret.AdaptyAuthorization},
+				"iaptic": {Path: "/v1/webhooks/" + env + "/iaptic", Password: secret.IapticPassword},
 				"google": s.googleWebhook(env),
 				"apple": {Path: "/v1/webhooks/" + env + "/apple", RootCA: s.appleFile(appleRootFile), SigningKey: s.appleFile(appleKeyFile),
 					Chain: s.appleFile(appleChainFile), BundleID: bundleID},

@@ -48,6 +48,9 @@ type environmentSecret struct {
 	ServerKey      string `json:"server_key"`
 	PublishableKey string `json:"publishable_key"`
 	StripeSecret   string `json:"stripe_webhook_secret"`
+
+	AdaptyAuthorization string `json:"adapty_authorization"`
+	IapticPassword      string `json:"iaptic_password"`
 }
 
 func random(prefix string) string {
@@ -74,7 +77,39 @@ func loadSecrets(config Config) (secrets, error) {
 	if s.Writers != config.Writers {
 		return s, fmt.Errorf("%w: %s was made with --writers %d; start it so, or choose another --dir", ErrUsage, config.Dir, s.Writers)
 	}
+	if s.complete() {
+		return s, s.write(path)
+	}
 	return s, nil
+}
+
+// complete draws by lot what is missing, and reports whether that was anything: a folder of an earlier program has no secrets of the providers
+// that it did not know.
+func (s *secrets) complete() bool {
+	drawn := false
+	for env, secret := range s.Environments {
+		for _, missing := range []struct {
+			secret *string
+			prefix string
+		}{
+			{&secret.AdaptyAuthorization, "Bearer "},
+			{&secret.IapticPassword, ""},
+		} {
+			if *missing.secret == "" {
+				*missing.secret, drawn = random(missing.prefix), true
+			}
+		}
+		s.Environments[env] = secret
+	}
+	return drawn
+}
+
+func (s *secrets) write(path string) error {
+	b, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	return writeFile(path, append(b, '\n'))
 }
 
 func makeSecrets(config Config, path string) (secrets, error) {
@@ -97,11 +132,8 @@ func makeSecrets(config Config, path string) (secrets, error) {
 	if err := os.Rename(keys+".tmp", keys); err != nil {
 		return s, fmt.Errorf("keys: %w", err)
 	}
-	b, err := json.MarshalIndent(s, "", " ")
-	if err != nil {
-		return s, fmt.Errorf("secrets: %w", err)
-	}
-	return s, writeFile(path, append(b, '\n'))
+	s.complete()
+	return s, s.write(path)
 }
 
 func (s *System) keysDir() string { return filepath.Join(s.config.Dir, "keys") }
@@ -196,6 +228,8 @@ func (s *System) writerSettings(i int) settings {
 			},
 			"catalog_file": filepath.Join(s.config.Dir, "config", "catalog.json"),
 			"stripe":       settings{"webhook_secrets": []string{secret.StripeSecret}},
+			"adapty":       settings{"authorizations": []string{secret.AdaptyAuthorization}},
+			"iaptic":       settings{"passwords": []string{secret.IapticPassword}},
 			"google":       s.googleSettings(env),
 			"apple":        settings{"bundle_id": bundleID, "root_ca_files": []string{s.appleFile(appleRootFile)}},
 		}

@@ -1,0 +1,127 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// apiRequestTimeout is how long one request may take. What takes longer is asked again.
+	apiRequestTimeout = 10 * time.Second
+
+	// maxAPIAnswerBytes bounds one answer: a customer with a thousand purchases has about 1 MiB.
+	maxAPIAnswerBytes = 4 << 20
+)
+
+// jsonAPI asks a provider that answers in JSON. It keeps to a rate, follows no redirect and asks no proxy of the environment: the key goes to
+// the configured host and nowhere else.
+type jsonAPI struct {
+	client *http.Client
+	base   string
+	limit  *rate.Limiter
+}
+
+func newJSONAPI(base string, perSecond, burst int) *jsonAPI {
+	return &jsonAPI{
+		base:  strings.TrimRight(base, "/"),
+		limit: rate.NewLimiter(rate.Limit(perSecond), burst),
+		client: &http.Client{
+			Transport: &http.Transport{
+				DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+				TLSHandshakeTimeout: 5 * time.Second,
+				MaxIdleConnsPerHost: burst,
+				IdleConnTimeout:     90 * time.Second,
+				ForceAttemptHTTP2:   true,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// checkBase returns wrong, wrapped, for an address that a key may not be sent to, or nil. Empty is the provider's own.
+func checkBase(base string, wrong error) error {
+	if base == "" {
+		return nil
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("%w: want https://host", wrong)
+	}
+	if addr, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && addr.IsLoopback()) {
+		return nil
+	}
+	if u.Scheme != "https" {
+		return fmt.Errorf("%w: want https://, or http:// on a loopback address: the key would be readable on the way", wrong)
+	}
+	return nil
+}
+
+// checkAPIKey returns wrong, wrapped, for what cannot stand in a header.
+func checkAPIKey(key string, wrong error) error {
+	if !isText(key, maxIDBytes, func(b byte) bool { return '!' <= b && b <= '~' }) {
+		return fmt.Errorf("%w: want 1 to %d characters without blanks", wrong, maxIDBytes)
+	}
+	return nil
+}
+
+// get returns the answer to a question with status 200. Errors: *PullError, and ctx's. What an error says of the answer is its status.
+func (a *jsonAPI) get(ctx context.Context, path string, header http.Header) (gjson.Result, *stripeHead, error) {
+	head := &stripeHead{header: http.Header{}}
+	if err := a.limit.Wait(ctx); err != nil {
+		return gjson.Result{}, head, contextError(ctx, err)
+	}
+	asking, cancel := context.WithTimeout(ctx, apiRequestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(asking, http.MethodGet, a.base+path, nil)
+	if err != nil {
+		return gjson.Result{}, head, head.fail(ErrGone, "no address can be made of it")
+	}
+	req.Header = header
+	req.Header.Set("Accept", "application/json")
+	res, err := a.client.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return gjson.Result{}, head, ctx.Err()
+		}
+		detail := ""
+		if failed := (*url.Error)(nil); errors.As(err, &failed) {
+			detail = failed.Err.Error()
+		}
+		return gjson.Result{}, head, head.fail(ErrUnavailable, detail)
+	}
+	defer res.Body.Close()
+	head.status, head.header = res.StatusCode, res.Header
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAPIAnswerBytes+1))
+	switch {
+	case ctx.Err() != nil:
+		return gjson.Result{}, head, ctx.Err()
+	case head.status == http.StatusUnauthorized, head.status == http.StatusForbidden:
+		return gjson.Result{}, head, head.fail(ErrCredential, "")
+	case head.status == http.StatusNotFound:
+		return gjson.Result{}, head, head.fail(ErrGone, "")
+	case head.status == http.StatusTooManyRequests:
+		return gjson.Result{}, head, head.fail(ErrLimited, "")
+	case head.status >= http.StatusInternalServerError, head.status == http.StatusRequestTimeout, err != nil:
+		return gjson.Result{}, head, head.fail(ErrUnavailable, "")
+	case head.status != http.StatusOK:
+		return gjson.Result{}, head, head.fail(ErrAnswer, "")
+	case len(body) > maxAPIAnswerBytes:
+		return gjson.Result{}, head, head.fail(ErrAnswer, "the answer is too long")
+	}
+	answer, err := decodeObject(body)
+	if err != nil {
+		return gjson.Result{}, head, head.fail(ErrAnswer, err.Error())
+	}
+	return answer, head, nil
+}
