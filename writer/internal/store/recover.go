@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
@@ -414,12 +415,30 @@ func writeRaft(cfg RestoreConfig, db *bolt.DB, st *state) error {
 	return errors.Join(log.SetUint64(currentTermKey, st.AppliedTerm), log.Close(), syncDir(dir), syncDir(cfg.Dir))
 }
 
+// laterInterval is how often the clock is looked at that must go on before an epoch is raised.
+const laterInterval = 20 * time.Millisecond
+
+// later returns when the clock is past the second in which this node started, or at once where it leads no more: an epoch is a time in
+// seconds, and the history of a restore before this one, from the same backup, may have begun in that very second.
+func (s *Store) later() {
+	tick := time.NewTicker(laterInterval)
+	defer tick.Stop()
+	for s.clock().Unix() <= s.started && s.raft.State() == raft.Leader {
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
 // raise begins the new epoch of a restored state, as the first thing that its first leader does. Nobody acts as the leader before.
 func (s *Store) raise() error {
 	st, _, _, _ := s.fsm.current()
 	if !st.Held {
 		return nil
 	}
+	s.later()
 	command := NewCommand(TypeRaiseEpoch, "", "", &RaiseEpoch{Cause: "restore"})
 	command.Stamp = s.firstStamp()
 	if err := s.raft.Apply(command.Encode(), transportTimeout).Error(); err != nil {

@@ -13,9 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -658,5 +660,41 @@ func mustNotice(t testing.TB, dir, path, part string, share float64) {
 	t.Helper()
 	if !mustNoticeSome(t, dir, path, part, share) {
 		t.Errorf("a flipped byte in %s is not found as damage of %q", path, part)
+	}
+}
+
+// TestTwoRestoresOfOneBackupHaveTwoEpochs, however soon the second follows the first: edges would take the one history for the other.
+func TestTwoRestoresOfOneBackupHaveTwoEpochs(t *testing.T) {
+	source := startCluster(t, 1, nil)
+	propose(t, source, create("acc_1"))
+	backup := backUp(t, source[0])
+	var now atomic.Int64 // stands still between two looks of ours
+	now.Store(time.Now().Unix())
+	var last uint64
+	for range 2 {
+		n := restored(t, backup, freshVoters(t, 1))[0]
+		n.cfg.Now = func() time.Time { return time.Unix(now.Load(), 0) }
+		n.open(t)
+		for n.raft.State() != raft.Leader {
+			select {
+			case <-time.After(time.Millisecond):
+			case <-testContext(t).Done():
+				t.Fatal("no leader")
+			}
+		}
+		if err := n.raft.Barrier(patience).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if !n.Held() {
+			t.Errorf("epoch %d was raised in the second of the start", n.Position().Epoch)
+		}
+		now.Add(1)
+		leaderOf(t, n)
+		epoch := n.Position().Epoch
+		if epoch <= last {
+			t.Errorf("epoch %d after epoch %d", epoch, last)
+		}
+		last = epoch
+		n.close(t)
 	}
 }

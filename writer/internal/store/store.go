@@ -36,6 +36,7 @@ type Store struct {
 	lead      leadership
 
 	slots     map[entitlement.Environment]chan struct{}
+	started   int64 // Unix seconds, when Open began
 	stampMu   sync.Mutex
 	lastStamp int64
 
@@ -55,7 +56,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	s := &Store{cfg: cfg, log: cfg.Logger, notify: make(chan bool, 64), segments: make(chan struct{}, 1), slots: map[entitlement.Environment]chan struct{}{}}
-	s.lead.changed = make(chan struct{})
+	s.lead.changed, s.started = make(chan struct{}), s.clock().Unix()
 	for _, env := range environments {
 		s.slots[env] = make(chan struct{}, cfg.InFlight)
 	}
