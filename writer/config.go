@@ -165,11 +165,12 @@ type EnvironmentConfig struct {
 	CatalogFile string `config:"catalog_file"`
 
 	// The providers. One that is absent has no webhook address and is never asked.
-	Stripe *StripeConfig `config:"stripe"`
-	Google *GoogleConfig `config:"google"`
-	Apple  *AppleConfig  `config:"apple"`
-	Adapty *AdaptyConfig `config:"adapty"`
-	Iaptic *IapticConfig `config:"iaptic"`
+	Stripe     *StripeConfig     `config:"stripe"`
+	RevenueCat *RevenueCatConfig `config:"revenuecat"`
+	Google     *GoogleConfig     `config:"google"`
+	Apple      *AppleConfig      `config:"apple"`
+	Adapty     *AdaptyConfig     `config:"adapty"`
+	Iaptic     *IapticConfig     `config:"iaptic"`
 }
 
 // providerConfig is one provider in one environment.
@@ -186,6 +187,9 @@ func (e *EnvironmentConfig) providers() map[entitlement.Provider]providerConfig 
 	all := map[entitlement.Provider]providerConfig{}
 	if e.Stripe != nil {
 		all[entitlement.Stripe] = e.Stripe
+	}
+	if e.RevenueCat != nil {
+		all[entitlement.RevenueCat] = e.RevenueCat
 	}
 	if e.Apple != nil {
 		all[entitlement.Apple] = e.Apple

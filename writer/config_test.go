@@ -61,6 +61,11 @@ func TestValidate(t *testing.T) {
 		{"a key without name and scope", sandbox(func(e *EnvironmentConfig) { e.APIKeys[0] = APIKeyConfig{Key: serverKey} }),
 			[]string{"environments.sandbox.api_keys[0].name", "environments.sandbox.api_keys[0].scope"}},
 		{"two keys of one name", sandbox(func(e *EnvironmentConfig) { e.APIKeys[1].Name = e.APIKeys[0].Name }), []string{"environments.sandbox.api_keys[1].name"}},
+		{"RevenueCat without a proof", sandbox(func(e *EnvironmentConfig) { e.RevenueCat = &RevenueCatConfig{} }), []string{"environments.sandbox.revenuecat.authorizations"}},
+		{"RevenueCat with an empty signing secret", sandbox(func(e *EnvironmentConfig) { e.RevenueCat = &RevenueCatConfig{SigningSecrets: []config.Secret{""}} }), []string{"environments.sandbox.revenuecat.signing_secrets"}},
+		{"RevenueCat's signature in no header", sandbox(func(e *EnvironmentConfig) {
+			e.RevenueCat = &RevenueCatConfig{SigningSecrets: []config.Secret{"s"}, SignatureHeader: "a b"}
+		}), []string{"environments.sandbox.revenuecat.signature_header"}},
 		{"Stripe without a secret", sandbox(func(e *EnvironmentConfig) { e.Stripe = &StripeConfig{} }), []string{"environments.sandbox.stripe.webhook_secrets"}},
 		{"Stripe with an empty secret", sandbox(func(e *EnvironmentConfig) {
 			e.Stripe = &StripeConfig{WebhookSecrets: []config.Secret{stripeSecret, ""}}

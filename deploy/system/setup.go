@@ -49,8 +49,9 @@ type environmentSecret struct {
 	PublishableKey string `json:"publishable_key"`
 	StripeSecret   string `json:"stripe_webhook_secret"`
 
-	AdaptyAuthorization string `json:"adapty_authorization"`
-	IapticPassword      string `json:"iaptic_password"`
+	RevenueCatAuthorization string `json:"revenuecat_authorization"`
+	AdaptyAuthorization     string `json:"adapty_authorization"`
+	IapticPassword          string `json:"iaptic_password"`
 }
 
 func random(prefix string) string {
@@ -92,6 +93,7 @@ func (s *secrets) complete() bool {
 			secret *string
 			prefix string
 		}{
+			{&secret.RevenueCatAuthorization, "Bearer "},
 			{&secret.AdaptyAuthorization, "Bearer "},
 			{&secret.IapticPassword, ""},
 		} {
@@ -228,6 +230,7 @@ func (s *System) writerSettings(i int) settings {
 			},
 			"catalog_file": filepath.Join(s.config.Dir, "config", "catalog.json"),
 			"stripe":       settings{"webhook_secrets": []string{secret.StripeSecret}},
+			"revenuecat":   settings{"authorizations": []string{secret.RevenueCatAuthorization}},
 			"adapty":       settings{"authorizations": []string{secret.AdaptyAuthorization}},
 			"iaptic":       settings{"passwords": []string{secret.IapticPassword}},
 			"google":       s.googleSettings(env),

@@ -175,6 +175,9 @@ func TestFileSaysWhereEverythingIs(t *testing.T) {
 		if hook := e.Webhooks["stripe"]; hook.Path != "/v1/webhooks/"+env+"/stripe" || !strings.HasPrefix(hook.Secret, "whsec_") {
 			t.Errorf("environment %s: Stripe's webhook path is %q", env, hook.Path)
 		}
+		if hook := e.Webhooks["revenuecat"]; hook.Path != "/v1/webhooks/"+env+"/revenuecat" || !strings.HasPrefix(hook.Authorization, "Bearer ") {
+			t.Errorf("environment %s: RevenueCat's webhook path is %q", env, hook.Path)
+		}
 		if hook := e.Webhooks["google"]; hook.Path != "/v1/webhooks/"+env+"/google" || hook.Audience == "" || hook.Email == "" || hook.Package != "com.example.app" || !filepath.IsAbs(hook.OIDCKey) {
 			t.Errorf("environment %s: Google's webhook is %+v", env, hook)
 		} else if _, err := os.Stat(hook.OIDCKey); err != nil {
