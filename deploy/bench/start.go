@@ -36,7 +36,7 @@ func takeStart(ctx context.Context, config config) ([]figure, error) {
 	}
 	defer os.RemoveAll(dir)
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge")}
-	session, err := e.fill(ctx, config.accounts)
+	sessions, err := e.fill(ctx, config.accounts)
 	if err != nil {
 		return nil, err
 	}
@@ -50,15 +50,19 @@ func takeStart(ctx context.Context, config config) ([]figure, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = e.firstAnswer(ctx, session)
+		err = e.firstAnswer(ctx, sessions[0])
 		took = append(took, milliseconds(time.Since(began)))
 		stop()
 		if err != nil {
 			return nil, err
 		}
 	}
+	memory, err := e.takeMemory(ctx, sessions)
+	if err != nil {
+		return nil, err
+	}
 	least, middle, greatest := spread(took)
-	return []figure{{Name: "edge_start_1m", Value: middle, Unit: "ms", Goal: goal(startGoal), Min: least, Max: greatest, Runs: rounds}}, nil
+	return []figure{memory, {Name: "edge_start_1m", Value: middle, Unit: "ms", Goal: goal(startGoal), Min: least, Max: greatest, Runs: rounds}}, nil
 }
 
 // loneEdge is an edge process whose writer is a stand-in inside this program.
@@ -66,28 +70,31 @@ type loneEdge struct {
 	dir     string
 	program string
 	listen  string
+	pid     int // of the process that was started last
 }
 
-// fill gives the edge accounts by a snapshot, and takes the writer away. It returns a session of one of them.
-func (e *loneEdge) fill(ctx context.Context, accounts int) (string, error) {
-	writer, last, err := standIn(accounts)
+// fill gives the edge accounts by a snapshot, and takes the writer away. It returns sessions of some of them.
+func (e *loneEdge) fill(ctx context.Context, accounts int) (sessions []string, err error) {
+	writer, _, err := standIn(accounts)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	close, err := e.follow(writer)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer close()
 	stop, err := e.start()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, fillWithin)
 	defer cancel()
-	session := writer.Session(entitlement.Production, last)
-	return session, e.firstAnswer(ctx, session)
+	for n := range min(askers, accounts) {
+		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
+	}
+	return sessions, e.firstAnswer(ctx, sessions[0])
 }
 
 // standIn makes a writer's side of replication inside this program with so many accounts, and returns the last one's id.
@@ -126,9 +133,8 @@ func (e *loneEdge) follow(writer *replicationtest.Writer) (close func(), err err
 
 // customer is the n-th account, with a subscription as Stripe's adapter folds one.
 func customer(n int, now int64) entitlement.Account {
-	id := fmt.Sprintf("acc_01BENCH%019d", n)
 	return entitlement.Account{
-		ID: entitlement.AccountID(id), CreatedAt: now,
+		ID: accountID(n), CreatedAt: now,
 		Purchases: []entitlement.Purchase{{
 			ID: entitlement.PurchaseID(fmt.Sprintf("stripe:sub_%d", n)), Provider: entitlement.Stripe, Store: "stripe",
 			Items: []entitlement.Item{{
@@ -140,6 +146,10 @@ func customer(n int, now int64) entitlement.Account {
 			}},
 		}},
 	}
+}
+
+func accountID(n int) entitlement.AccountID {
+	return entitlement.AccountID(fmt.Sprintf("acc_01BENCH%019d", n))
 }
 
 // configure writes the edge's configuration.
@@ -184,6 +194,7 @@ func (e *loneEdge) start() (stop func(), err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	e.pid = cmd.Process.Pid
 	return func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() }, nil
 }
 
