@@ -18,7 +18,7 @@ var googleTypes = map[FactKind]int{
 	ChangeScheduled: 17, PaymentFailed: 20, Replaced: 13, Resubscribed: 4,
 }
 
-// googleTokenLife is how long an access token holds.
+// googleTokenLife is how long an access token is said to hold.
 const googleTokenLife = time.Hour
 
 // PurchaseToken is Play's name of a purchase, which the app hands in. Error: ErrRefused.
@@ -228,10 +228,8 @@ func googleError(code int, reason string) object {
 	return object{"error": object{"code": code, "message": reason, "errors": []object{{"message": reason, "domain": "androidpublisher", "reason": reason}}}}
 }
 
-// googleToken is the access token of the present hour.
-func (s *Sim) googleToken(env Environment) string {
-	return "ya29." + s.id(40, "access", env, s.clock.Truncate(googleTokenLife).Unix())
-}
+// googleToken is the access token. It holds for ever: a virtual clock may jump while a request is on its way.
+func (s *Sim) googleToken(env Environment) string { return "ya29." + s.id(40, "access", env) }
 
 // JWKS is the key set of the simulated Google, as it is served under /oauth2/v3/certs.
 func (s *Sim) JWKS(env Environment) any {
@@ -261,8 +259,7 @@ func (s *Sim) googleAPI(mux *http.ServeMux, env Environment) {
 		if said, ok := claims(form.Get("assertion"), c.service); c.service != nil && (!ok || said["iss"] != c.ServiceEmail || said["scope"] != "https://www.googleapis.com/auth/androidpublisher") {
 			return http.StatusUnauthorized, object{"error": "invalid_grant"}
 		}
-		left := s.clock.Truncate(googleTokenLife).Add(googleTokenLife).Sub(s.clock)
-		return http.StatusOK, object{"access_token": s.googleToken(env), "token_type": "Bearer", "expires_in": int(left.Seconds())}
+		return http.StatusOK, object{"access_token": s.googleToken(env), "token_type": "Bearer", "expires_in": int(googleTokenLife.Seconds())}
 	})
 	const base = "/androidpublisher/v3/applications/{package}/purchases/"
 	call := func(method, path string, answer func(r *http.Request, p *Purchase, verb string) (int, any)) {

@@ -61,6 +61,9 @@ func (s *Sim) answer(w http.ResponseWriter, r *http.Request, p Provider, env Env
 	return status, body
 }
 
+// appleTokenSeconds is how long a token for the App Store Server API may hold.
+const appleTokenSeconds = 3600
+
 // retryAfter is how long a 429 asks for patience.
 const retryAfter = time.Second
 
@@ -104,8 +107,10 @@ func (s *Sim) allowed(r *http.Request, p Provider, env Environment) bool {
 			return false
 		}
 		said, ok := claims(bearer, c.Apple.apiKey)
-		exp, _ := said["exp"].(float64)
-		return ok && said["aud"] == "appstoreconnect-v1" && said["iss"] == c.Apple.IssuerID && said["bid"] == c.Apple.BundleID && int64(exp) > s.clock.Unix()
+		issued, _ := said["iat"].(float64)
+		expires, _ := said["exp"].(float64)
+		// Not held to the virtual clock, which may jump while a request is on its way.
+		return ok && issued < expires && expires <= issued+appleTokenSeconds && said["aud"] == "appstoreconnect-v1" && said["iss"] == c.Apple.IssuerID && said["bid"] == c.Apple.BundleID
 	case Google:
 		return strings.HasPrefix(r.URL.Path, "/token") || strings.HasPrefix(r.URL.Path, "/oauth2/") || bearer != "" && bearer == s.googleToken(env)
 	case RevenueCat:

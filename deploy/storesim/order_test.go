@@ -1,0 +1,360 @@
+package storesim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/latchkey/latchkey/pkg/config"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer"
+)
+
+const (
+	serverKey = "lk_sandbox_sk_aaaaaaaaaaaaaaaaaaaaaaaa"
+	// settleWithin is how long a writer may take until its answer is the oracle's: pulls keep to a rate.
+	settleWithin = 20 * time.Second
+)
+
+// node is a writer of its own whose clock is a simulation's.
+type node struct {
+	url   string
+	clock struct {
+		sync.Mutex
+		now func() time.Time
+	}
+	logs struct {
+		sync.Mutex
+		bytes.Buffer
+	}
+}
+
+func (n *node) Write(p []byte) (int, error) {
+	n.logs.Lock()
+	defer n.logs.Unlock()
+	return n.logs.Buffer.Write(p)
+}
+
+func (n *node) now() time.Time {
+	n.clock.Lock()
+	defer n.clock.Unlock()
+	return n.clock.now()
+}
+
+func (n *node) follow(now func() time.Time) {
+	n.clock.Lock()
+	defer n.clock.Unlock()
+	n.clock.now = now
+}
+
+// freeAddress is one on which nothing listens.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// serviceAccount is Google's key file for the writer.
+func serviceAccount(t testing.TB, c *Credentials, tokens string) string {
+	t.Helper()
+	key, err := os.ReadFile(c.Google.ServiceKeyFile)
+	must(t, err)
+	block, _ := pem.Decode(key)
+	return string(encode(object{"type": "service_account", "client_email": c.Google.ServiceEmail, "private_key": string(pem.EncodeToMemory(block)), "private_key_id": "1", "token_uri": tokens}))
+}
+
+// startNode runs a writer until the test ends. Its providers are those of the simulation's sandbox; stores, unless empty, is where their APIs are.
+func startNode(t testing.TB, stores string) *node {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lks") // the path of a unix socket is short
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	keys, catalog := filepath.Join(dir, "keys"), filepath.Join(dir, "catalog.json")
+	must(t, writer.MakeKeys(keys, "testcluster", []entitlement.Environment{entitlement.Sandbox}))
+	must(t, os.WriteFile(catalog, testCatalog(), 0o600))
+	c := credentials[Sandbox]
+	jwks := filepath.Join(dir, "jwks.json")
+	must(t, os.WriteFile(jwks, encode(testSim(t, 1).JWKS(Sandbox)), 0o600))
+	sections := object{
+		"audience": "com.example.app/sandbox", "catalog_file": catalog, "api_keys": []object{{"name": "server", "scope": "sk", "key": serverKey}},
+		"stripe": object{"webhook_secrets": []string{c.Stripe.WebhookSecret}},
+		"apple":  object{"bundle_id": c.Apple.BundleID, "root_ca_files": []string{c.Apple.RootFile}},
+		"google": object{"package": c.Google.Package, "audience": c.Google.Audience, "email": c.Google.Email, "jwks_file": jwks},
+	}
+	if stores != "" {
+		sections["stripe"].(object)["api_key"], sections["stripe"].(object)["api_base"] = c.Stripe.APIKey, stores
+		google := sections["google"].(object)
+		google["service_account"], google["api_base"], google["token_url"] = serviceAccount(t, c, stores+"/token"), stores, stores+"/token"
+	}
+	for provider, section := range aggregatorSections(c) {
+		sections[provider] = section
+	}
+	listen, internal, raft := freeAddress(t), freeAddress(t), freeAddress(t)
+	b, err := yaml.Marshal(object{
+		"node":         object{"id": "w1", "data_dir": filepath.Join(dir, "w1"), "cluster": "testcluster", "listen": listen, "internal_listen": internal, "raft_listen": raft},
+		"cluster":      object{"voters": []object{{"id": "w1", "raft": raft, "internal": "http://" + internal}}},
+		"keys":         object{"issuer_key_file": filepath.Join(keys, "issuer.key.pem"), "issuer_cert_file": filepath.Join(keys, "issuer.cert"), "session_key_files": object{"sandbox": filepath.Join(keys, "session-sandbox.key.pem")}},
+		"trust":        object{"root_public_keys": []string{filepath.Join(keys, "root.pub.pem")}},
+		"environments": object{"sandbox": sections},
+	})
+	must(t, err)
+	path := filepath.Join(dir, "writer.yaml")
+	must(t, os.WriteFile(path, b, 0o600))
+	var cfg writer.Config
+	must(t, config.Load(path, &cfg))
+	n := &node{url: "http://" + listen}
+	n.follow(time.Now)
+	cfg.Now, cfg.Logger = n.now, slog.New(slog.NewJSONHandler(n, nil))
+	w, err := writer.Open(cfg)
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("writer: %v", err)
+		}
+		if t.Failed() {
+			n.logs.Lock()
+			defer n.logs.Unlock()
+			t.Logf("the writer's log ends with\n%s", n.logs.String()[max(0, n.logs.Len()-3000):])
+		}
+	})
+	poll(t, "a writer that is ready and has its catalog", func() bool {
+		status, _ := n.get(t, "/readyz")
+		_, catalog := n.get(t, "/v1/catalog")
+		return status == http.StatusOK && strings.Contains(string(catalog), "price_lifetime")
+	})
+	return n
+}
+
+// poll waits for what nothing announces.
+func poll(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(settleWithin); !ok(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", settleWithin, what)
+		}
+	}
+}
+
+// testCatalog maps every product that the simulation sells.
+func testCatalog() []byte {
+	providers := map[Store]string{StripeStore: "stripe", AppStore: "apple", PlayStore: "google"}
+	var products []object
+	for _, p := range DefaultProducts {
+		o := object{"provider": providers[p.Store], "product_id": p.ID, "kind": string(p.Kind)}
+		if p.Entitlement != "" {
+			o["entitlements"] = []string{p.Entitlement}
+		} else {
+			o["credits"] = object{"coins": 100}
+		}
+		products = append(products, o)
+	}
+	return encode(object{"products": products, "aggregator_entitlements": []object{{"provider": "revenuecat", "id": "pro", "entitlement": "pro"}, {"provider": "adapty", "id": "premium", "entitlement": "pro"}}})
+}
+
+func (n *node) get(t testing.TB, path string) (int, []byte) {
+	return n.ask(t, http.MethodGet, path, nil)
+}
+
+func (n *node) ask(t testing.TB, method, path string, body any) (int, []byte) {
+	t.Helper()
+	var sent io.Reader
+	if body != nil {
+		sent = bytes.NewReader(encode(body))
+	}
+	r, err := http.NewRequestWithContext(t.Context(), method, n.url+path, sent)
+	must(t, err)
+	r.Header.Set("Authorization", "Bearer "+serverKey)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, nil // not up yet
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	must(t, err)
+	return res.StatusCode, b
+}
+
+// newAccount makes an account at the writer.
+func (n *node) newAccount(t testing.TB) string {
+	t.Helper()
+	status, b := n.ask(t, http.MethodPost, "/v1/accounts", object{})
+	var made struct {
+		ID string `json:"account_id"`
+	}
+	if err := json.Unmarshal(b, &made); err != nil || status != http.StatusCreated {
+		t.Fatalf("POST /v1/accounts: status %d, %s", status, b)
+	}
+	return made.ID
+}
+
+// entitled asks the writer what the oracle is asked.
+func (n *node) entitled(t testing.TB, account string) (active bool, answer string) {
+	t.Helper()
+	_, b := n.get(t, "/v1/accounts/"+account+"/entitlements")
+	var said struct {
+		Entitlements []struct {
+			ID     string `json:"id"`
+			Active bool   `json:"active"`
+		} `json:"entitlements"`
+	}
+	if err := json.Unmarshal(b, &said); err != nil {
+		t.Fatalf("entitlements of %s: %v: %s", account, err, b)
+	}
+	for _, e := range said.Entitlements {
+		if e.ID == "pro" && e.Active {
+			return true, string(b)
+		}
+	}
+	return false, string(b)
+}
+
+// TestAnyOrderComesToTheOraclesWord plays random histories of each provider against a real writer over HTTP, by its webhooks alone (Google's, which
+// prove nothing, make the writer ask): every message is delayed, many come twice, many behind later ones. Whenever all of them have come, the writer's
+// answer is the oracle's.
+func TestAnyOrderComesToTheOraclesWord(t *testing.T) {
+	for _, provider := range ready {
+		t.Run(string(provider), func(t *testing.T) {
+			t.Parallel()
+			var stores http.Handler
+			var mu sync.Mutex
+			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				h := stores
+				mu.Unlock()
+				h.ServeHTTP(w, r)
+			}))
+			defer front.Close()
+			stores = http.NotFoundHandler()
+			asked := ""
+			if provider == Google {
+				asked = front.URL
+			}
+			n := startNode(t, asked)
+			begin := time.Now()
+			for seed := uint64(1); seed <= 2; seed++ {
+				s := New(Config{Seed: seed, Start: begin, Credentials: credentials, Writers: []string{n.url}, Logger: slog.New(slog.DiscardHandler)})
+				n.follow(s.Now)
+				mu.Lock()
+				stores = s.Stores(Sandbox)
+				mu.Unlock()
+				history(t, n, s, provider, rand.New(rand.NewPCG(seed, 9)))
+				begin = s.Now().Add(time.Second) // a writer's clock never goes back
+			}
+		})
+	}
+}
+
+// history plays rounds of a random history and compares after each.
+func history(t *testing.T, n *node, s *Sim, provider Provider, dice *rand.Rand) {
+	t.Helper()
+	var accounts, ids []string
+	for range 4 {
+		accounts = append(accounts, n.newAccount(t))
+	}
+	for round := range 4 {
+		s.SetChaos(Chaos{Delay: Duration(18 * time.Hour), Reorder: 0.5, Repeat: 0.4})
+		for range 8 {
+			ids = step(t, s, provider, accounts, ids, dice)
+			s.pass(t, time.Duration(dice.IntN(12*24))*time.Hour+time.Duration(dice.IntN(3600))*time.Second+time.Second)
+		}
+		s.SetChaos(Chaos{})
+		s.pass(t, 3*day+2*time.Hour) // what was held has come by then
+		compare(t, n, s, accounts, fmt.Sprintf("round %d", round))
+	}
+}
+
+func step(t *testing.T, s *Sim, provider Provider, accounts, ids []string, dice *rand.Rand) []string {
+	t.Helper()
+	id := ""
+	if len(ids) > 0 {
+		id = ids[dice.IntN(len(ids))]
+	}
+	var err error
+	switch n := dice.IntN(10); {
+	case n < 3 || id == "":
+		var p Purchase
+		p, err = s.Buy(Order{Provider: provider, Account: accounts[dice.IntN(len(accounts))], Product: monthly[provider]})
+		if err == nil {
+			ids = append(ids, p.ID)
+		}
+	case n < 6:
+		err = s.Cancel(id)
+	case n == 6:
+		err = s.Resume(id)
+	case n == 7:
+		err = s.Refund(id, -1, 0)
+	case n == 8:
+		_, err = s.Resubscribe(id)
+	}
+	if err != nil && !errors.Is(err, ErrRefused) {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// compare holds the writer's word to the oracle's, of every account, now.
+func compare(t *testing.T, n *node, s *Sim, accounts []string, when string) {
+	t.Helper()
+	for _, account := range accounts {
+		deadline := time.Now().Add(settleWithin)
+		for {
+			want := s.Ledger().EntitledBy(DefaultPromises, Sandbox, account, "pro", s.Now())
+			got, answer := n.entitled(t, account)
+			if got == (len(want) > 0) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s, %s: the writer says %t, the oracle %v\nfacts:\n%s\nanswer: %s", when, s.Now(), got, want, factsOf(s, account), answer)
+				return
+			}
+			<-time.After(20 * time.Millisecond)
+			s.pass(t, time.Second) // an answer of a provider has the version of a whole second
+		}
+	}
+}
+
+// factsOf is the ledger of what an account ever owned, for people.
+func factsOf(s *Sim, account string) string {
+	l := s.Ledger()
+	var b strings.Builder
+	for _, f := range l.Facts {
+		if l.Sold[f.Purchase].Owner == account {
+			fmt.Fprintf(&b, "%s %s %s term %d until %s %s\n", f.At.Format(time.DateTime), f.Purchase, f.Kind, f.Term, f.Until.Format(time.DateTime), f.Reason)
+		}
+	}
+	for _, m := range s.Messages() {
+		if l.Sold[m.Purchase].Owner == account {
+			fmt.Fprintf(&b, "message %s %s %s %v\n", m.At.Format(time.DateTime), m.Purchase, m.Type, m.Attempts)
+		}
+	}
+	return b.String()
+}
+
+// ready are the providers that the writer understands.
+var ready = []Provider{Stripe, Apple, Google}
+
+// aggregatorSections are the writer's settings of those that are no stores.
+func aggregatorSections(*Credentials) map[string]object { return nil }
