@@ -1,0 +1,863 @@
+package provider
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// These tests show what Google is asked, what its answers come to, and what is told to it.
+
+const googleAccount = "latchkey@demo.iam.gserviceaccount.com"
+
+// playServer is a Google that answers by path.
+type playServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	answers map[string]playReply // by method, blank and the path behind the package, without the query
+	asked   []string
+	tokens  int // access tokens given
+	token   playReply
+}
+
+type playReply struct {
+	status     int
+	body       string
+	retryAfter string
+}
+
+func servePlay(t testing.TB) *playServer {
+	s := &playServer{answers: map[string]playReply{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.URL.Path == "/token" {
+			s.giveToken(t, w, r)
+			return
+		}
+		path, ours := strings.CutPrefix(r.URL.EscapedPath(), "/androidpublisher/v3/applications/"+playPackage)
+		if !ours || r.Header.Get("Authorization") != fmt.Sprintf("Bearer access-%d", s.tokens) {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		s.asked = append(s.asked, r.Method+" "+path)
+		if r.URL.RawQuery != "" {
+			s.asked[len(s.asked)-1] += "?" + r.URL.RawQuery
+		}
+		reply, ok := s.answers[r.Method+" "+path]
+		if !ok {
+			reply = playReply{status: http.StatusNotFound, body: `{"error":{"code":404,"message":"canary@example.com","errors":[{"reason":"purchaseTokenNotFound"}]}}`}
+		}
+		reply.write(w)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (r playReply) write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.retryAfter != "" {
+		w.Header().Set("Retry-After", r.retryAfter)
+	}
+	if r.status != 0 {
+		w.WriteHeader(r.status)
+	}
+	_, _ = io.WriteString(w, r.body)
+}
+
+// giveToken checks the assertion of the service account. s.mu is held.
+func (s *playServer) giveToken(t testing.TB, w http.ResponseWriter, r *http.Request) {
+	if s.token != (playReply{}) {
+		s.token.write(w)
+		return
+	}
+	var c jwt.MapClaims
+	_, err := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithAudience(s.URL+"/token"), jwt.WithIssuer(googleAccount), jwt.WithExpirationRequired(),
+		jwt.WithTimeFunc(func() time.Time { return asked })).ParseWithClaims(r.FormValue("assertion"), &c, func(*jwt.Token) (any, error) { return &rsaKeys()[1].PublicKey, nil })
+	if err != nil || r.FormValue("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" || c["scope"] != googleScope {
+		t.Errorf("assertion %v: %v", c, err)
+	}
+	s.tokens++
+	fmt.Fprintf(w, `{"access_token":"access-%d","expires_in":3599,"token_type":"Bearer"}`, s.tokens)
+}
+
+func (s *playServer) set(call string, reply playReply) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[call] = reply
+}
+
+func (s *playServer) calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+// serviceAccount is a key file as Google gives it.
+func serviceAccount() []byte {
+	der, err := x509.MarshalPKCS8PrivateKey(rsaKeys()[1])
+	if err != nil {
+		panic(err) // our own key
+	}
+	return []byte(marshal(map[string]any{"type": "service_account", "client_email": googleAccount, "private_key_id": "k1",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))}))
+}
+
+func googleAPI(t testing.TB, s *playServer, env entitlement.Environment) *GoogleAPI {
+	t.Helper()
+	a, err := NewGoogleAPI(GoogleAPIConfig{Package: playPackage, ServiceAccount: serviceAccount(), BaseURL: s.URL, TokenURL: s.URL + "/token", Environment: env,
+		Now: func() time.Time { return asked }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+const (
+	subscriptionCall = "GET /purchases/subscriptionsv2/tokens/"
+	productCall      = "GET /purchases/productsv2/tokens/"
+)
+
+// Times of the stories, Unix seconds, and as Google writes them.
+const (
+	day     = int64(24 * 3600)
+	playNow = int64(1795305600) // 2026-11-22T00:00:00Z
+	begun   = playNow - 31*day
+	ends    = playNow + 30*day
+)
+
+func rfc(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// lineItem is one product of a subscription.
+func lineItem(product, order string, expiry int64, change ...map[string]any) map[string]any {
+	o := map[string]any{"productId": product, "autoRenewingPlan": map[string]any{"autoRenewEnabled": true}, "offerDetails": map[string]any{"basePlanId": "monthly"}}
+	if order != "" {
+		o["latestSuccessfulOrderId"] = order
+	}
+	if expiry != 0 {
+		o["expiryTime"] = rfc(expiry)
+	}
+	for _, c := range change {
+		maps.Copy(o, c)
+	}
+	return o
+}
+
+// playState is a subscription in a state.
+func playState(state string, items []any, change ...map[string]any) map[string]any {
+	o := map[string]any{"subscriptionState": "SUBSCRIPTION_STATE_" + state, "startTime": rfc(begun), "acknowledgementState": "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED", "lineItems": items}
+	for _, c := range change {
+		maps.Copy(o, c)
+	}
+	return o
+}
+
+// answered is what an answer about a token at a time proves.
+func answered(t testing.TB, token string, at int64, o map[string]any) []entitlement.Object {
+	t.Helper()
+	v, err := decodeObject([]byte(marshal(o)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &playAnswer{token: token, asked: token, at: at * 1e9}
+	if o["productLineItem"] != nil {
+		kept, _ := playProduct(v).(object)
+		err = a.product(kept)
+	} else {
+		kept, _ := playSubscription(v).(object)
+		err = a.subscription(kept)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.finish()
+}
+
+// What each state of a subscription gives, folded.
+func TestPlaySubscriptions(t *testing.T) {
+	const order, renewed = "GPA.1-1", "GPA.1-1..0"
+	pro := func(order string, expiry int64, change ...map[string]any) []any {
+		return []any{lineItem("pro", order, expiry, change...)}
+	}
+	noRenew := map[string]any{"autoRenewingPlan": map[string]any{"autoRenewEnabled": false}}
+	first := playState("ACTIVE", pro(order, playNow+day))
+	id := playHash(testToken)
+	replacing := func(state string, items ...any) map[string]any {
+		return playState(state, items, map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow)})
+	}
+	void := func(order string, at int64) []entitlement.Object {
+		return playVoidedOrder(testToken, testToken, order, true, at*1000)
+	}
+	type item struct {
+		chain   string
+		product entitlement.ProductID
+		state   entitlement.ItemState
+		until   int64 // access
+		end     int64 // of what was paid for
+		renews  bool
+		trial   bool
+		grace   int64
+		next    entitlement.ProductID
+	}
+	tests := []struct {
+		name    string
+		objects [][]entitlement.Object
+		want    []item
+	}{
+		{"active: until its end, and a tenth of the term or a day after it", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"a licence tester's month of five minutes has half a minute", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro("GPA.1-1..1", playNow+300), map[string]any{"startTime": rfc(playNow - 600)}))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 330, playNow + 300, true, false, 0, ""}}},
+		{"a trial", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends, map[string]any{"offerPhase": map[string]any{"freeTrial": map[string]any{}}})))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, true, 0, ""}}},
+		{"a prepaid plan does not renew", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends, map[string]any{"autoRenewingPlan": nil, "prepaidPlan": map[string]any{}})))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
+		{"canceled: to its end and no longer", [][]entitlement.Object{answered(t, testToken, playNow, playState("CANCELED", pro(order, ends, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
+		{"canceled while it says that it renews", [][]entitlement.Object{answered(t, testToken, playNow, playState("CANCELED", pro(order, ends)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
+		{"grace: what was paid for keeps its end", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*day, playNow + day, true, false, playNow + 8*day, ""}}},
+		{"grace, when that is the first that is heard", [][]entitlement.Object{answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*day, playNow + 8*day, true, false, playNow + 8*day, ""}}},
+		{"grace that grew", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day))),
+			answered(t, testToken, playNow+3*day, playState("IN_GRACE_PERIOD", pro(order, playNow+9*day)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 9*day, playNow + day, true, false, playNow + 9*day, ""}}},
+		{"hold: stopped, with the end of what was paid for", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*day, playState("ON_HOLD", pro(order, playNow+8*day)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + day, playNow + day, true, false, 0, ""}}},
+		{"recovered from hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*day, playState("ON_HOLD", pro(order, playNow+8*day))),
+			answered(t, testToken, playNow+10*day, playState("ACTIVE", pro(renewed, playNow+40*day)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 41*day, playNow + 40*day, true, false, 0, ""}}},
+		{"canceled at the end of hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+40*day, playState("CANCELED", pro(order, playNow+8*day, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 8*day, playNow + 8*day, false, false, 0, ""}}},
+		{"paused", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("PAUSED", pro(order, playNow+day),
+			map[string]any{"pausedStateContext": map[string]any{"autoResumeTime": rfc(ends)}}))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.OnHold, playNow + day, playNow + day, true, false, 0, ""}}},
+		{"expired", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("EXPIRED", pro(order, playNow+day, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, playNow + day, false, false, 0, ""}}},
+		{"revoked before its end shows as expired", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends))), answered(t, testToken, playNow+2*day, playState("EXPIRED", pro(order, playNow+day, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, playNow + day, false, false, 0, ""}}},
+		{"expired with an end to come", [][]entitlement.Object{answered(t, testToken, playNow, playState("EXPIRED", pro(order, ends, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow, playNow, false, false, 0, ""}}},
+		{"pending", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0), map[string]any{"startTime": nil}))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Pending, playNow, 1, false, false, 0, ""}}},
+		{"pending, then paid", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+day, playState("ACTIVE", pro(order, ends)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"pending, then given up", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+day, playState("PENDING_PURCHASE_CANCELED", pro("", 0)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, 1, false, false, 0, ""}}},
+		{"a current order that was voided, and Google still says active", [][]entitlement.Object{answered(t, testToken, playNow+3, playState("ACTIVE", pro(order, ends))), void(order, playNow+2)},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}}},
+		{"an old order that was voided", [][]entitlement.Object{answered(t, testToken, playNow-2*day, playState("ACTIVE", pro(order, playNow))), answered(t, testToken, playNow+1, playState("ACTIVE", pro(renewed, ends))), void(order, playNow+2)},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"two products under one order, voided", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", order, ends)})), void(order, playNow+2)},
+			[]item{{id + ":extra", "extra:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}}},
+		{"two products have each their own end", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", "GPA.1-2", ends-9*day, map[string]any{"deferredItemRemoval": map[string]any{}})}))},
+			[]item{{id + ":extra", "extra:monthly", entitlement.Live, ends - 9*day, ends - 9*day, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"no order, as with a promotion code", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro("", ends, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
+		{"an upgrade ends what it replaced", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("team", "GPA.2-2", ends+day)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Live, ends + 2*day, ends + day, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+		{"an upgrade that is not paid for yet ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING", lineItem("team", "", 0)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Pending, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"an upgrade that was given up ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING_PURCHASE_CANCELED", lineItem("team", "", 0)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Ended, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"a deferred change keeps the old product to its end", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))),
+			answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("pro", "GPA.2-2", ends, map[string]any{"deferredItemReplacement": map[string]any{"productId": "team"}}), lineItem("team", "", 0)))},
+			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, "team"}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var e entitlement.Evidence
+			for _, objects := range tt.objects {
+				e = e.Add(objects...)
+			}
+			var got []item
+			for _, i := range entitlement.Fold(e, entitlement.DefaultPolicy).Items {
+				got = append(got, item{i.ID, i.Term.Product, i.State, i.AccessUntil, i.Term.EndsAt, i.WillRenew, i.Term.Trial, i.BillingGraceUntil, i.Next})
+			}
+			slices.SortFunc(tt.want, func(a, b item) int { return strings.Compare(a.chain, b.chain) })
+			slices.SortFunc(got, func(a, b item) int { return strings.Compare(a.chain, b.chain) })
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("folded\n%+v\nwant\n%+v", got, tt.want)
+			}
+			for _, objects := range tt.objects {
+				for _, o := range objects {
+					if strings.Contains(fmt.Sprint(o.Links, o.Transaction), testToken) || o.Transaction != nil && strings.Contains(o.ID, testToken) {
+						t.Errorf("a purchase token is in what reaches records: %+v", o)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPlayProducts(t *testing.T) {
+	const order = "GPA.9-9"
+	id := playHash(testToken)
+	state := func(state string, quantity, refundable int, change ...map[string]any) map[string]any {
+		o := map[string]any{"purchaseStateContext": map[string]any{"purchaseState": state}, "orderId": order, "purchaseCompletionTime": rfc(playNow),
+			"productLineItem": []any{map[string]any{"productId": "coins_100", "productOfferDetails": map[string]any{"purchaseOptionId": "buy", "quantity": quantity, "refundableQuantity": refundable}}}}
+		for _, c := range change {
+			maps.Copy(o, c)
+		}
+		return o
+	}
+	unpaid := map[string]any{"purchaseCompletionTime": nil}
+	void := playVoidedOrder(playProductMark+testToken, testToken, order, true, (playNow+5)*1000)
+	type item struct {
+		state    entitlement.ItemState
+		until    int64
+		quantity int64
+	}
+	tests := []struct {
+		name    string
+		objects [][]entitlement.Object
+		want    item
+	}{
+		{"bought: without an end", [][]entitlement.Object{answered(t, testToken, playNow, state("PURCHASED", 3, 3))}, item{entitlement.Live, 0, 3}},
+		{"pending", [][]entitlement.Object{answered(t, testToken, playNow, state("PENDING", 1, 1, unpaid))}, item{entitlement.Pending, playNow, 1}},
+		{"pending, then paid", [][]entitlement.Object{answered(t, testToken, playNow-9, state("PENDING", 1, 1, unpaid)), answered(t, testToken, playNow, state("PURCHASED", 1, 1))}, item{entitlement.Live, 0, 1}},
+		{"given up", [][]entitlement.Object{answered(t, testToken, playNow, state("CANCELLED", 1, 1, unpaid))}, item{entitlement.Ended, playNow, 1}},
+		{"voided", [][]entitlement.Object{answered(t, testToken, playNow, state("PURCHASED", 3, 3)), void}, item{entitlement.Revoked, playNow + 5, 3}},
+		{"canceled after it was paid for", [][]entitlement.Object{answered(t, testToken, playNow+7, state("CANCELLED", 3, 3))}, item{entitlement.Revoked, playNow + 7, 3}},
+		{"one of three voided", [][]entitlement.Object{answered(t, testToken, playNow, state("PURCHASED", 3, 3)), answered(t, testToken, playNow+7, state("PURCHASED", 3, 2))}, item{entitlement.Live, 0, 2}},
+		{"one and then another of three voided", [][]entitlement.Object{answered(t, testToken, playNow+7, state("PURCHASED", 3, 2)), answered(t, testToken, playNow+8, state("PURCHASED", 3, 1))}, item{entitlement.Live, 0, 1}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var e entitlement.Evidence
+			for _, objects := range tt.objects {
+				e = e.Add(objects...)
+			}
+			items := entitlement.Fold(e, entitlement.DefaultPolicy).Items
+			if len(items) != 1 || items[0].ID != id+":coins_100" || items[0].Term.Product != "coins_100:buy" || !slices.Equal(items[0].Term.Also, []entitlement.ProductID{"coins_100"}) {
+				t.Fatalf("items %+v", items)
+			}
+			if got := (item{items[0].State, items[0].AccessUntil, max(items[0].Term.Quantity, 1)}); got != tt.want {
+				t.Errorf("folded %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWhoBoughtAtPlay(t *testing.T) {
+	const account, theirs = "acc_01JD0000000000000000000000", "7e3fb20b"
+	named := func(name string) map[string]any {
+		return map[string]any{"externalAccountIdentifiers": map[string]any{"obfuscatedExternalAccountId": name}}
+	}
+	expired := map[string]any{"outOfAppPurchaseContext": map[string]any{"expiredPurchaseToken": testToken, "expiredExternalAccountIdentifiers": map[string]any{"obfuscatedExternalAccountId": theirs}}}
+	item := []any{lineItem("pro", "GPA.1", ends)}
+	alias := func(kind entitlement.AliasKind, value string) entitlement.Alias {
+		return entitlement.Alias{Kind: kind, Value: value}
+	}
+	byToken, byNewToken := alias(entitlement.GooglePurchaseToken, playHash(testToken)), alias(entitlement.GooglePurchaseToken, playHash(newToken))
+	tests := []struct {
+		name    string
+		objects [][]entitlement.Object
+		want    entitlement.Identity
+	}{
+		{"nobody: whoever knows the token", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item))}, entitlement.Identity{Aliases: []entitlement.Alias{byToken}}},
+		{"the app's own name", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item, named(theirs)))},
+			entitlement.Identity{Aliases: []entitlement.Alias{alias(entitlement.GoogleObfuscatedAccount, theirs), byToken}}},
+		{"our account", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item, named(account)))},
+			entitlement.Identity{Account: account, Aliases: []entitlement.Alias{alias(entitlement.GoogleObfuscatedAccount, account), byToken}}},
+		{"an address is nobody", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item, named("person@example.com")))}, entitlement.Identity{Aliases: []entitlement.Alias{byToken}}},
+		{"a name that a later answer lacks stays", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item, named(theirs))), answered(t, testToken, playNow+1, playState("ACTIVE", item))},
+			entitlement.Identity{Aliases: []entitlement.Alias{alias(entitlement.GoogleObfuscatedAccount, theirs), byToken}}},
+		{"a replacement without a name has that of what it replaced", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", item, named(theirs))),
+			answered(t, newToken, playNow+1, playState("ACTIVE", item, map[string]any{"linkedPurchaseToken": testToken}))},
+			entitlement.Identity{Aliases: []entitlement.Alias{alias(entitlement.GoogleObfuscatedAccount, theirs), byToken}}},
+		{"bought again outside of the app: what Google says before the acknowledgement alone", [][]entitlement.Object{answered(t, newToken, playNow, playState("ACTIVE", item, expired)), answered(t, newToken, playNow+9, playState("ACTIVE", item))},
+			entitlement.Identity{Aliases: []entitlement.Alias{alias(entitlement.GoogleObfuscatedAccount, theirs)}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var e entitlement.Evidence
+			for _, objects := range tt.objects {
+				e = e.Add(objects...)
+			}
+			if got := e.Identity(); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("identity %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+	again := answered(t, newToken, playNow, playState("ACTIVE", item, expired))
+	for _, link := range []entitlement.Link{playTokenLink(newToken), playTokenLink(testToken), "google:tx:GPA.1"} {
+		if !slices.Contains(again[0].Links, link) {
+			t.Errorf("links %v lack %s", again[0].Links, link)
+		}
+	}
+	if byNewToken == byToken {
+		t.Error("two tokens are one alias")
+	}
+}
+
+// Any order, repeat and portion of a history gives one purchase.
+func TestPlayHistoriesAreOrderFree(t *testing.T) {
+	pro := func(order string, expiry int64) []any { return []any{lineItem("pro", order, expiry)} }
+	linked := map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow + 50*day)}
+	notified := func(token string, at int64) []entitlement.Object {
+		return []entitlement.Object{playHint(token, token, at*1000+123)}
+	}
+	history := [][]entitlement.Object{
+		notified(testToken, playNow-31*day), answered(t, testToken, playNow-31*day+1, playState("PENDING", pro("", 0))), answered(t, testToken, playNow-30*day, playState("ACTIVE", pro("GPA.1", playNow))),
+		notified(testToken, playNow), answered(t, testToken, playNow+day, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+3*day))), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+4*day))),
+		answered(t, testToken, playNow+5*day, playState("ON_HOLD", pro("GPA.1", playNow+4*day))), answered(t, testToken, playNow+6*day, playState("ACTIVE", pro("GPA.1..0", playNow+36*day))),
+		playVoidedOrder(testToken, testToken, "GPA.1", true, (playNow+7*day)*1000), answered(t, testToken, playNow+7*day+1, playState("ACTIVE", pro("GPA.1..0", playNow+36*day))),
+		answered(t, newToken, playNow+50*day, playState("PENDING", []any{lineItem("team", "", 0)}, linked)), answered(t, newToken, playNow+51*day, playState("ACTIVE", []any{lineItem("team", "GPA.2", playNow+81*day)}, linked)),
+		answered(t, testToken, playNow+52*day, playState("EXPIRED", pro("GPA.1..0", playNow+50*day))),
+	}
+	var want entitlement.Evidence
+	for _, objects := range history {
+		want = want.Add(objects...)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		var got entitlement.Evidence
+		shuffled := slices.Concat(history, history[:r.IntN(len(history))])
+		r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		for _, objects := range shuffled {
+			objects = slices.Clone(objects)
+			r.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
+			cut := r.IntN(len(objects) + 1)
+			got = entitlement.Merge(got.Add(objects[:cut]...), entitlement.Evidence{}.Add(objects[cut:]...))
+		}
+		if !reflect.DeepEqual(entitlement.Encode(got), entitlement.Encode(want)) {
+			t.Fatal("the order of messages shows")
+		}
+	}
+	if doubts := want.Doubts(); len(doubts) != 0 {
+		t.Errorf("doubts %+v", doubts)
+	}
+}
+
+func TestPullGoogle(t *testing.T) {
+	ctx := context.Background()
+	test := map[string]any{"testPurchase": map[string]any{}}
+	active := marshal(playState("ACTIVE", []any{lineItem("pro", "GPA.1", ends)}, test))
+	product := googleSample(t, "product")
+	t.Run("a subscription", func(t *testing.T) {
+		s := servePlay(t)
+		s.set(subscriptionCall+testToken, playReply{body: active})
+		a := googleAPI(t, s, entitlement.Sandbox)
+		ev, err := a.Pull(ctx, entitlement.KindRenewal, testToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Environment != entitlement.Sandbox || ev.Type != "pull.subscription" || ev.CreatedAt != asked.Unix() || ev.Kind != entitlement.Proof || strings.Contains(string(ev.Raw), testToken) {
+			t.Errorf("event %+v", ev)
+		}
+		hinted := entitlement.Evidence{}.Add(playHint(testToken, testToken, asked.Unix()*1000))
+		if d := hinted.Doubts(); len(d) != 1 || !reflect.DeepEqual(a.Targets(hinted, d), d) {
+			t.Errorf("a hint's doubts %+v become %+v", d, a.Targets(hinted, d))
+		}
+		if d := hinted.Add(ev.Objects...).Doubts(); len(d) != 0 {
+			t.Errorf("the answer leaves %+v", d)
+		}
+		if _, err := a.Pull(ctx, entitlement.KindRenewal, testToken); err != nil || s.tokens != 1 {
+			t.Errorf("asked again: %v, with %d access tokens", err, s.tokens)
+		}
+	})
+	t.Run("a licence tester's in production is of sandbox", func(t *testing.T) {
+		s := servePlay(t)
+		s.set(subscriptionCall+testToken, playReply{body: active})
+		if ev, err := googleAPI(t, s, entitlement.Production).Pull(ctx, entitlement.KindRenewal, testToken); err != nil || ev.Environment != entitlement.Sandbox {
+			t.Errorf("Pull = %s, %v", ev.Environment, err)
+		}
+	})
+	t.Run("a paid one is not for sandbox", func(t *testing.T) {
+		s := servePlay(t)
+		s.set(productCall+testToken, playReply{body: product})
+		if _, err := googleAPI(t, s, entitlement.Sandbox).Pull(ctx, entitlement.KindTransaction, testToken); !errors.Is(err, ErrOtherEnvironment) {
+			t.Errorf("Pull: %v", err)
+		}
+	})
+	t.Run("a one-time product", func(t *testing.T) {
+		s := servePlay(t)
+		s.set(productCall+testToken, playReply{body: product})
+		a := googleAPI(t, s, entitlement.Production)
+		for kind, id := range map[entitlement.ObjectKind]string{entitlement.KindTransaction: testToken, entitlement.KindRenewal: playProductMark + testToken} {
+			ev, err := a.Pull(ctx, kind, id)
+			if err != nil || ev.Type != "pull.product" || ev.Environment != entitlement.Production {
+				t.Fatalf("Pull(%s) = %+v, %v", kind, ev, err)
+			}
+			e := entitlement.Evidence{}.Add(playHint(playProductMark+testToken, testToken, asked.Unix()*1000)).Add(ev.Objects...)
+			if d := e.Doubts(); len(d) != 1 || !d[0].Echo || d[0].From != asked.Unix()*1e9+1 {
+				t.Errorf("the answer leaves %+v, want that it is not acknowledged", d)
+			}
+		}
+		if got := s.calls(); !slices.Equal(got, []string{productCall + testToken, productCall + testToken}) {
+			t.Errorf("asked %v", got)
+		}
+	})
+	t.Run("a token of which nothing more is known", func(t *testing.T) {
+		for _, status := range []int{http.StatusNotFound, http.StatusBadRequest} {
+			s := servePlay(t)
+			s.set(subscriptionCall+testToken, playReply{status: status})
+			s.set(productCall+testToken, playReply{body: product})
+			ev, err := googleAPI(t, s, entitlement.Production).Pull(ctx, entitlement.KindRenewal, testToken)
+			if err != nil || ev.Type != "pull.product" {
+				t.Errorf("Pull after %d = %+v, %v", status, ev, err)
+			}
+			if d := (entitlement.Evidence{}).Add(playHint(testToken, testToken, asked.Unix()*1000)).Add(ev.Objects...).Doubts(); len(d) != 1 || !d[0].Echo {
+				t.Errorf("the answer leaves %+v", d)
+			}
+		}
+	})
+	t.Run("what Google cannot be asked about", func(t *testing.T) {
+		s := servePlay(t)
+		a := googleAPI(t, s, entitlement.Production)
+		for kind, id := range map[entitlement.ObjectKind]string{entitlement.KindRenewal: playHash(testToken) + ":pro", entitlement.KindCustomer: testToken, entitlement.KindTransaction: "../.."} {
+			if _, err := a.Pull(ctx, kind, id); !errors.Is(err, ErrGone) {
+				t.Errorf("Pull(%s, %s): %v", kind, id, err)
+			}
+		}
+		if got := s.calls(); len(got) != 0 {
+			t.Errorf("asked %v", got)
+		}
+	})
+}
+
+// What is in doubt about a purchase leads to the tokens that it has.
+func TestGoogleTargets(t *testing.T) {
+	a := googleAPI(t, servePlay(t), entitlement.Sandbox)
+	e := entitlement.Evidence{}.Add(answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", "GPA.1", ends)}))...)
+	e = e.Add(answered(t, newToken, playNow, playState("ACTIVE", []any{lineItem("team", "GPA.2", ends)}, map[string]any{"linkedPurchaseToken": testToken}))...)
+	tests := []struct {
+		name  string
+		doubt entitlement.Doubt
+		want  []string
+	}{
+		{"a term", entitlement.Doubt{Kind: entitlement.KindTransaction, ID: "GPA.2", By: entitlement.Google}, []string{newToken}},
+		{"where a chain stands", entitlement.Doubt{Kind: entitlement.KindRenewal, ID: playHash(testToken) + ":pro", By: entitlement.Google}, []string{testToken}},
+		{"who bought", entitlement.Doubt{Kind: entitlement.KindCustomer, ID: playHash(newToken), By: entitlement.Google}, []string{newToken}},
+		{"a revocation", entitlement.Doubt{Kind: entitlement.KindRevocation, ID: "GPA.7", By: entitlement.Google}, []string{testToken, newToken}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for _, d := range a.Targets(e, []entitlement.Doubt{tt.doubt, tt.doubt}) {
+				got = append(got, d.ID)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("targets %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestPullGoogleFailures(t *testing.T) {
+	tests := []struct {
+		name  string
+		reply playReply
+		want  error
+		after time.Duration
+	}{
+		{"unknown: asked again soon", playReply{status: 404, body: `{"error":{"errors":[{"reason":"purchaseTokenNotFound"}]}}`}, ErrGone, time.Second},
+		{"long expired", playReply{status: 410, body: `{"error":{"errors":[{"reason":"subscriptionNoLongerAvailable"}]}}`}, ErrGone, 0},
+		{"our mistake", playReply{status: 400, body: `{"error":{"errors":[{"reason":"invalid"}]}}`}, ErrAnswer, 0},
+		{"an access token that is refused", playReply{status: 401}, ErrCredential, 0},
+		{"too few rights", playReply{status: 403, body: `{"error":{"errors":[{"reason":"permissionDenied"}]}}`}, ErrCredential, 0},
+		{"a quota, as 403", playReply{status: 403, body: `{"error":{"errors":[{"reason":"rateLimitExceeded"}]}}`}, ErrLimited, 0},
+		{"a quota", playReply{status: 429, retryAfter: "7"}, ErrLimited, 7 * time.Second},
+		{"a giant pause", playReply{status: 429, retryAfter: "99999999"}, ErrLimited, maxRetryAfter},
+		{"at once", playReply{status: 409, body: `{"error":{"errors":[{"reason":"concurrentUpdate"}]}}`}, ErrUnavailable, 0},
+		{"at fault", playReply{status: 503, retryAfter: "-1"}, ErrUnavailable, 0},
+		{"a redirect", playReply{status: 302}, ErrAnswer, 0},
+		{"no JSON", playReply{body: "canary@example.com"}, ErrAnswer, 0},
+		{"an array", playReply{body: "[]"}, ErrAnswer, 0},
+		{"nothing in it", playReply{body: "{}"}, ErrAnswer, 0},
+		{"a state that is new", playReply{body: marshal(playState("FROZEN", []any{}))}, ErrAnswer, 0},
+		{"no items", playReply{body: marshal(playState("ACTIVE", nil))}, ErrAnswer, 0},
+		{"an item that is none", playReply{body: marshal(playState("ACTIVE", []any{7}))}, ErrAnswer, 0},
+		{"an item without a product", playReply{body: marshal(playState("ACTIVE", []any{map[string]any{}}))}, ErrAnswer, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := servePlay(t)
+			s.set(subscriptionCall+testToken, tt.reply)
+			_, err := googleAPI(t, s, entitlement.Production).Pull(context.Background(), entitlement.KindRenewal, testToken)
+			var failed *PullError
+			if !errors.Is(err, tt.want) || !errors.As(err, &failed) || failed.RetryAfter != tt.after {
+				t.Errorf("Pull: %v after %s, want %v after %s", err, failed.RetryAfter, tt.want, tt.after)
+			}
+			if strings.Contains(fmt.Sprint(err), "canary") || strings.Contains(fmt.Sprint(err), testToken) {
+				t.Errorf("the error holds a part of the answer or the token: %v", err)
+			}
+		})
+	}
+	t.Run("an access token that ended early is replaced", func(t *testing.T) {
+		s := servePlay(t)
+		s.set(productCall+testToken, playReply{body: googleSample(t, "product")})
+		a := googleAPI(t, s, entitlement.Production)
+		a.tokens.token, a.tokens.until = "revoked", asked.Add(time.Hour)
+		_, first := a.Pull(context.Background(), entitlement.KindTransaction, testToken)
+		_, second := a.Pull(context.Background(), entitlement.KindTransaction, testToken)
+		if !errors.Is(first, ErrCredential) || second != nil {
+			t.Errorf("Pull: %v, then %v", first, second)
+		}
+	})
+	for name, tt := range map[string]struct {
+		reply playReply
+		want  error
+	}{
+		"a service account that is refused": {playReply{status: 400, body: `{"error":"invalid_grant"}`}, ErrCredential},
+		"no access token to be had":         {playReply{status: 500}, ErrUnavailable},
+		"too many access tokens":            {playReply{status: 429}, ErrLimited},
+		"an access token that is none":      {playReply{body: `{}`}, ErrAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := servePlay(t)
+			s.token = tt.reply
+			if _, err := googleAPI(t, s, entitlement.Production).Pull(context.Background(), entitlement.KindRenewal, testToken); !errors.Is(err, tt.want) {
+				t.Errorf("Pull: %v, want %v", err, tt.want)
+			}
+		})
+	}
+	t.Run("nobody there", func(t *testing.T) {
+		s := servePlay(t)
+		a := googleAPI(t, s, entitlement.Production)
+		s.Close()
+		if _, err := a.Pull(context.Background(), entitlement.KindRenewal, testToken); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("Pull: %v", err)
+		}
+	})
+}
+
+func TestNewGoogleAPIRefuses(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*GoogleAPIConfig)
+		want   error
+	}{
+		"no account":                    {func(c *GoogleAPIConfig) { c.ServiceAccount = nil }, ErrGoogleAccount},
+		"another kind of account":       {func(c *GoogleAPIConfig) { c.ServiceAccount = []byte(`{"type":"authorized_user","client_email":"a@b"}`) }, ErrGoogleAccount},
+		"an account without a key":      {func(c *GoogleAPIConfig) { c.ServiceAccount = []byte(`{"client_email":"a@b","private_key":"canary"}`) }, ErrGoogleAccount},
+		"a key that all could read":     {func(c *GoogleAPIConfig) { c.BaseURL = "http://play.example.test" }, ErrGoogleBase},
+		"an account that all could see": {func(c *GoogleAPIConfig) { c.TokenURL = "http://play.example.test/token" }, ErrGoogleTokenURL},
+	} {
+		c := GoogleAPIConfig{Package: playPackage, ServiceAccount: serviceAccount()}
+		tt.change(&c)
+		if _, err := NewGoogleAPI(c); !errors.Is(err, tt.want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAcknowledgeGoogle(t *testing.T) {
+	pending := map[string]any{"acknowledgementState": "ACKNOWLEDGEMENT_STATE_PENDING"}
+	subscription := entitlement.Evidence{}.Add(answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", "GPA.1", ends), lineItem("extra", "GPA.1", ends)}, pending))...)
+	var product map[string]any
+	if err := json.Unmarshal([]byte(googleSample(t, "product")), &product); err != nil {
+		t.Fatal(err)
+	}
+	sold := entitlement.Evidence{}.Add(answered(t, testToken, playNow, product)...)
+	tests := []struct {
+		name       string
+		e          entitlement.Evidence
+		consumable bool
+		want       string
+	}{
+		{"a subscription, once", subscription, false, "POST /purchases/subscriptions/extra/tokens/" + testToken + ":acknowledge"},
+		{"a one-time product", sold, false, "POST /purchases/products/coins_100/tokens/" + testToken + ":acknowledge"},
+		{"a consumable", sold, true, "POST /purchases/products/coins_100/tokens/" + testToken + ":consume"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := servePlay(t)
+			s.set(tt.want, playReply{status: http.StatusNoContent})
+			a := googleAPI(t, s, entitlement.Sandbox)
+			ids := a.Unacknowledged(tt.e)
+			if !slices.Equal(ids, []string{testToken}) {
+				t.Fatalf("Unacknowledged = %v", ids)
+			}
+			for range 2 {
+				if err := a.Acknowledge(context.Background(), tt.e, ids[0], func(entitlement.Sold) bool { return tt.consumable }); err != nil {
+					t.Errorf("Acknowledge: %v", err)
+				}
+			}
+			if got := s.calls(); !slices.Equal(got, []string{tt.want, tt.want}) {
+				t.Errorf("asked %v, want %s twice", got, tt.want)
+			}
+		})
+	}
+	for _, state := range []string{"PENDING", "PENDING_PURCHASE_CANCELED", "ON_HOLD", "PAUSED", "EXPIRED"} {
+		e := entitlement.Evidence{}.Add(answered(t, testToken, playNow, playState(state, []any{lineItem("pro", "GPA.1", ends)}, pending))...)
+		if got := googleAPI(t, servePlay(t), entitlement.Sandbox).Unacknowledged(e); len(got) != 0 {
+			t.Errorf("%s: Unacknowledged = %v", state, got)
+		}
+	}
+}
+
+func TestVoidedPurchases(t *testing.T) {
+	s := servePlay(t)
+	at := testMillis + 5000
+	one := map[string]any{"kind": "androidpublisher#voidedPurchase", "purchaseToken": testToken, "orderId": "GPA.1..0", "voidedTimeMillis": fmt.Sprint(at), "voidedReason": 7, "voidedSource": 2}
+	some := map[string]any{"purchaseToken": newToken, "orderId": "GPA.2", "voidedTimeMillis": fmt.Sprint(at + 1), "voidedQuantity": 1}
+	s.set("GET /purchases/voidedpurchases", playReply{body: marshal(map[string]any{"voidedPurchases": []any{one, some, one, map[string]any{"orderId": "GPA.3"}, 7}})})
+	a := googleAPI(t, s, entitlement.Production)
+	events, err := a.VoidedPurchases(context.Background(), time.UnixMilli(testMillis), time.UnixMilli(at+9))
+	if err != nil || len(events) != 3 {
+		t.Fatalf("VoidedPurchases = %+v, %v", events, err)
+	}
+	if !reflect.DeepEqual(events[0], events[2]) || events[0].Environment != entitlement.Production || events[0].CreatedAt != at/1000 || strings.Contains(string(events[0].Raw), testToken) {
+		t.Errorf("one voided purchase is %+v and %+v", events[0], events[2])
+	}
+	if want := playVoidedOrder(testToken, testToken, "GPA.1..0", true, at); !reflect.DeepEqual(events[0].Objects, want) {
+		t.Errorf("objects %+v, want those of its message: %+v", events[0].Objects, want)
+	}
+	if want := []entitlement.Object{playHint(newToken, newToken, at+1)}; !reflect.DeepEqual(events[1].Objects, want) {
+		t.Errorf("a part of a quantity is %+v, want %+v", events[1].Objects, want)
+	}
+	want := fmt.Sprintf("GET /purchases/voidedpurchases?endTime=%d&includeQuantityBasedPartialRefund=true&maxResults=1000&startTime=%d&type=1", at+9, testMillis)
+	if got := s.calls(); !slices.Equal(got, []string{want}) {
+		t.Errorf("asked %v, want %s", got, want)
+	}
+}
+
+func TestPlayPrices(t *testing.T) {
+	for money, want := range map[string]*entitlement.Price{
+		`{"currencyCode":"EUR","units":"9","nanos":990000000}`:   {Amount: 999, Currency: "EUR"},
+		`{"currencyCode":"eur","nanos":990000000}`:               {Amount: 99, Currency: "EUR"},
+		`{"currencyCode":"JPY","units":"500"}`:                   {Amount: 500, Currency: "JPY"},
+		`{"currencyCode":"KWD","units":"1","nanos":234000000}`:   {Amount: 1234, Currency: "KWD"},
+		`{"currencyCode":"EUR","units":"-9","nanos":-990000000}`: nil,
+		`{"currencyCode":"EUR","units":"9223372036854775807"}`:   nil,
+		`{"currencyCode":"EUR","units":"9","nanos":1000000000}`:  nil,
+		`{"currencyCode":"EURO","units":"9"}`:                    nil,
+		`{"units":"9"}`:                                          nil,
+		`{}`:                                                     nil,
+	} {
+		v, err := decodeObject([]byte(money))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, _ := playMoney(v).(object)
+		if got := playPrice(kept); !reflect.DeepEqual(got, want) {
+			t.Errorf("playPrice(%s) = %+v, want %+v", money, got, want)
+		}
+	}
+}
+
+// Personal data and purchase tokens in the clear reach nothing that is shown or streamed, whatever field they are in.
+func TestNothingPersonalIsKeptOfGoogle(t *testing.T) {
+	const canary = "CANARY person@example.com"
+	check := func(t *testing.T, ev entitlement.Event) {
+		t.Helper()
+		for _, stored := range [][]byte{entitlement.Encode(&ev), ev.Raw, []byte(show(ev))} {
+			if lower := strings.ToLower(string(stored)); strings.Contains(lower, "canary") || strings.Contains(lower, "example.com") {
+				t.Fatalf("personal data is kept: %s", stored)
+			}
+		}
+		if strings.Contains(string(ev.Raw), testToken) {
+			t.Fatalf("a purchase token is shown: %s", ev.Raw)
+		}
+	}
+	everyNotificationField(t, func(body []byte) { check(t, parseGoogle(t, body)) })
+	person := map[string]any{"givenName": canary, "emailAddress": canary, "profileName": canary}
+	for _, name := range []string{"active", "on-hold", "replacement", "product"} {
+		t.Run(name, func(t *testing.T) {
+			var tree any
+			if err := json.Unmarshal([]byte(googleSample(t, name)), &tree); err != nil {
+				t.Fatal(err)
+			}
+			s := servePlay(t)
+			a := googleAPI(t, s, entitlement.Production)
+			a.limit.SetLimit(1e6)
+			pull := func() {
+				call, kind := subscriptionCall, entitlement.KindRenewal
+				if name == "product" {
+					call, kind = productCall, entitlement.KindTransaction
+				}
+				s.set(call+testToken, playReply{body: marshal(tree)})
+				if ev, err := a.Pull(context.Background(), kind, testToken); err == nil {
+					check(t, ev)
+				} else if strings.Contains(strings.ToLower(err.Error()), "canary") {
+					t.Fatalf("personal data is in an error: %v", err)
+				}
+			}
+			root := tree.(map[string]any)
+			root["subscribeWithGoogleInfo"], root["developerPayload"] = person, canary
+			root["canceledStateContext"] = map[string]any{"userInitiatedCancellation": map[string]any{"cancelSurveyResult": map[string]any{"reasonUserInput": canary}}}
+			pull()
+			everyField(tree, func(_ string, set func(any)) {
+				for _, v := range []any{"canary@example.com", map[string]any{"id": "canary@example.com"}, []any{"canary@example.com"}, -1, 1e300, true, nil} {
+					set(v)
+					pull()
+				}
+			})
+		})
+	}
+}
+
+func FuzzParseGoogle(f *testing.F) {
+	for _, name := range []string{"rtdn-subscription", "rtdn-product", "rtdn-voided", "rtdn-review", "rtdn-test"} {
+		f.Add(envelope("1", googleSample(f, name)), []byte(googleSample(f, name)))
+	}
+	for _, name := range []string{"active", "on-hold", "replacement", "product"} {
+		f.Add([]byte(`{}`), []byte(googleSample(f, name)))
+	}
+	g := fixedGoogle(f)
+	f.Fuzz(func(t *testing.T, body, inner []byte) {
+		for _, b := range [][]byte{body, envelope("1", string(inner))} {
+			ev, err := g.Parse(b, entitlement.Sandbox)
+			if err != nil || ev.ID == "" || !json.Valid(ev.Raw) || ev.Kind != entitlement.Proof && len(ev.Objects) > 0 {
+				t.Fatalf("event %s, %v", show(ev), err)
+			}
+			for _, o := range ev.Objects {
+				if o.Hint == nil && o.Revocation == nil {
+					t.Fatalf("a message proves more than that something changed: %s", show(o))
+				}
+			}
+		}
+		v, err := decodeObject(inner)
+		if err != nil {
+			return
+		}
+		for _, read := range []func(*playAnswer) error{
+			func(a *playAnswer) error { o, _ := playSubscription(v).(object); return a.subscription(o) },
+			func(a *playAnswer) error { o, _ := playProduct(v).(object); return a.product(o) },
+		} {
+			a := &playAnswer{token: testToken, asked: testToken, at: playNow * 1e9}
+			if read(a) == nil {
+				e := entitlement.Evidence{}.Add(a.finish()...)
+				entitlement.Fold(e, entitlement.DefaultPolicy)
+			}
+		}
+	})
+}
+
+// BenchmarkWebhookGoogle is the adapter's share of one message: verify, parse, encode for the log.
+func BenchmarkWebhookGoogle(b *testing.B) {
+	g := fixedGoogle(b)
+	body := envelope("13000000000000001", googleSample(b, "rtdn-subscription"))
+	r := pushed(bearer(b, jwt.SigningMethodRS256, "key-1", rsaKeys()[0], pushToken(nil)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Verify(r, pushTime); err != nil {
+			b.Fatal(err)
+		}
+		ev, err := g.Parse(body, entitlement.Sandbox)
+		if err != nil || ev.Kind != entitlement.Proof {
+			b.Fatal(ev, err)
+		}
+		entitlement.Encode(&ev)
+	}
+}
