@@ -75,6 +75,10 @@ type FollowConfig struct {
 	Logger    *slog.Logger
 }
 
+// reportEvery is how often a follower tells every writer what it holds: one that gets everything from the source would never be heard of. It costs a
+// writer as much as a head.
+const reportEvery = 10 * time.Second
+
 // headEvery is how often a head is asked for while the source brings none.
 const headEvery = time.Second
 
@@ -152,6 +156,9 @@ func (f *Follower) Follow(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { f.pullHeads(ctx) })
 	loops.Go(func() { f.pullChanges(ctx) })
+	if f.cfg.Node != "" {
+		loops.Go(func() { f.report(ctx) })
+	}
 	loops.Go(func() {
 		for {
 			select {
@@ -204,6 +211,21 @@ func (f *Follower) pullHeads(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// report tells the writers what the replica holds, not all followers at once.
+func (f *Follower) report(ctx context.Context) {
+	for wait := rand.N(reportEvery); pause(ctx, wait) == nil; wait = reportEvery {
+		held := f.cfg.Replica.Head().Revision()
+		if held == (Revision{}) {
+			continue
+		}
+		for _, c := range f.clients {
+			if err := c.Report(ctx, held); err != nil {
+				f.cfg.Logger.DebugContext(ctx, "a writer does not hear what this node holds", "writer", c.Base(), "error", err)
+			}
 		}
 	}
 }

@@ -25,7 +25,8 @@ const (
 	ChangesPath    = "/internal/v1/changes"
 	SnapshotPath   = "/internal/v1/snapshot"
 	ManifestHeader = "Latchkey-Manifest"
-	NodeHeader     = "Latchkey-Node" // who asks, for the writers' status pages alone
+	NodeHeader     = "Latchkey-Node"     // who asks, for the writers' status pages alone
+	RevisionHeader = "Latchkey-Revision" // what it holds, likewise, in a request for a head
 )
 
 // MaxWait is how long a writer holds a request for changes at most.
@@ -110,6 +111,18 @@ func (c *Client) Head(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("head: %w", err)
 	}
 	return strings.TrimSpace(string(body)), nil
+}
+
+// Report tells the writer what this node holds, for its status page. Error: ErrUnavailable.
+func (c *Client) Report(ctx context.Context, held Revision) error {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
+	resp, err := c.get(ctx, HeadPath, http.Header{RevisionHeader: {held.String()}})
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	_, err = readAll(resp, maxSignedBytes)
+	return errors.Join(err, resp.Body.Close())
 }
 
 // Changes returns the changes after a revision, at most limit, waiting up to wait for the first one. The batch may be empty. Errors:

@@ -153,6 +153,13 @@ func (w *Writer) handleHead(rw http.ResponseWriter, r *http.Request) error {
 	if h == nil {
 		return problem.New(problem.Unavailable, "This writer has not heard of a leader yet.").After(headInterval)
 	}
+	if held, err := replication.ParseRevision(r.Header.Get(replication.RevisionHeader)); err == nil {
+		edge, err := w.asking(r, r.Header.Get(replication.NodeHeader))
+		if err != nil {
+			return err
+		}
+		w.sawEdge(edge, held)
+	}
 	writeBody(rw, http.StatusOK, "application/jwt", []byte(h.signed))
 	return nil
 }

@@ -280,17 +280,20 @@ func (w *Writer) certifyEdge(r *http.Request) (string, error) {
 type edgeSeen struct {
 	ID       string `json:"id"`
 	LastSeen string `json:"last_seen"`
-	Revision string `json:"revision,omitempty"` // that it had when it asked for changes last
-	// Lag is how many changes have come since that revision; absent without one of this epoch.
+	Revision string `json:"revision,omitempty"` // that it had when it was heard of last
+	// Lag is how many changes it lacked then; absent without a revision of this writer's history.
 	Lag *uint64 `json:"lag,omitempty"`
-
-	at replication.Revision
 }
 
-// sawEdge notes that an edge asked for something. Edges beyond maxEdges are not noted.
+// sawEdge notes that an edge asked for something, and what it holds; the zero revision is unknown. Edges beyond maxEdges are not noted.
 func (w *Writer) sawEdge(id string, at replication.Revision) {
 	if !nodeName.MatchString(id) {
 		return
+	}
+	var lag *uint64
+	if p := w.store.Position(); at.Epoch == p.Epoch && at.N <= p.N {
+		behind := p.N - at.N
+		lag = &behind
 	}
 	w.edgesMu.Lock()
 	defer w.edgesMu.Unlock()
@@ -300,7 +303,7 @@ func (w *Writer) sawEdge(id string, at replication.Revision) {
 	}
 	seen.ID, seen.LastSeen = id, formatTime(w.now().Unix())
 	if at != (replication.Revision{}) {
-		seen.Revision, seen.at = at.String(), at
+		seen.Revision, seen.Lag = at.String(), lag
 	}
 	w.edges[id] = seen
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -374,5 +375,41 @@ func TestManyChangesGoOutInBlocks(t *testing.T) {
 	next := replication.Revision{Epoch: start.Epoch, N: start.N + frameBlock}
 	if rest := changes(next); uint64(len(rest.Changes)) != w.store.Position().N-next.N {
 		t.Errorf("after %s: %d changes, want all up to %d", next, len(rest.Changes), w.store.Position().N)
+	}
+}
+
+// TestStatusShowsWhatAnEdgeHolds as the edge told it, and how many changes it lacked at that moment: what comes afterwards says nothing of the edge.
+func TestStatusShowsWhatAnEdgeHolds(t *testing.T) {
+	w := oneWriter(t)
+	client, _ := edgeOf(t, w)
+	now := w.store.Position().Revision()
+	tests := []struct {
+		name string
+		held replication.Revision
+		lag  string
+	}{
+		{"two changes less", replication.Revision{Epoch: now.Epoch, N: now.N - 2}, "2"},
+		{"more than this writer", replication.Revision{Epoch: now.Epoch, N: now.N + 2}, "unknown"},
+		{"another history", replication.Revision{Epoch: now.Epoch + 1, N: now.N}, "unknown"},
+		{"all of it, before the last change came", now, "0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			await(t, "a head", func() bool { return client.Report(t.Context(), tt.held) == nil })
+			if tt.held == now {
+				w.account()
+			}
+			s, err := w.status()
+			if err != nil || len(s.Edges) != 1 {
+				t.Fatalf("edges %+v, %v, want one", s.Edges, err)
+			}
+			lag := "unknown"
+			if at := s.Edges[0].Lag; at != nil {
+				lag = fmt.Sprint(*at)
+			}
+			if s.Edges[0].Revision != tt.held.String() || lag != tt.lag {
+				t.Errorf("the status shows %s with lag %s, want %s with %s", s.Edges[0].Revision, lag, tt.held, tt.lag)
+			}
+		})
 	}
 }

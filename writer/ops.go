@@ -117,7 +117,7 @@ type Status struct {
 	Disk  DiskStatus  `json:"disk"`
 
 	Members []Member   `json:"members"`
-	Edges   []edgeSeen `json:"edges"` // that asked this writer for something since it started
+	Edges   []edgeSeen `json:"edges"` // that this writer has heard of since it started
 }
 
 func (w *Writer) status() (Status, error) {
@@ -142,10 +142,6 @@ func (w *Writer) status() (Status, error) {
 	defer w.edgesMu.Unlock()
 	s.Edges = []edgeSeen{}
 	for _, e := range w.edges {
-		if e.at.Epoch == s.Epoch && e.at.N <= s.Revision {
-			behind := s.Revision - e.at.N
-			e.Lag = &behind
-		}
 		s.Edges = append(s.Edges, e)
 	}
 	slices.SortFunc(s.Edges, func(a, b edgeSeen) int { return strings.Compare(a.ID, b.ID) })
