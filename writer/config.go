@@ -171,6 +171,7 @@ type EnvironmentConfig struct {
 	Apple      *AppleConfig      `config:"apple"`
 	Adapty     *AdaptyConfig     `config:"adapty"`
 	Iaptic     *IapticConfig     `config:"iaptic"`
+	Web2Wave   *Web2WaveConfig   `config:"web2wave"`
 }
 
 // providerConfig is one provider in one environment.
@@ -199,6 +200,12 @@ func (e *EnvironmentConfig) providers() map[entitlement.Provider]providerConfig 
 	}
 	if e.Iaptic != nil {
 		all[entitlement.Iaptic] = e.Iaptic
+	}
+	if e.Google != nil {
+		all[entitlement.Google] = e.Google
+	}
+	if e.Web2Wave != nil {
+		all[entitlement.Web2Wave] = e.Web2Wave
 	}
 	return all
 }

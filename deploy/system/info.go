@@ -65,6 +65,7 @@ type Webhook struct {
 
 	Authorization string `json:"authorization,omitempty"` // the whole header
 	Password      string `json:"password,omitempty"`      // in the body
+	Token         string `json:"token,omitempty"`         // in a header of its own
 }
 
 // ReadInfo reads the InfoFile of dir. Error: os.ErrNotExist while the system is not ready.
@@ -109,6 +110,7 @@ func (s *System) describe() Info {
 				"google":     s.googleWebhook(env),
 				"apple": {Path: "/v1/webhooks/" + env + "/apple", RootCA: s.appleFile(appleRootFile), SigningKey: s.appleFile(appleKeyFile),
 					Chain: s.appleFile(appleChainFile), BundleID: bundleID},
+				"web2wave": {Path: "/v1/webhooks/" + env + "/web2wave", Token: secret.Web2WaveToken},
 			},
 		}
 	}

@@ -52,6 +52,7 @@ type environmentSecret struct {
 	RevenueCatAuthorization string `json:"revenuecat_authorization"`
 	AdaptyAuthorization     string `json:"adapty_authorization"`
 	IapticPassword          string `json:"iaptic_password"`
+	Web2WaveToken           string `json:"web2wave_token"`
 }
 
 func random(prefix string) string {
@@ -96,6 +97,7 @@ func (s *secrets) complete() bool {
 			{&secret.RevenueCatAuthorization, "Bearer "},
 			{&secret.AdaptyAuthorization, "Bearer "},
 			{&secret.IapticPassword, ""},
+			{&secret.Web2WaveToken, ""},
 		} {
 			if *missing.secret == "" {
 				*missing.secret, drawn = random(missing.prefix), true
@@ -235,6 +237,7 @@ func (s *System) writerSettings(i int) settings {
 			"iaptic":       settings{"passwords": []string{secret.IapticPassword}},
 			"google":       s.googleSettings(env),
 			"apple":        settings{"bundle_id": bundleID, "root_ca_files": []string{s.appleFile(appleRootFile)}},
+			"web2wave":     settings{"webhook_tokens": []string{secret.Web2WaveToken}},
 		}
 	}
 	return settings{

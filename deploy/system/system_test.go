@@ -184,6 +184,9 @@ func TestFileSaysWhereEverythingIs(t *testing.T) {
 			t.Errorf("environment %s: Google's key: %v", env, err)
 		}
 		checkApple(t, env, e.Webhooks["apple"])
+		if hook := e.Webhooks["web2wave"]; hook.Path != "/v1/webhooks/"+env+"/web2wave" || len(hook.Token) < 20 {
+			t.Errorf("environment %s: Web2Wave's webhook is %+v", env, hook)
+		}
 	}
 	for _, path := range info.Roots {
 		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {

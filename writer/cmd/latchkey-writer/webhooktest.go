@@ -5,8 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -26,19 +30,17 @@ func webhookTestCommand() *cobra.Command {
 		Use:   "webhook-test PROVIDER",
 		Short: "Print a curl command that sends a signed test message, as the provider would.",
 		Long: "Print a curl command that sends a signed test message, as the provider would. The signature is good for 5 minutes. The message is a\n" +
-			"new active subscription: with --account and a mapped --price it gives access. Providers: stripe.",
-		Example: "  latchkey-writer webhook-test stripe --config writer.yaml --env sandbox --account acc_01JD... --price price_pro_monthly | sh",
-		Args:    cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{
-			string(entitlement.Stripe),
-		},
+			"new active subscription: with --account and a mapped --price it gives access. Providers: " + strings.Join(slices.Sorted(maps.Keys(testMessages)), ", ") + ".",
+		Example:   "  latchkey-writer webhook-test stripe --config writer.yaml --env sandbox --account acc_01JD... --price price_pro_monthly | sh",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: slices.Sorted(maps.Keys(testMessages)),
 	}
 	configFlag(cmd, &file)
 	cmd.Flags().StringVar(&env, "env", string(entitlement.Sandbox), "production or sandbox")
 	cmd.Flags().StringVar(&url, "url", "", "where the writer is reached; http:// and its node.listen without this")
 	cmd.Flags().StringVar(&account, "account", "", "the account that pays; without one the purchase is unclaimed")
 	cmd.Flags().StringVar(&price, "price", "price_test", "the price that is paid")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkEnvironment(env); err != nil {
 			return err
 		}
@@ -47,23 +49,68 @@ func webhookTestCommand() *cobra.Command {
 			return fmt.Errorf("configuration:\n%w", err)
 		}
 		e := entitlement.Environment(env)
-		stripe := cfg.Environments[e].Stripe
-		if stripe == nil {
-			return fmt.Errorf("environments.%s.stripe is not configured", env)
-		}
 		if url == "" {
 			url = baseURL(cfg.Node.Listen)
 		}
-		now := time.Now()
-		body, err := stripeTestEvent(e, account, price, now)
-		if err != nil {
+		header, body, err := testMessages[args[0]](testOrder{cfg.Environments[e], e, account, price, time.Now()})
+		if errors.Is(err, errNotConfigured) {
+			return fmt.Errorf("environments.%s.%s %w", env, args[0], err)
+		} else if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -X POST '%s/v1/webhooks/%s/stripe' \\\n  -H 'Content-Type: application/json' \\\n  -H 'Stripe-Signature: %s' \\\n  --data-binary '%s'\n",
-			url, env, stripeSignature(string(stripe.WebhookSecrets[0]), body, now), body)
+		fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -X POST '%s/v1/webhooks/%s/%s' \\\n  -H 'Content-Type: application/json' \\\n  -H '%s' \\\n  --data-binary '%s'\n",
+			url, env, args[0], header, body)
 		return nil
 	}
 	return cmd
+}
+
+// testOrder is what a test message is to say.
+type testOrder struct {
+	cfg     writer.EnvironmentConfig
+	env     entitlement.Environment
+	account string // empty: nobody's
+	price   string
+	now     time.Time
+}
+
+var errNotConfigured = errors.New("is not configured")
+
+// testMessages make a new active subscription in the words of each provider, and the header that makes it authentic.
+var testMessages = map[string]func(testOrder) (header string, body []byte, err error){
+	string(entitlement.Stripe): func(o testOrder) (string, []byte, error) {
+		if o.cfg.Stripe == nil {
+			return "", nil, errNotConfigured
+		}
+		body, err := stripeTestEvent(o.env, o.account, o.price, o.now)
+		return "Stripe-Signature: " + stripeSignature(string(o.cfg.Stripe.WebhookSecrets[0]), body, o.now), body, err
+	},
+	string(entitlement.Web2Wave): func(o testOrder) (string, []byte, error) {
+		if o.cfg.Web2Wave == nil {
+			return "", nil, errNotConfigured
+		}
+		body, err := web2waveTestMessage(o)
+		return "Webhooks-Token: " + string(o.cfg.Web2Wave.WebhookTokens[0]), body, err
+	},
+}
+
+// web2waveTestMessage is a subscription of a month. Web2Wave's messages never name an account of ours: its user, the account given, must be an alias
+// web2wave_user of that account.
+func web2waveTestMessage(o testOrder) ([]byte, error) {
+	user, live := "test-"+ulid.Make().String(), 0
+	if o.account != "" {
+		user = o.account
+	}
+	if o.env == entitlement.Production {
+		live = 1
+	}
+	now := o.now.UTC()
+	return json.Marshal(map[string]any{"type": "subscription", "data": map[string]any{
+		"id": "test-" + ulid.Make().String(), "user_id": user, "created_at": now.Format(time.DateTime), "updated_at": now.Format(time.DateTime), "status": "active",
+		"payment_system_label": "Stripe", "real_payment": live, "price_id": o.price, "price_label": "9.99 eur / 1 month", "amount": "999.00", "currency": "eur",
+		"last_charge_date": now.Format(time.DateTime), "next_charge_date": now.Add(testTerm).Format(time.DateTime), "charges_count": 1,
+		"cancel_scheduled": "No", "canceled_at": nil, "event_type": "customer.subscription.created",
+	}})
 }
 
 // baseURL turns a listening address into one to connect to.
