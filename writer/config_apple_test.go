@@ -1,18 +1,99 @@
 package writer
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider/appletest"
 )
+
+func appleAPIKey(t testing.TB) config.Secret {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(appletest.NewKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config.Secret(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// TestAppleReachesTheAccount: a notification that names the account's own token gives it the product, the refund takes it away, and a forged one is
+// refused without a trace.
+func TestAppleReachesTheAccount(t *testing.T) {
+	authority := appletest.New(t)
+	cfg := testConfigs(t, 1)[0]
+	root := filepath.Join(t.TempDir(), "root.der")
+	catalog := filepath.Join(t.TempDir(), "catalog.json")
+	products := strings.Replace(testCatalog, `"products": [`, `"products": [{"provider": "apple", "product_id": "pro.monthly", "kind": "subscription", "entitlements": ["pro"]},`, 1)
+	for path, content := range map[string][]byte{root: authority.Root, catalog: []byte(products)} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := cfg.Environments[entitlement.Sandbox]
+	e.Apple, e.CatalogFile = &AppleConfig{BundleID: "com.example.app", RootCAFiles: []string{root}}, catalog
+	cfg.Environments[entitlement.Sandbox] = e
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	acc := w.account()
+	now := time.Now()
+	start := now.Add(-time.Hour).UnixMilli()
+	tell := func(uuid string, status int, at time.Time, change appletest.Object) appletest.Object {
+		common := appletest.Object{"originalTransactionId": "1000", "productId": "pro.monthly", "environment": "Sandbox", "signedDate": at.UnixMilli()}
+		transaction := appletest.Object{"transactionId": "1001", "bundleId": "com.example.app", "type": "Auto-Renewable Subscription", "purchaseDate": start,
+			"expiresDate": start + 30*24*3600*1000, "appAccountToken": entitlement.AccountID(acc).AppleAppAccountToken(), "inAppOwnershipType": "PURCHASED"}
+		renewal := appletest.Object{"autoRenewProductId": "pro.monthly", "autoRenewStatus": 1}
+		for name, value := range common {
+			transaction[name], renewal[name] = value, value
+		}
+		for name, value := range change {
+			transaction[name] = value
+		}
+		return appletest.Object{"notificationType": "DID_RENEW", "notificationUUID": uuid, "version": "2.0", "signedDate": at.UnixMilli(), "data": appletest.Object{
+			"bundleId": "com.example.app", "environment": "Sandbox", "status": status, "signedTransactionInfo": transaction, "signedRenewalInfo": renewal}}
+	}
+	post := func(body []byte) reply { return w.do("POST", "/v1/webhooks/sandbox/apple", string(body), nil) }
+	forged := appletest.New(t).Notification(t, tell("forged", 1, now, nil))
+	if r := post(forged); r.status != 401 || r.slug() != "invalid-signature" || w.api("GET", "/v1/events/forged", "").status != 404 {
+		t.Errorf("a forged notification = %d %s", r.status, r.text)
+	}
+	bought := authority.Notification(t, tell("bought", 1, now, nil))
+	if r := post(bought); r.status != 200 || r.str("event_id") != "bought" || r.str("outcome") != "recorded" {
+		t.Fatalf("a purchase = %d %s", r.status, r.text)
+	}
+	if pro := w.pro(acc); pro["active"] != true || pro["purchase_id"] != "apple:1000" || pro["store"] != "app_store" || pro["will_renew"] != true {
+		t.Errorf("pro = %v, want it active by apple:1000", pro)
+	}
+	if r := post(authority.Notification(t, tell("refunded", 5, now.Add(time.Second), appletest.Object{"revocationDate": now.UnixMilli()}))); r.status != 200 {
+		t.Fatalf("a refund = %d %s", r.status, r.text)
+	}
+	if r := post(bought); r.status != 200 || r.json["duplicate"] != true {
+		t.Errorf("the purchase again = %d %s", r.status, r.text)
+	}
+	if pro := w.pro(acc); pro["active"] != false || pro["status"] != "refunded" {
+		t.Errorf("pro = %v, want it refunded", pro)
+	}
+	old := authority.Notification(t, tell("old", 1, now.Add(-8*24*time.Hour), nil))
+	if r := post(old); r.status != 401 || r.slug() != "stale-signature" {
+		t.Errorf("a notification of 8 days ago = %d %s", r.status, r.text)
+	}
+	if r := post([]byte(`{"signedPayload":"` + authority.Sign(t, "[1]") + `"}`)); r.status != 200 || r.str("outcome") != "unreadable" {
+		t.Errorf("an authentic one that nobody understands = %d %s", r.status, r.text)
+	}
+}
 
 func TestAppleConfiguration(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "root.der")
 	if err := os.WriteFile(broken, []byte("not a certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	key := appleAPIKey(t)
 	tests := []struct {
 		name  string
 		apple AppleConfig
@@ -23,6 +104,13 @@ func TestAppleConfiguration(t *testing.T) {
 		{"a bundle that is none", AppleConfig{BundleID: "an app"}, []string{"environments.sandbox.apple.bundle_id"}},
 		{"a negative app id", AppleConfig{BundleID: "com.example.app", AppAppleID: -1}, []string{"environments.sandbox.apple.app_apple_id"}},
 		{"a root that is not there", AppleConfig{BundleID: "com.example.app", RootCAFiles: []string{"/nowhere"}}, []string{"environments.sandbox.apple.root_ca_files"}},
+		{"an API without key", AppleConfig{BundleID: "com.example.app", APIKeyID: "K"}, nil},
+		{"an API with one", AppleConfig{BundleID: "com.example.app", APIKey: key, APIKeyID: "K", APIIssuerID: "I", APIBase: "http://127.0.0.1:1"}, nil},
+		{"a key that is none", AppleConfig{BundleID: "com.example.app", APIKey: "canary", APIKeyID: "K", APIIssuerID: "I"}, []string{"environments.sandbox.apple.api_key"}},
+		{"a key without its id", AppleConfig{BundleID: "com.example.app", APIKey: key, APIIssuerID: "I"}, []string{"environments.sandbox.apple.api_key_id"}},
+		{"a key without its issuer", AppleConfig{BundleID: "com.example.app", APIKey: key, APIKeyID: "K"}, []string{"environments.sandbox.apple.api_issuer_id"}},
+		{"addresses without TLS", AppleConfig{BundleID: "com.example.app", APIBase: "http://apple.example", SandboxAPIBase: "http://apple.example"},
+			[]string{"environments.sandbox.apple.api_base", "environments.sandbox.apple.sandbox_api_base"}},
 		{"a root that is none", AppleConfig{BundleID: "com.example.app", RootCAFiles: []string{broken}}, []string{"environments.sandbox.apple.root_ca_files"}},
 	}
 	for _, tt := range tests {
@@ -31,7 +119,9 @@ func TestAppleConfiguration(t *testing.T) {
 			e := cfg.Environments[entitlement.Sandbox]
 			e.Apple = &tt.apple
 			cfg.Environments[entitlement.Sandbox] = e
-			_ = mistaken(t, &cfg, tt.want)
+			if err := mistaken(t, &cfg, tt.want); err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("a mistake quotes the key: %v", err)
+			}
 		})
 	}
 }

@@ -93,22 +93,28 @@ func (a *Apple) Verify(r Request, now time.Time) error {
 	if err != nil {
 		return a.verifyOpaque(jws, now, err)
 	}
-	head := appleHeadOf(payload).(object)
-	// The time is believed before the signature is known to be right, for choosing when the chain must have been valid and nothing else.
-	signed, err := appleTime(head, "signedDate")
+	signed, err := a.verifyNotification(jws, payload)
 	if err != nil {
-		return refuseApple(err)
-	}
-	if err := a.chains.verifyJWS(jws, signed); err != nil {
-		return refuseApple(err)
-	}
-	if err := a.checkNested(payload, signed); err != nil {
 		return refuseApple(err)
 	}
 	if age := now.Sub(signed); age > appleTooOld || age < -appleTooNew {
 		return fmt.Errorf("apple: signed %s ago: %w", age.Round(time.Second), ErrStale)
 	}
 	return nil
+}
+
+// verifyNotification returns when a notification about our app was signed, whenever that was. Error: what is wrong with it.
+func (a *Apple) verifyNotification(jws string, payload gjson.Result) (time.Time, error) {
+	head := appleHeadOf(payload).(object)
+	// The time is believed before the signature is known to be right, for choosing when the chain must have been valid and nothing else.
+	signed, err := appleTime(head, "signedDate")
+	if err != nil {
+		return signed, err
+	}
+	if err := a.chains.verifyJWS(jws, signed); err != nil {
+		return signed, err
+	}
+	return signed, a.checkNested(payload, signed)
 }
 
 // verifyOpaque judges a payload that is no JSON object: where Apple signed it, it is for Parse to call it unreadable.
@@ -262,6 +268,23 @@ func parseApple(body []byte, env entitlement.Environment) (entitlement.Event, er
 		return entitlement.Event{}, err
 	}
 	return readApple(payload, env)
+}
+
+// ParseNotification verifies a notification out of Apple's history, whenever it was signed, and turns it into the event that it was when it was
+// sent. env counts only where it names none. Error: ErrSignature.
+func (a *Apple) ParseNotification(signedPayload string, env entitlement.Environment) (entitlement.Event, error) {
+	payload, err := jwsPayload(signedPayload)
+	if err != nil {
+		return entitlement.Event{}, refuseApple(err)
+	}
+	if _, err := a.verifyNotification(signedPayload, payload); err != nil {
+		return entitlement.Event{}, refuseApple(err)
+	}
+	ev, err := readApple(payload, env)
+	if err != nil {
+		return unreadable(entitlement.Apple, env, []byte(`{"signedPayload":"`+signedPayload+`"}`), err), nil
+	}
+	return ev, nil
 }
 
 // ParseTransaction verifies a transaction that StoreKit signed for the app, whenever it was signed, and turns it into an event. Its id is the
