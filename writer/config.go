@@ -411,8 +411,8 @@ func (e *EnvironmentConfig) validateAPIKeys(env entitlement.Environment, at stri
 	}
 }
 
-// pullers makes what asks the providers.
-func (c *Config) pullers() (map[entitlement.Environment]map[entitlement.Provider]provider.Puller, error) {
+// Pullers makes what asks the providers, as a writer does: those that have what it takes to ask.
+func (c *Config) Pullers() (map[entitlement.Environment]map[entitlement.Provider]provider.Puller, error) {
 	all := map[entitlement.Environment]map[entitlement.Provider]provider.Puller{}
 	for env, e := range c.Environments {
 		for name, p := range e.providers() {
@@ -432,8 +432,8 @@ func (c *Config) pullers() (map[entitlement.Environment]map[entitlement.Provider
 	return all, nil
 }
 
-// adapters makes what understands the providers' messages.
-func (c *Config) adapters() (map[entitlement.Environment]map[entitlement.Provider]provider.Adapter, error) {
+// Adapters makes what understands the providers' messages.
+func (c *Config) Adapters() (map[entitlement.Environment]map[entitlement.Provider]provider.Adapter, error) {
 	all := map[entitlement.Environment]map[entitlement.Provider]provider.Adapter{}
 	for env, e := range c.Environments {
 		all[env] = map[entitlement.Provider]provider.Adapter{}

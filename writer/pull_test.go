@@ -499,7 +499,7 @@ func TestWhenToAsk(t *testing.T) {
 	w := oneWriter(t) // without a key: nobody else asks
 	s := startStripe(t)
 	cfg := s.asking(testConfigs(t, 1)[0])
-	api, err := cfg.pullers()
+	api, err := cfg.Pullers()
 	if err != nil {
 		t.Fatal(err)
 	}

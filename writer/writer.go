@@ -138,10 +138,10 @@ func Open(cfg Config) (w *Writer, err error) {
 	if w.signer, err = newSigner(w.keys, cfg.Node.Cluster, cfg.Node.ID, w.now()); err != nil {
 		return w, err
 	}
-	if w.adapters, err = cfg.adapters(); err != nil {
+	if w.adapters, err = cfg.Adapters(); err != nil {
 		return w, err
 	}
-	if w.pullers, err = cfg.pullers(); err != nil {
+	if w.pullers, err = cfg.Pullers(); err != nil {
 		return w, err
 	}
 	w.connect()

@@ -2,7 +2,10 @@
 // packages cannot be seen. It adds nothing to them. Start at OpenMachine.
 package writertest
 
-import "github.com/latchkey/latchkey/writer/internal/store"
+import (
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
 
 // What a state machine takes and gives; each is explained where it comes from.
 type (
@@ -30,6 +33,13 @@ type (
 	Trim          = store.Trim
 	RaiseEpoch    = store.RaiseEpoch
 	Idempotency   = store.Idempotency
+)
+
+// What understands the providers' messages, and what asks them: writer.Config makes them.
+type (
+	Adapter = provider.Adapter
+	Puller  = provider.Puller
+	Request = provider.Request
 )
 
 // The command types that simulators use.
