@@ -71,5 +71,11 @@ var (
 	DecodeCommand = store.DecodeCommand
 )
 
+// RulesVersion is the newest version of the rules that writers know.
+const RulesVersion = store.RulesVersion
+
+// ErrGone: a provider has no such object.
+var ErrGone = provider.ErrGone
+
 // Conflicting is the outcome of a message whose id was used with another content.
 const Conflicting = store.Conflicting

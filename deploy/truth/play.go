@@ -1,0 +1,281 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/latchkey/latchkey/deploy/storesim"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/writertest"
+)
+
+// start is when every history begins.
+var start = time.Date(2026, 1, 5, 9, 30, 17, 0, time.UTC)
+
+const (
+	minSteps, moreSteps = 4, 14
+	maxPurchases        = 4
+	// A step between two checks is long enough for whatever happens in it to have a second of its own: an answer has the version of one.
+	shortStep = 2 * time.Second
+	longStep  = 45 * 24 * time.Hour
+	// settleFor is longer than any message is held.
+	settleFor = 8 * 24 * time.Hour
+)
+
+// play plays the history of a seed and returns what is wrong with it, or nil, and how many messages there were.
+func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error) {
+	if err := s.renewMachines(); err != nil {
+		return 0, err
+	}
+	w := &world{stage: s, seed: seed, rand: rand.New(rand.NewPCG(seed, 7)), env: entitlement.Sandbox, asked: map[string]bool{}}
+	if w.chance(2) {
+		w.env = entitlement.Production
+	}
+	w.sim = storesim.New(storesim.Config{Seed: seed, Start: start, Credentials: s.credentials, Writers: []string{"http://writer"},
+		Client: &http.Client{Transport: w}, Logger: slog.New(slog.DiscardHandler)})
+	s.present.Store(w)
+	punctual := w.chance(2)
+	if !punctual {
+		w.sim.SetChaos(storesim.Chaos{Delay: storesim.Duration(3 * 24 * time.Hour), Reorder: 0.3, Repeat: 0.3, Loss: 0.1})
+	}
+	accounts := w.open()
+	if err := w.live(ctx, accounts, punctual); err != nil {
+		return len(w.events), fmt.Errorf("%w\nhistory:%s", err, w.story())
+	}
+	if err := w.shuffled(accounts); err != nil {
+		return len(w.events), fmt.Errorf("%w\nhistory:%s", err, w.story())
+	}
+	return len(w.events), nil
+}
+
+func (w *world) chance(n int) bool { return w.rand.IntN(n) == 0 }
+
+func (w *world) between(from, to time.Duration) time.Duration {
+	return from + time.Duration(w.rand.Int64N(int64(to-from)+1)).Truncate(time.Second)
+}
+
+func (w *world) note(format string, args ...any) {
+	w.told = append(w.told, w.sim.Now().Format("2006-01-02T15:04:05 ")+fmt.Sprintf(format, args...))
+}
+
+func (w *world) story() string {
+	var b bytes.Buffer
+	for _, line := range w.told {
+		fmt.Fprintf(&b, "\n  %s", line)
+	}
+	for _, f := range w.sim.Facts() {
+		fmt.Fprintf(&b, "\n  fact %s %s %s term %d until %s full %v %s%s%s", f.At.Format(time.RFC3339), f.Purchase, f.Kind, f.Term, f.Until.Format(time.RFC3339), f.Full, f.Reason, f.From, f.To)
+	}
+	return b.String()
+}
+
+// open makes the accounts of the history, in both machines.
+func (w *world) open() []entitlement.AccountID {
+	var accounts []entitlement.AccountID
+	for i := range 2 + w.rand.IntN(2) {
+		accounts = append(accounts, entitlement.AccountID(fmt.Sprintf("acc_%019d%07d", w.seed, i)))
+	}
+	for machine := range w.machines {
+		for _, id := range accounts {
+			if _, err := w.apply(machine, start.Unix(), writertest.NewCommand(writertest.TypeCreate, w.env, "create "+string(id), &writertest.CreateAccount{ID: id})); err != nil {
+				w.fault = errors.Join(w.fault, err)
+			}
+		}
+	}
+	return accounts
+}
+
+// live plays the history. A punctual one is held against the oracle at every step, one with late and lost messages at its end.
+func (w *world) live(ctx context.Context, accounts []entitlement.AccountID, punctual bool) error {
+	for range minSteps + w.rand.IntN(moreSteps) {
+		w.act(ctx, accounts)
+		step := w.between(shortStep, longStep)
+		if w.chance(2) {
+			step = w.between(shortStep, step/30+shortStep)
+		}
+		if err := w.pass(ctx, step); err != nil {
+			return err
+		}
+		if !punctual {
+			continue
+		}
+		if err := w.pull(ctx, accounts, false); err != nil {
+			return err
+		}
+		if err := w.compare(accounts, "at a step"); err != nil {
+			return err
+		}
+	}
+	if punctual {
+		return nil
+	}
+	w.sim.SetChaos(storesim.Chaos{})
+	if err := w.pass(ctx, settleFor); err != nil {
+		return err
+	}
+	if err := w.resend(); err != nil {
+		return err
+	}
+	if err := w.pull(ctx, accounts, true); err != nil {
+		return err
+	}
+	return w.compare(accounts, "after the repair")
+}
+
+// resend takes the last message about each purchase of which none arrived: nobody can ask about what they never heard of, and every provider can be
+// made to send again, or lists what it sent.
+func (w *world) resend() error {
+	last := map[string]*storesim.Message{}
+	heard := map[string]bool{}
+	messages := w.sim.Messages()
+	for i := range messages {
+		m := &messages[i]
+		last[m.Purchase] = m
+		heard[m.Purchase] = heard[m.Purchase] || len(m.Attempts) > 0
+	}
+	for _, p := range w.sim.Purchases() {
+		m := last[p.ID]
+		if m == nil || heard[p.ID] {
+			continue
+		}
+		ev, err := w.adapters[w.env][entitlement.Provider(m.Provider)].Parse(m.Body, w.env)
+		if err == nil {
+			err = w.record(ev)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass lets time go by. What was done just now is told first, in a second of its own.
+func (w *world) pass(ctx context.Context, d time.Duration) error {
+	err := w.sim.Advance(ctx, shortStep)
+	if d > shortStep {
+		err = errors.Join(err, w.sim.Advance(ctx, d-shortStep))
+	}
+	return errors.Join(err, w.fault)
+}
+
+// compare holds what every account may use now against the oracle.
+func (w *world) compare(accounts []entitlement.AccountID, when string) error {
+	ledger, now := w.sim.Ledger(), w.sim.Now()
+	var wrong error
+	for _, id := range accounts {
+		want := ledger.Entitled(storesim.DefaultPromises, storesim.Environment(w.env), string(id), "pro", now)
+		got, record, err := w.view(0, id, now.Unix())
+		if err != nil {
+			return err
+		}
+		if got != want {
+			var account entitlement.Account
+			if err := entitlement.Decode(record, &account); err != nil {
+				return err
+			}
+			wrong = errors.Join(wrong, fmt.Errorf("%s, %s: %s has pro: %v, the oracle says %v by %v; it holds %+v", when, now.Format(time.RFC3339), id, got, want,
+				ledger.EntitledBy(storesim.DefaultPromises, storesim.Environment(w.env), string(id), "pro", now), account.Purchases))
+		}
+	}
+	return wrong
+}
+
+// shuffled gives everything that was recorded to the other machine in another order, some of it twice, and compares the records byte by byte (I20).
+func (w *world) shuffled(accounts []entitlement.AccountID) error {
+	events := slices.Clone(w.events)
+	for range len(events) / 4 {
+		events = append(events, events[w.rand.IntN(len(events))])
+	}
+	w.rand.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	for i, ev := range events {
+		if _, err := w.apply(1, w.sim.Now().Unix(), writertest.NewCommand(writertest.TypeRecordEvent, w.env, fmt.Sprint(w.seed, i), &writertest.RecordEvent{Event: ev})); err != nil {
+			return err
+		}
+	}
+	for _, id := range accounts {
+		_, ordered, err := w.view(0, id, 0)
+		if err != nil {
+			return err
+		}
+		_, shuffled, err := w.view(1, id, 0)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(ordered, shuffled) {
+			var a, b entitlement.Account
+			_ = entitlement.Decode(ordered, &a)
+			_ = entitlement.Decode(shuffled, &b)
+			return fmt.Errorf("the order counts: %s is %+v as the messages came, and %+v in another order", id, a.Purchases, b.Purchases)
+		}
+	}
+	return nil
+}
+
+// act does one thing that customers, stores or merchants do, by chance. What a provider refuses is none.
+func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
+	purchases := w.sim.Purchases()
+	if len(purchases) == 0 || len(purchases) < maxPurchases && w.chance(4) {
+		w.buy(accounts)
+		return
+	}
+	p := purchases[w.rand.IntN(len(purchases))]
+	name, err := "", error(nil)
+	switch w.rand.IntN(16) {
+	case 0, 1:
+		name, err = "cancels", w.sim.Cancel(p.ID)
+	case 2:
+		name, err = "resumes", w.sim.Resume(p.ID)
+	case 3, 4:
+		name, err = "card fails", w.sim.FailCard(p.ID)
+	case 5:
+		name, err = "card works", w.sim.Recover(p.ID)
+	case 6:
+		name, err = "is refunded", w.sim.Refund(p.ID, -1, 0)
+	case 7:
+		name, err = "is refunded a part", w.sim.Refund(p.ID, -1, 100)
+	case 8:
+		name, err = "the first term is refunded", w.sim.Refund(p.ID, 0, 0)
+	case 9:
+		name, err = "the refund is reversed", w.sim.ReverseRefund(p.ID, len(p.Terms)-1)
+	case 10:
+		name, err = "is disputed", w.sim.Dispute(p.ID)
+	case 11:
+		won := w.chance(2)
+		name, err = fmt.Sprintf("the dispute ends, won %v", won), w.sim.CloseDispute(p.ID, won)
+	case 12:
+		name, err = "is paused", w.sim.Pause(p.ID, w.between(10*24*time.Hour, 60*24*time.Hour))
+	case 13:
+		to := accounts[w.rand.IntN(len(accounts))]
+		name, err = "moves to "+string(to), w.sim.Transfer(p.ID, string(to))
+	case 14:
+		again, failed := w.sim.Resubscribe(p.ID)
+		name, err = "is bought again as "+again.ID, failed
+	case 15:
+		name, err = "time alone", nil
+	}
+	if err == nil {
+		w.note("%s of %s: %s", p.ID, p.Provider, name)
+	}
+}
+
+func (w *world) buy(accounts []entitlement.AccountID) {
+	provider := storesim.Providers[w.rand.IntN(len(storesim.Providers))]
+	if w.adapters[w.env][entitlement.Provider(provider)] == nil {
+		return
+	}
+	product := storesim.DefaultProducts[w.rand.IntN(len(storesim.DefaultProducts))]
+	order := storesim.Order{Provider: provider, Env: storesim.Environment(w.env), Account: string(accounts[w.rand.IntN(len(accounts))]), Product: product.ID}
+	if product.Kind == storesim.Recurring && w.chance(3) {
+		order.Trial = 7
+	}
+	if p, err := w.sim.Buy(order); err == nil {
+		w.note("%s of %s: %s buys %s, trial of %d days", p.ID, provider, order.Account, product.ID, order.Trial)
+	}
+}

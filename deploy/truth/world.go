@@ -1,0 +1,309 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/latchkey/latchkey/deploy/storesim"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer"
+	"github.com/latchkey/latchkey/writer/writertest"
+)
+
+// historiesPerMachine is how many histories share a state machine, whose file costs some milliseconds to make.
+const historiesPerMachine = 200
+
+// stage is what the histories of one worker have in common: keys, adapters, the address of the providers' APIs.
+type stage struct {
+	dir         string
+	credentials map[storesim.Environment]*storesim.Credentials
+	adapters    map[entitlement.Environment]map[entitlement.Provider]writertest.Adapter
+	pullers     map[entitlement.Environment]map[entitlement.Provider]writertest.Puller
+	stores      map[storesim.Environment]*httptest.Server // the providers' own APIs
+	present     atomic.Pointer[world]
+	catalog     *entitlement.CatalogIndex
+	machines    [2]*writertest.Machine // as the messages came, and in another order
+	indexes     [2]uint64
+	played      int
+}
+
+func newStage(dir string) (*stage, error) {
+	s := &stage{dir: dir, stores: map[storesim.Environment]*httptest.Server{}}
+	var err error
+	if s.credentials, err = storesim.NewCredentials(dir); err != nil {
+		return nil, err
+	}
+	for env := range s.credentials {
+		s.stores[env] = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.present.Load().sim.Stores(env).ServeHTTP(w, r)
+		}))
+	}
+	config := &writer.Config{Now: func() time.Time { return s.present.Load().sim.Now() }, Environments: map[entitlement.Environment]writer.EnvironmentConfig{}}
+	for env, c := range s.credentials {
+		if config.Environments[entitlement.Environment(env)], err = s.environment(env, c); err != nil {
+			return nil, err
+		}
+	}
+	if s.adapters, err = config.Adapters(); err != nil {
+		return nil, err
+	}
+	if s.pullers, err = config.Pullers(); err != nil {
+		return nil, err
+	}
+	catalog := catalogOf(storesim.DefaultProducts)
+	s.catalog = entitlement.NewCatalogIndex(&catalog)
+	return s, nil
+}
+
+// catalogOf maps every product under the name of its store, as latchkey-dev does.
+func catalogOf(products []storesim.Product) entitlement.Catalog {
+	providers := map[storesim.Store]entitlement.Provider{storesim.StripeStore: entitlement.Stripe, storesim.AppStore: entitlement.Apple, storesim.PlayStore: entitlement.Google}
+	var c entitlement.Catalog
+	for _, p := range products {
+		product := entitlement.Product{Provider: providers[p.Store], ID: entitlement.ProductID(p.ID), Plan: p.ID}
+		switch p.Kind {
+		case storesim.Recurring:
+			product.Kind, product.Entitlements, product.Group = entitlement.KindRecurring, []string{p.Entitlement}, p.Entitlement
+		case storesim.NonConsumable:
+			product.Kind, product.Entitlements = entitlement.KindNonConsumable, []string{p.Entitlement}
+		default:
+			product.Kind, product.Credits = entitlement.KindConsumable, map[string]int64{"coins": 100}
+		}
+		c.Products = append(c.Products, product)
+	}
+	return c
+}
+
+// machine opens new state machines where the present ones have played enough.
+func (s *stage) renewMachines() error {
+	if s.played++; s.machines[0] != nil && s.played%historiesPerMachine != 0 {
+		return nil
+	}
+	if err := s.closeMachines(); err != nil {
+		return err
+	}
+	for i := range s.machines {
+		dir, err := os.MkdirTemp(s.dir, "machine")
+		if err != nil {
+			return err
+		}
+		if s.machines[i], err = writertest.OpenMachine(dir, 1<<30); err != nil {
+			return err
+		}
+		s.indexes[i] = 0
+		if _, err := s.apply(i, 1, writertest.NewCommand(writertest.TypeInit, "", "", &writertest.Init{Cluster: "truth", Rules: writertest.RulesVersion})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) closeMachines() error {
+	for i, m := range s.machines {
+		if m == nil {
+			continue
+		}
+		s.machines[i] = nil
+		if err := m.Close(); err != nil {
+			return err
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(s.dir, "machine*"))
+	for _, dir := range old {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+func (s *stage) close() error {
+	for _, server := range s.stores {
+		server.Close()
+	}
+	return s.closeMachines()
+}
+
+// apply commits a command to one of the machines.
+func (s *stage) apply(machine int, stamp int64, c writertest.Command) (writertest.Result, error) {
+	data := c.Encode()
+	writertest.SetStamp(data, stamp)
+	s.indexes[machine]++
+	results, err := s.machines[machine].Apply([]writertest.Entry{{Index: s.indexes[machine], Term: 1, Data: data}})
+	if err != nil {
+		return writertest.Result{}, err
+	}
+	return results[0], nil
+}
+
+// world is one history.
+type world struct {
+	*stage
+	seed   uint64
+	rand   *rand.Rand
+	env    entitlement.Environment
+	sim    *storesim.Sim
+	events []entitlement.Event // as they were recorded; pulled ones too
+	asked  map[string]bool     // doubts that no answer settles
+	told   []string            // what was done, for people
+	fault  error
+}
+
+// RoundTrip implements http.RoundTripper: it is what the simulated providers post to.
+func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	name := entitlement.Provider(parts[len(parts)-1])
+	status := http.StatusOK
+	if err := w.take(name, writertest.Request{Header: r.Header, Body: body}); err != nil {
+		status = http.StatusInternalServerError
+		w.fault = errors.Join(w.fault, fmt.Errorf("%s: %w: %s", name, err, body))
+	}
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader([]byte("{}"))), Request: r}, nil
+}
+
+func (w *world) take(name entitlement.Provider, r writertest.Request) error {
+	adapter := w.adapters[w.env][name]
+	if adapter == nil {
+		return fmt.Errorf("no adapter for %s", name)
+	}
+	if err := adapter.Verify(r, w.sim.Now()); err != nil {
+		return err
+	}
+	ev, err := adapter.Parse(r.Body, w.env)
+	if err != nil {
+		return err
+	}
+	if ev.Kind == entitlement.Unreadable {
+		return fmt.Errorf("unreadable: %s", ev.Raw)
+	}
+	return w.record(ev)
+}
+
+func (w *world) record(ev entitlement.Event) error {
+	w.events = append(w.events, ev)
+	_, err := w.apply(0, w.sim.Now().Unix(), writertest.NewCommand(writertest.TypeRecordEvent, w.env, fmt.Sprint(w.seed, len(w.events)), &writertest.RecordEvent{Event: ev}))
+	return err
+}
+
+// pull asks the providers about everything that is in doubt, as the leader does, and about all of the purchases that the accounts have where a
+// message may be lost.
+func (w *world) pull(ctx context.Context, accounts []entitlement.AccountID, lost bool) error {
+	for range 4 { // an answer may raise the next question
+		var asks []entitlement.Evidence
+		err := w.machines[0].View(func(r *writertest.Reader) error {
+			rows, err := r.Pulls(w.env, "", 10_000)
+			for _, row := range rows {
+				p, _, err := r.Purchase(w.env, row.ID)
+				if err != nil {
+					return err
+				}
+				asks = append(asks, p.Evidence)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if lost {
+			more, err := w.owned(accounts)
+			if err != nil {
+				return err
+			}
+			asks = append(asks, more...)
+		}
+		any := false
+		for _, e := range asks {
+			asked, err := w.ask(ctx, e, lost)
+			if err != nil {
+				return err
+			}
+			any = any || asked
+		}
+		if !any {
+			return nil
+		}
+		lost = false
+	}
+	return nil
+}
+
+func (w *world) owned(accounts []entitlement.AccountID) (all []entitlement.Evidence, err error) {
+	err = w.machines[0].View(func(r *writertest.Reader) error {
+		for _, id := range accounts {
+			detail, _, err := r.AccountDetail(w.env, id)
+			if err != nil {
+				return err
+			}
+			for _, p := range detail.Purchases {
+				all = append(all, p.Evidence)
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (w *world) ask(ctx context.Context, e entitlement.Evidence, whole bool) (asked bool, err error) {
+	doubts := e.Doubts()
+	if whole {
+		doubts = nil
+		for _, o := range e.Objects {
+			if o.Hint == nil {
+				doubts = append(doubts, entitlement.Doubt{Kind: o.Kind, ID: o.ID, From: o.At, By: o.By})
+			}
+		}
+	}
+	for name, api := range w.pullers[w.env] {
+		own := slices.DeleteFunc(slices.Clone(doubts), func(d entitlement.Doubt) bool { return d.Provider() != name })
+		for _, target := range api.Targets(e, own) {
+			key := fmt.Sprint(name, target.Kind, target.ID, w.sim.Now().Unix())
+			if w.asked[key] {
+				continue
+			}
+			w.asked[key] = true
+			ev, err := api.Pull(ctx, target.Kind, target.ID)
+			if errors.Is(err, writertest.ErrGone) {
+				continue
+			}
+			if err != nil {
+				return asked, fmt.Errorf("pull %s %s %s: %w", name, target.Kind, target.ID, err)
+			}
+			asked = true
+			if err := w.record(ev); err != nil {
+				return asked, err
+			}
+		}
+	}
+	return asked, nil
+}
+
+// view is what an account may use now, by one of the machines.
+func (w *world) view(machine int, id entitlement.AccountID, at int64) (active bool, record []byte, err error) {
+	err = w.machines[machine].View(func(r *writertest.Reader) error {
+		account, ok, err := r.Account(w.env, id)
+		if err != nil || !ok {
+			return errors.Join(err, fmt.Errorf("account %s is there: %v", id, ok))
+		}
+		account.CreatedAt = 0 // by the machine's clock, which other histories have moved
+		record = entitlement.Encode(account)
+		for _, e := range account.View(w.catalog, at, nil).Entitlements {
+			active = active || e.ID == "pro" && e.Status.Active()
+		}
+		return nil
+	})
+	return active, record, err
+}
