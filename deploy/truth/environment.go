@@ -1,22 +1,57 @@
 package main
 
 import (
-	"cmp"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/latchkey/latchkey/deploy/storesim"
 	"github.com/latchkey/latchkey/pkg/config"
-	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/writer"
 )
 
 // environment is what a writer is told of an environment: the simulated providers' secrets, and where their APIs are.
 func (s *stage) environment(env storesim.Environment, c *storesim.Credentials) (writer.EnvironmentConfig, error) {
-	_ = entitlement.Stripe
 	api := s.stores[env].URL
-	e := writer.EnvironmentConfig{
-		Stripe: &writer.StripeConfig{WebhookSecrets: []config.Secret{config.Secret(c.Stripe.WebhookSecret)}, APIKey: config.Secret(c.Stripe.APIKey), APIBase: api},
-		Apple:  &writer.AppleConfig{BundleID: c.Apple.BundleID, AppAppleID: c.Apple.AppAppleID, RootCAFiles: []string{c.Apple.RootFile}},
+	google, err := s.google(env, c, api)
+	if err != nil {
+		return writer.EnvironmentConfig{}, err
 	}
-	_ = cmp.Or(1)
-	return e, nil
+	return writer.EnvironmentConfig{
+		Stripe: &writer.StripeConfig{WebhookSecrets: secrets(c.Stripe.WebhookSecret), APIKey: config.Secret(c.Stripe.APIKey), APIBase: api},
+		Apple:  &writer.AppleConfig{BundleID: c.Apple.BundleID, AppAppleID: c.Apple.AppAppleID, RootCAFiles: []string{c.Apple.RootFile}},
+		Google: google,
+		Adapty: &writer.AdaptyConfig{Authorizations: secrets(c.Adapty.Authorization), APIKey: config.Secret(c.Adapty.SecretKey), APIBase: api},
+		Iaptic: &writer.IapticConfig{Passwords: secrets(c.Iaptic.Password), AppName: c.Iaptic.AppName, APIKey: config.Secret(c.Iaptic.Password), APIBase: api},
+	}, nil
+}
+
+func secrets(s string) []config.Secret { return []config.Secret{config.Secret(s)} }
+
+func (s *stage) google(env storesim.Environment, c *storesim.Credentials, api string) (*writer.GoogleConfig, error) {
+	jwks, err := json.Marshal(storesim.New(storesim.Config{Credentials: s.credentials}).JWKS(env))
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.dir, "jwks-"+string(env)+".json")
+	if err := os.WriteFile(path, jwks, 0o600); err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(c.Google.ServiceKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(key)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM", c.Google.ServiceKeyFile)
+	}
+	account, err := json.Marshal(map[string]string{"type": "service_account", "client_email": c.Google.ServiceEmail, "private_key": string(pem.EncodeToMemory(block)),
+		"private_key_id": "1", "token_uri": api + "/token"})
+	if err != nil {
+		return nil, err
+	}
+	return &writer.GoogleConfig{Package: c.Google.Package, Audience: c.Google.Audience, Email: c.Google.Email, JWKSFile: path,
+		ServiceAccount: config.Secret(account), APIBase: api, TokenURL: api + "/token"}, nil
 }

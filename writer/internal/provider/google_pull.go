@@ -93,7 +93,7 @@ func NewGoogleAPI(c GoogleAPIConfig) (*GoogleAPI, error) {
 		c.Now = time.Now
 	}
 	a := &GoogleAPI{base: strings.TrimSuffix(c.BaseURL, "/") + "/androidpublisher/v3/applications/" + url.PathEscape(c.Package), env: c.Environment, now: c.Now,
-		client: googleClient(googleRequestTimeout), limit: rate.NewLimiter(googleRequestsPerSecond, googleBurst), voided: rate.NewLimiter(rate.Every(voidedPause), voidedBurst)}
+		client: googleClient(googleRequestTimeout), limit: pace(c.BaseURL, googleRequestsPerSecond, googleBurst), voided: rate.NewLimiter(rate.Every(voidedPause), voidedBurst)}
 	var err error
 	a.tokens, err = newGoogleTokens(c.ServiceAccount, c.TokenURL, a.client, c.Now)
 	return a, err

@@ -181,7 +181,7 @@ func NewStripeAPI(c StripeAPIConfig) (*StripeAPI, error) {
 		// The library logs parts of bodies.
 		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
 	})
-	return &StripeAPI{backend: backend, key: c.Key, env: c.Environment, now: c.Now, limit: rate.NewLimiter(stripeRequestsPerSecond, stripeBurst)}, nil
+	return &StripeAPI{backend: backend, key: c.Key, env: c.Environment, now: c.Now, limit: pace(c.BaseURL, stripeRequestsPerSecond, stripeBurst)}, nil
 }
 
 func checkStripeKey(key string, env entitlement.Environment) error {
