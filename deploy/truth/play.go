@@ -40,6 +40,7 @@ func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error)
 	}
 	w.sim = storesim.New(storesim.Config{Seed: seed, Start: start, Credentials: s.credentials, Writers: []string{"http://writer"},
 		Client: &http.Client{Transport: w}, Logger: slog.New(slog.DiscardHandler)})
+	w.apis = map[storesim.Environment]http.Handler{storesim.Environment(w.env): w.sim.Stores(storesim.Environment(w.env))}
 	s.present.Store(w)
 	punctual := w.chance(2)
 	if !punctual {
@@ -84,7 +85,7 @@ func (w *world) open() []entitlement.AccountID {
 	}
 	for machine := range w.machines {
 		for _, id := range accounts {
-			if _, err := w.apply(machine, start.Unix(), writertest.NewCommand(writertest.TypeCreate, w.env, "create "+string(id), &writertest.CreateAccount{ID: id})); err != nil {
+			if err := w.apply(machine, start.Unix(), writertest.NewCommand(writertest.TypeCreate, w.env, "create "+string(id), &writertest.CreateAccount{ID: id})); err != nil {
 				w.fault = errors.Join(w.fault, err)
 			}
 		}
@@ -194,10 +195,12 @@ func (w *world) shuffled(accounts []entitlement.AccountID) error {
 		events = append(events, events[w.rand.IntN(len(events))])
 	}
 	w.rand.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	commands := make([]writertest.Command, len(events))
 	for i, ev := range events {
-		if _, err := w.apply(1, w.sim.Now().Unix(), writertest.NewCommand(writertest.TypeRecordEvent, w.env, fmt.Sprint(w.seed, i), &writertest.RecordEvent{Event: ev})); err != nil {
-			return err
-		}
+		commands[i] = w.command(i, ev)
+	}
+	if err := w.apply(1, w.sim.Now().Unix(), commands...); err != nil {
+		return err
 	}
 	for _, id := range accounts {
 		_, ordered, err := w.view(0, id, 0)

@@ -47,7 +47,7 @@ func newStage(dir string) (*stage, error) {
 	}
 	for env := range s.credentials {
 		s.stores[env] = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.present.Load().sim.Stores(env).ServeHTTP(w, r)
+			s.present.Load().apis[env].ServeHTTP(w, r)
 		}))
 	}
 	config := &writer.Config{Now: func() time.Time { return s.present.Load().sim.Now() }, Environments: map[entitlement.Environment]writer.EnvironmentConfig{}}
@@ -103,7 +103,7 @@ func (s *stage) renewMachines() error {
 			return err
 		}
 		s.indexes[i] = 0
-		if _, err := s.apply(i, 1, writertest.NewCommand(writertest.TypeInit, "", "", &writertest.Init{Cluster: "truth", Rules: writertest.RulesVersion})); err != nil {
+		if err := s.apply(i, 1, writertest.NewCommand(writertest.TypeInit, "", "", &writertest.Init{Cluster: "truth", Rules: writertest.RulesVersion})); err != nil {
 			return err
 		}
 	}
@@ -134,16 +134,20 @@ func (s *stage) close() error {
 	return s.closeMachines()
 }
 
-// apply commits a command to one of the machines.
-func (s *stage) apply(machine int, stamp int64, c writertest.Command) (writertest.Result, error) {
-	data := c.Encode()
-	writertest.SetStamp(data, stamp)
-	s.indexes[machine]++
-	results, err := s.machines[machine].Apply([]writertest.Entry{{Index: s.indexes[machine], Term: 1, Data: data}})
-	if err != nil {
-		return writertest.Result{}, err
+// apply commits commands to one of the machines.
+func (s *stage) apply(machine int, stamp int64, commands ...writertest.Command) error {
+	if len(commands) == 0 {
+		return nil
 	}
-	return results[0], nil
+	entries := make([]writertest.Entry, len(commands))
+	for i, c := range commands {
+		data := c.Encode()
+		writertest.SetStamp(data, stamp)
+		s.indexes[machine]++
+		entries[i] = writertest.Entry{Index: s.indexes[machine], Term: 1, Data: data}
+	}
+	_, err := s.machines[machine].Apply(entries)
+	return err
 }
 
 // world is one history.
@@ -153,9 +157,10 @@ type world struct {
 	rand   *rand.Rand
 	env    entitlement.Environment
 	sim    *storesim.Sim
-	events []entitlement.Event // as they were recorded; pulled ones too
-	asked  map[string]bool     // doubts that no answer settles
-	told   []string            // what was done, for people
+	apis   map[storesim.Environment]http.Handler // the providers' own
+	events []entitlement.Event                   // as they were recorded; pulled ones too
+	asked  map[string]bool                       // doubts that no answer settles
+	told   []string                              // what was done, for people
 	fault  error
 }
 
@@ -195,8 +200,11 @@ func (w *world) take(name entitlement.Provider, r writertest.Request) error {
 
 func (w *world) record(ev entitlement.Event) error {
 	w.events = append(w.events, ev)
-	_, err := w.apply(0, w.sim.Now().Unix(), writertest.NewCommand(writertest.TypeRecordEvent, w.env, fmt.Sprint(w.seed, len(w.events)), &writertest.RecordEvent{Event: ev}))
-	return err
+	return w.apply(0, w.sim.Now().Unix(), w.command(len(w.events), ev))
+}
+
+func (w *world) command(n int, ev entitlement.Event) writertest.Command {
+	return writertest.NewCommand(writertest.TypeRecordEvent, w.env, fmt.Sprint(w.seed, n), &writertest.RecordEvent{Event: ev})
 }
 
 // pull asks the providers about everything that is in doubt, as the leader does, and about all of the purchases that the accounts have where a
@@ -218,14 +226,17 @@ func (w *world) pull(ctx context.Context, accounts []entitlement.AccountID, lost
 		if err != nil {
 			return err
 		}
+		any := false
 		if lost {
 			more, err := w.owned(accounts)
 			if err != nil {
 				return err
 			}
 			asks = append(asks, more...)
+			if any, err = w.askCustomers(ctx, accounts); err != nil {
+				return err
+			}
 		}
-		any := false
 		for _, e := range asks {
 			asked, err := w.ask(ctx, e, lost)
 			if err != nil {
@@ -239,6 +250,21 @@ func (w *world) pull(ctx context.Context, accounts []entitlement.AccountID, lost
 		lost = false
 	}
 	return nil
+}
+
+// askCustomers asks for everything that an aggregator has under an account's id.
+func (w *world) askCustomers(ctx context.Context, accounts []entitlement.AccountID) (asked bool, err error) {
+	for name := range w.pullers[w.env] {
+		for _, id := range accounts {
+			customer := entitlement.Evidence{Objects: []entitlement.Object{{Kind: entitlement.KindHint, ID: string(id), By: name, At: 1,
+				Links: []entitlement.Link{entitlement.CustomerLink(name, string(id))}, Hint: &entitlement.Hint{Of: entitlement.KindCustomer}}}}
+			again, err := w.ask(ctx, customer, false)
+			if asked = asked || again; err != nil {
+				return asked, err
+			}
+		}
+	}
+	return asked, nil
 }
 
 func (w *world) owned(accounts []entitlement.AccountID) (all []entitlement.Evidence, err error) {
