@@ -18,35 +18,42 @@ type RevenueCatConfig struct {
 	SigningSecrets []config.Secret `config:"signing_secrets"`
 	// SignatureHeader is where the signature is. Empty is X-RevenueCat-Webhook-Signature.
 	SignatureHeader string `config:"signature_header"`
+
+	// APIKey and Project, of version 2 of the API, and APIKeyV1, of version 1, let the leader ask for all that a customer has, where messages leave it
+	// open: after a transfer, a merge of customers, a refund without its end. With both keys version 2 is asked for names, without making anybody, and
+	// version 1 for purchases, which it knows better. Without any nothing is asked.
+	APIKey   config.Secret `config:"api_key"`
+	Project  string        `config:"project"`
+	APIKeyV1 config.Secret `config:"api_key_v1"`
+	// APIBase is where RevenueCat's API is. Empty is https://api.revenuecat.com; http:// is for loopback addresses.
+	APIBase string `config:"api_base"`
 }
 
 func (s *RevenueCatConfig) validate(env entitlement.Environment, at string, m *config.Mistakes) {
-	field := at + ".authorizations"
-	_, err := s.adapter(env)
-	switch {
-	case err == nil:
-		return
-	case errors.Is(err, provider.ErrRevenueCatSigningSecret):
-		field = at + ".signing_secrets"
-	case errors.Is(err, provider.ErrRevenueCatSignatureHeader):
-		field = at + ".signature_header"
+	fields := map[error]string{
+		provider.ErrRevenueCatAuthorization: "authorizations", provider.ErrRevenueCatSigningSecret: "signing_secrets", provider.ErrRevenueCatSignatureHeader: "signature_header",
+		provider.ErrRevenueCatKey: "api_key", provider.ErrRevenueCatKeyV1: "api_key_v1", provider.ErrRevenueCatProject: "project", provider.ErrRevenueCatBase: "api_base",
 	}
-	m.Add(field, "%v", err)
+	_, wrongProof := s.adapter(env)
+	_, wrongKey := s.puller(env, nil)
+	for _, err := range []error{wrongProof, wrongKey} {
+		for mistake, field := range fields {
+			if errors.Is(err, mistake) {
+				m.Add(at+"."+field, "%v", err)
+			}
+		}
+	}
 }
 
 func (s *RevenueCatConfig) adapter(entitlement.Environment) (provider.Adapter, error) {
-	return provider.NewRevenueCat(provider.RevenueCatConfig{Authorizations: texts(s.Authorizations), SigningSecrets: texts(s.SigningSecrets),
+	return provider.NewRevenueCat(provider.RevenueCatConfig{Authorizations: secretTexts(s.Authorizations), SigningSecrets: secretTexts(s.SigningSecrets),
 		SignatureHeader: s.SignatureHeader})
 }
 
-func texts(secrets []config.Secret) []string {
-	out := make([]string, len(secrets))
-	for i, s := range secrets {
-		out[i] = string(s)
+func (s *RevenueCatConfig) puller(env entitlement.Environment, now func() time.Time) (provider.Puller, error) {
+	if s.APIKey == "" && s.APIKeyV1 == "" {
+		return nil, provider.CheckRevenueCatBase(s.APIBase)
 	}
-	return out
-}
-
-func (s *RevenueCatConfig) puller(entitlement.Environment, func() time.Time) (provider.Puller, error) {
-	return nil, nil
+	return provider.NewRevenueCatAPI(provider.RevenueCatAPIConfig{Key: string(s.APIKey), Project: s.Project, KeyV1: string(s.APIKeyV1), BaseURL: s.APIBase,
+		Environment: env, Now: now})
 }

@@ -66,6 +66,12 @@ func TestValidate(t *testing.T) {
 		{"RevenueCat's signature in no header", sandbox(func(e *EnvironmentConfig) {
 			e.RevenueCat = &RevenueCatConfig{SigningSecrets: []config.Secret{"s"}, SignatureHeader: "a b"}
 		}), []string{"environments.sandbox.revenuecat.signature_header"}},
+		{"RevenueCat's key without its project", sandbox(func(e *EnvironmentConfig) {
+			e.RevenueCat = &RevenueCatConfig{SigningSecrets: []config.Secret{"s"}, APIKey: "sk_canary"}
+		}), []string{"environments.sandbox.revenuecat.project"}},
+		{"RevenueCat's key to an address without TLS", sandbox(func(e *EnvironmentConfig) {
+			e.RevenueCat = &RevenueCatConfig{SigningSecrets: []config.Secret{"s"}, APIKeyV1: "sk_canary", APIBase: "http://rc.example"}
+		}), []string{"environments.sandbox.revenuecat.api_base"}},
 		{"Stripe without a secret", sandbox(func(e *EnvironmentConfig) { e.Stripe = &StripeConfig{} }), []string{"environments.sandbox.stripe.webhook_secrets"}},
 		{"Stripe with an empty secret", sandbox(func(e *EnvironmentConfig) {
 			e.Stripe = &StripeConfig{WebhookSecrets: []config.Secret{stripeSecret, ""}}

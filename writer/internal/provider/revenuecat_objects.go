@@ -295,12 +295,11 @@ func (m *revenueCatMessage) term() error {
 
 // standing adds where the subscription stands.
 func (m *revenueCatMessage) standing(r entitlement.Renewal) {
-	if chain := m.sale.chain(); chain != "" {
+	if m.sale.chain() != "" {
 		if r.Next == "" { // else it is told with the term that is about to be replaced, maybe after it was
 			r.Transaction = m.sale.termID()
 		}
-		r.WillRenew = r.WillRenew && !m.sale.prepaid
-		m.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: chain, Renewal: &r})
+		m.add(m.sale.standing(r))
 	}
 }
 
@@ -533,10 +532,10 @@ func (c *revenueCatOwner) own(o entitlement.Object, links []entitlement.Link) en
 
 // revenueCatSale is one term of a subscription, or one sale or grant, as messages, answers and exports tell of it. Times are Unix seconds.
 type revenueCatSale struct {
-	store, transaction, original string // store in lower case
-	others                       []string
+	store, transaction, original string   // store in lower case
+	others                       []string // more ids of the same subscription
 	product                      string
-	also                         []entitlement.ProductID
+	quantity                     int64
 	entitlements                 []string
 	startsAt, endsAt             int64 // endsAt 0: not told, or never where it is endless
 	endless, recurring           bool
@@ -569,12 +568,17 @@ func (s *revenueCatSale) storeName() string {
 // Play one purchase can follow another, and each has an order id of its own, whose renewals are numbered.
 func (s *revenueCatSale) chain() string {
 	switch {
-	case !s.recurring || s.transaction == "" && s.original == "":
+	case !s.recurring || s.anyID() == "":
 		return ""
 	case s.store == entitlement.PlayStore:
-		return orderOf(cmp.Or(s.transaction, s.original))
+		return orderOf(s.anyID())
 	}
 	return s.storeName()
+}
+
+// anyID returns an id of the subscription, or of one of its terms.
+func (s *revenueCatSale) anyID() string {
+	return cmp.Or(append([]string{s.transaction, s.original}, s.others...)...)
 }
 
 // orderOf is a Play order id without the number of the renewal.
@@ -623,10 +627,10 @@ func isStripeLink(id string) bool {
 // term is the transaction.
 func (s *revenueCatSale) term() entitlement.Object {
 	t := &entitlement.Transaction{
-		Chain: s.chain(), Sold: entitlement.Sold{Product: entitlement.ProductID(s.product), Also: s.also, Price: s.price}, Recurring: s.recurring,
+		Chain: s.chain(), Sold: entitlement.Sold{Product: entitlement.ProductID(s.product), Quantity: s.quantity, Price: s.price}, Recurring: s.recurring,
 		StartsAt: s.startsAt, EndsAt: s.endsAt, Trial: s.trial, Store: s.storeName(), Provisional: s.provisional, Promo: s.promo(),
 	}
-	if product, _, plan := strings.Cut(s.product, ":"); plan && s.store == entitlement.PlayStore && len(t.Also) == 0 {
+	if product, _, plan := strings.Cut(s.product, ":"); plan && s.store == entitlement.PlayStore {
 		t.Also = []entitlement.ProductID{entitlement.ProductID(product)}
 	}
 	if s.family {
@@ -642,6 +646,12 @@ func (s *revenueCatSale) term() entitlement.Object {
 		o.Rank = 1
 	}
 	return o
+}
+
+// standing is where the subscription stands. What is prepaid never renews by itself.
+func (s *revenueCatSale) standing(r entitlement.Renewal) entitlement.Object {
+	r.WillRenew = r.WillRenew && !s.prepaid
+	return entitlement.Object{Kind: entitlement.KindRenewal, ID: s.chain(), Renewal: &r}
 }
 
 // revocation takes the transaction back from a time on, or says that it was not, or no longer, taken back.
