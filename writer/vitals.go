@@ -22,7 +22,8 @@ const (
 	vitalsPause = 100 * time.Millisecond
 	// vitalsRoundTrip is how long an answer may take: a clock is known to half of it.
 	vitalsRoundTrip = 500 * time.Millisecond
-	maxVitalsBytes  = 4 << 10
+	// maxVitalsBytes has room for the ids of all members that there ever were.
+	maxVitalsBytes = 64 << 10
 	// wrongRounds is how many rounds must find the clock wrong before the lead is handed over for it: where all clocks are set one after the other,
 	// the first is wrong for a moment. Nothing is stamped meanwhile.
 	wrongRounds = 2

@@ -60,7 +60,7 @@ type Standing struct {
 	AppliedIndex    uint64
 	MissingSegments int
 	Empty           bool     // it knows of no cluster yet
-	Announced       []string // the members that have said how they are reached, as far as it knows
+	Announced       []string // the members that have said how they are reached, as far as it knows, and those that had before they were removed
 }
 
 const (
@@ -86,7 +86,7 @@ func (s *Store) Standing() Standing {
 		return out
 	}
 	for _, m := range members {
-		if m.Announced != (Address{}) && m.RemovedAt == 0 {
+		if m.Announced != (Address{}) {
 			out.Announced = append(out.Announced, m.ID)
 		}
 	}
