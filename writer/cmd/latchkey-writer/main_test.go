@@ -48,7 +48,7 @@ func TestExitCodes(t *testing.T) {
 		{"join where none runs", []string{"join", "--data-dir", dir}, 1, "no writer runs here"},
 		{"an argument too many", []string{"version", "x"}, 2, "unknown command"},
 		{"an environment that is none", []string{"keys", "api", "revoke", "--data-dir", dir, "--env", "staging", "--name", "x"}, 2, "staging"},
-		{"a provider that is not built", []string{"webhook-test", "apple", "--config", wrong}, 2, "apple"},
+		{"a provider that is none", []string{"webhook-test", "nobody", "--config", wrong}, 2, "nobody"},
 		{"no configuration", []string{"serve", "--config", "/nowhere"}, 1, "/nowhere: no such file"},
 		{"every mistake at once", []string{"serve", "--config", wrong}, 1, "node.idd: unknown field"},
 		{"no writer runs", []string{"status", "--data-dir", dir}, 1, "no writer runs here"},

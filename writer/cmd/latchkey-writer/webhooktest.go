@@ -26,6 +26,7 @@ const testTerm = 30 * 24 * time.Hour
 
 func webhookTestCommand() *cobra.Command {
 	var file, env, url, account, price string
+	var apple appleSigner
 	cmd := &cobra.Command{
 		Use:   "webhook-test PROVIDER",
 		Short: "Print a curl command that sends a signed test message, as the provider would.",
@@ -40,6 +41,7 @@ func webhookTestCommand() *cobra.Command {
 	cmd.Flags().StringVar(&url, "url", "", "where the writer is reached; http:// and its node.listen without this")
 	cmd.Flags().StringVar(&account, "account", "", "the account that pays; without one the purchase is unclaimed")
 	cmd.Flags().StringVar(&price, "price", "price_test", "the price that is paid")
+	apple.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkEnvironment(env); err != nil {
 			return err
@@ -49,10 +51,13 @@ func webhookTestCommand() *cobra.Command {
 			return fmt.Errorf("configuration:\n%w", err)
 		}
 		e := entitlement.Environment(env)
+		if args[0] == string(entitlement.Apple) && apple == (appleSigner{}) {
+			return askApple(cmd, cfg.Environments[e], e)
+		}
 		if url == "" {
 			url = baseURL(cfg.Node.Listen)
 		}
-		header, body, err := testMessages[args[0]](testOrder{cfg.Environments[e], e, account, price, time.Now()})
+		header, body, err := testMessages[args[0]](testOrder{cfg.Environments[e], e, account, price, time.Now(), apple})
 		if errors.Is(err, errNotConfigured) {
 			return fmt.Errorf("environments.%s.%s %w", env, args[0], err)
 		} else if err != nil {
@@ -72,12 +77,17 @@ type testOrder struct {
 	account string // empty: nobody's
 	price   string
 	now     time.Time
+	apple   appleSigner
 }
 
 var errNotConfigured = errors.New("is not configured")
 
 // testMessages make a new active subscription in the words of each provider, and the header that makes it authentic.
 var testMessages = map[string]func(testOrder) (header string, body []byte, err error){
+	string(entitlement.Apple): func(o testOrder) (string, []byte, error) {
+		body, err := o.apple.message(o)
+		return "Accept: application/json", body, err // the signature is inside
+	},
 	string(entitlement.Stripe): func(o testOrder) (string, []byte, error) {
 		if o.cfg.Stripe == nil {
 			return "", nil, errNotConfigured
