@@ -257,6 +257,25 @@ func TestAnOrderOfSeveralProductsIsTakenBackAsAWhole(t *testing.T) {
 	}
 }
 
+// A share ends with the newest statement about people, and not with one that says nothing of them: a profile's answer.
+func TestSharesAreThoseOfTheNewestStatementAboutPeople(t *testing.T) {
+	names := func(o Object, user string, shares ...string) Object {
+		o.Aliases = []Alias{{AdaptyProfile, user}}
+		for _, s := range shares {
+			o.Shares = append(o.Shares, Alias{AdaptyProfile, s})
+		}
+		return o
+	}
+	shared := names(by(Adapty, march, term("1", march, april)), "a", "b")
+	silent := by(Adapty, april, term("2", april, may))
+	if got := (Evidence{}).Add(shared, silent).Shares(); len(got) != 1 || got[0].Value != "b" {
+		t.Errorf("after a statement that names nobody: %v", got)
+	}
+	if got := (Evidence{}).Add(shared, silent, names(by(Adapty, may, term("3", may, june)), "a")).Shares(); len(got) != 0 {
+		t.Errorf("after one that names the owner alone: %v", got)
+	}
+}
+
 func TestAnEchoIsNoDoubtByItself(t *testing.T) {
 	echo := Object{Kind: KindHint, ID: "1000", By: Apple, At: may * 1e9, Links: []Link{"apple:1000"}, Hint: &Hint{Of: KindRenewal, Echo: true}}
 	e := Evidence{}.Add(by(RevenueCat, april, term("2", april, may)), echo)

@@ -230,11 +230,12 @@ func (e Evidence) Identity() Identity {
 	return id
 }
 
-// Shares returns who may use the purchase beside its owner, by the newest transaction that each provider tells of. Sorted by kind and value.
+// Shares returns who may use the purchase beside its owner, sorted by kind and value. Of each provider the newest statement counts that names
+// anybody, owner or not, as for the owner: what says nothing of people ends no share.
 func (e Evidence) Shares() []Alias {
 	var newest map[Provider]*Object
 	for i := range e.Objects {
-		if o := &e.Objects[i]; o.Transaction != nil {
+		if o := &e.Objects[i]; o.By != "" && (o.Account != "" || len(o.Aliases) > 0 || len(o.Shares) > 0) {
 			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
 				if newest == nil {
 					newest = map[Provider]*Object{}

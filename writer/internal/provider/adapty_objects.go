@@ -36,8 +36,9 @@ import (
 // What this leaves open are two changes of one kind in one moment, or in the hours between the telling of a renewal and its start. The hint about
 // the profile has event_datetime, so that its reading settles them, for a renewal that is told early once it has begun.
 //
-// Owner. Shared access makes one event for each profile, with nothing in it that says who bought. Other events go to the buyer alone. The
-// buyer's name is in an object of its own, so that no newer state of a chain loses it: see adaptyClaim.
+// Owner. Shared access makes one event for each profile, with nothing in it that says who bought. Other events go to the buyer alone, and
+// profiles say nothing of sharing. So who bought and who shares are in objects of their own, which a newer state of a term or chain leaves as they
+// are: Renewals of no chain, see adaptyClaim.
 
 // adaptyType says how events of a type are read.
 type adaptyType struct {
@@ -562,7 +563,6 @@ func (e *adaptyEvent) state() {
 		starts: e.starts(), ends: e.p.instant("expires_at"), at: e.at, issue: e.p.instant("billing_issue_detected_at"),
 		grace: e.p.is("is_in_grace_period"), refund: e.p.is("is_refund") && !e.replaced(), waits: e.p.instant("starts_at").After(e.at),
 		renews: e.p.is("will_renew"), reason: e.p.text("cancellation_reason"), trial: e.p.text("active_introductory_offer_type") == "free_trial",
-		shares: e.sharers,
 	}
 	if e.p.is("is_lifetime") {
 		a.ends = time.Time{}
@@ -581,6 +581,9 @@ func (e *adaptyEvent) state() {
 	switch {
 	case len(e.sharers) > 0:
 		e.add(adaptyClaim(&e.sale, e.profile, e.user, e.bought(), true))
+		shares := e.sale.object(entitlement.KindRenewal, "shares:"+e.sale.original, e.version(adaptyState))
+		shares.Renewal, shares.Shares = &entitlement.Renewal{}, e.sharers
+		e.add(shares)
 	case !a.over() && !a.refund && !a.replaced:
 		claim := adaptyClaim(&e.sale, e.profile, e.user, e.bought(), false)
 		claim.At = e.version(adaptyState)
@@ -599,7 +602,6 @@ type adaptyAccess struct {
 	renews, trial bool
 	reason        string // why it was cancelled; empty: it was not
 	levels        []string
-	shares        []entitlement.Alias
 }
 
 func (a *adaptyAccess) over() bool { return !a.ends.IsZero() && !a.ends.After(a.at) }
@@ -636,13 +638,11 @@ func (s *adaptySale) access(a *adaptyAccess, version func(progress int64) int64)
 			t.EndsAt = unixOf(a.issue)
 		}
 	}
-	o.Transaction = t
-	if !recurring {
-		o.Shares = a.shares
+	if o.Transaction = t; !recurring {
 		return []entitlement.Object{o}
 	}
 	stands := s.object(entitlement.KindRenewal, s.chain, at)
-	stands.Renewal, stands.Shares = &r, a.shares
+	stands.Renewal = &r
 	return []entitlement.Object{o, stands}
 }
 
@@ -669,7 +669,9 @@ func adaptyClaim(s *adaptySale, profile, user string, bought time.Time, shares b
 // adaptyUser begins the id of a customer who is asked for by the merchant's id; without it, it is the id of a profile.
 const adaptyUser = "user:"
 
-func adaptyCustomerLink(id string) entitlement.Link { return entitlement.Link("adapty:customer:" + id) }
+func adaptyCustomerLink(id string) entitlement.Link {
+	return entitlement.CustomerLink(entitlement.Adapty, id)
+}
 
 // hint says that there is a profile to read.
 func (e *adaptyEvent) hint() {

@@ -166,8 +166,12 @@ func readAdaptyProfile(profile gjson.Result, asked string, gone bool, at int64, 
 		ids = append(ids, own)
 	}
 	for _, answered := range ids {
-		ev.Objects = append(ev.Objects, entitlement.Object{Kind: entitlement.KindCustomer, ID: answered, By: entitlement.Adapty, At: at,
-			Links: []entitlement.Link{adaptyCustomerLink(answered)}, Customer: &entitlement.Customer{Gone: gone}})
+		o := entitlement.Object{Kind: entitlement.KindCustomer, ID: answered, By: entitlement.Adapty, At: at,
+			Links: []entitlement.Link{adaptyCustomerLink(answered)}, Customer: &entitlement.Customer{Gone: gone}}
+		if own := ownAccount(head.text("customer_user_id")); own != "" && answered == head.text("profile_id") { // what it bought before the login is theirs
+			o.Account, o.Aliases = own, adaptyAliases(answered, "")
+		}
+		ev.Objects = append(ev.Objects, o)
 	}
 	sales := map[string]object{}
 	var order []string

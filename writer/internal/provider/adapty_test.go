@@ -299,7 +299,7 @@ func TestWhoseAnAdaptySaleIs(t *testing.T) {
 		withB   = props{"profiles_sharing_access_level": []any{map[string]any{"profile_id": adaptyInheritor, "customer_user_id": adaptyAccountB}}}
 		withA   = props{"profiles_sharing_access_level": []any{map[string]any{"profile_id": adaptyBuyer, "customer_user_id": adaptyAccountA}}}
 		nobody  = props{"customer_user_id": nil}
-		renewed = props{"transaction_id": "2000000934567890", "purchase_date": adaptyStamp(adaptyEnds)}
+		renewed = props{"transaction_id": "2000000934567890", "purchase_date": adaptyStamp(adaptyEnds), "expires_at": adaptyStamp(adaptyEnds.AddDate(0, 1, 0))}
 	)
 	tests := []struct {
 		name     string
@@ -311,6 +311,8 @@ func TestWhoseAnAdaptySaleIs(t *testing.T) {
 		{"whom the state names", []string{state}, adaptyAccountA, false},
 		{"shared, both told of: the buyer's", []string{started, adaptyMessage("access_level_updated", later, withB), adaptyMessage("access_level_updated", later.Add(time.Second), b, withA)}, adaptyAccountA, true},
 		{"shared since, by the other's event alone: the buyer's", []string{state, adaptyMessage("access_level_updated", later, b, withA)}, adaptyAccountA, true},
+		{"shared no longer", []string{started, adaptyMessage("access_level_updated", later, withB), adaptyMessage("access_level_updated", adaptyEnds, renewed)}, adaptyAccountA, false},
+		{"shared, and renewed", []string{started, adaptyMessage("access_level_updated", later, withB), adaptyMessage("subscription_renewed", adaptyEnds, renewed)}, adaptyAccountA, true},
 		{"moved: the new user's", []string{started, state, adaptyMessage("access_level_updated", later, props{"is_active": false}), adaptyMessage("access_level_updated", later, b)}, adaptyAccountB, false},
 		{"moved, and its renewal is told under the buyer: the new user's", []string{started, adaptyMessage("access_level_updated", later, b), adaptyMessage("subscription_renewed", adaptyEnds, renewed)}, adaptyAccountB, false},
 		{"bought before the login", []string{adaptyMessage("subscription_started", adaptyBought, nobody), adaptyMessage("subscription_renewed", adaptyEnds, renewed)}, adaptyAccountA, false},
@@ -323,10 +325,7 @@ func TestWhoseAnAdaptySaleIs(t *testing.T) {
 			if got := e.Identity(); got.Account != tt.owner || len(got.Aliases) == 0 {
 				t.Errorf("Identity() = %+v, want the account %q and a profile", got, tt.owner)
 			}
-			shares := slices.ContainsFunc(e.Objects, func(o entitlement.Object) bool {
-				return slices.Contains(o.Shares, entitlement.Alias{Kind: entitlement.AdaptyCustomerUser, Value: adaptyAccountB})
-			})
-			if shares != tt.shares {
+			if shares := slices.Contains(e.Shares(), entitlement.Alias{Kind: entitlement.AdaptyCustomerUser, Value: adaptyAccountB}); shares != tt.shares {
 				t.Errorf("B has a share: %t, want %t", shares, tt.shares)
 			}
 		})

@@ -269,8 +269,7 @@ func (s *iapticSale) read() []entitlement.Object {
 		o.Renewal = r
 		out = append(out, o)
 	}
-	s.own(&out[len(out)-1], &out)
-	return append(out, s.echoes()...)
+	return slices.Concat(out, s.own(), s.echoes())
 }
 
 // standing is where a subscription stands. Whether it is over is iaptic's word, or its dates' where it will not renew: of what will, the
@@ -295,25 +294,28 @@ func (s *iapticSale) standing(reason string) (r *entitlement.Renewal, rank uint8
 	return r, iapticActive
 }
 
-// own says whose the purchase is, on state, and who else uses it. A message is about one user and the purchase may have several: then who bought
-// it is not told, so each is a user beside its owner, and the claim to own it is as old as the purchase.
-func (s *iapticSale) own(state *entitlement.Object, out *[]entitlement.Object) {
+// own says whose the purchase is, and who else uses it, in objects of their own. A message is about one user and the purchase may have several:
+// then who bought it is not told, so each is a user beside its owner, and the claim to own it is as old as the purchase.
+func (s *iapticSale) own() (out []entitlement.Object) {
 	users, told := s.object["entitledUsers"].(list)
-	listed := false
+	var names []entitlement.Alias
+	listed := !told || users.Cut
 	for _, u := range users.Data {
-		state.Shares = append(state.Shares, entitlement.Alias{Kind: entitlement.IapticUsername, Value: u.text("user")})
+		names = append(names, entitlement.Alias{Kind: entitlement.IapticUsername, Value: u.text("user")})
 		listed = listed || u.text("user") == s.user
 	}
-	sortAliases(&state.Shares)
-	owner, alone := s.user, !told || users.Cut && len(state.Shares) == 0
-	switch {
-	case len(state.Shares) == 1 && !users.Cut: // theirs, whoever the message is about
-		owner, alone, state.Shares = state.Shares[0].Value, true, nil
-	case told && !listed && !users.Cut:
-		return
+	sortAliases(&names)
+	owner, alone := s.user, len(names) == 0
+	if len(names) == 1 && !users.Cut { // theirs, whoever the message is about
+		owner, alone, listed = names[0].Value, true, true
 	}
-	if owner == "" {
-		return
+	if !alone {
+		shares := s.new(entitlement.KindRenewal, "shares:"+s.chain, 0)
+		shares.Renewal, shares.Shares = &entitlement.Renewal{}, names
+		out = append(out, shares)
+	}
+	if owner == "" || !listed {
+		return out
 	}
 	claim := s.new(entitlement.KindRenewal, "owner:"+s.chain, 0)
 	claim.Renewal, claim.Account = &entitlement.Renewal{}, ownAccount(owner)
@@ -323,7 +325,7 @@ func (s *iapticSale) own(state *entitlement.Object, out *[]entitlement.Object) {
 		claim.ID += ":" + hex.EncodeToString(sum[:8])
 		claim.At = later(s.bought, time.Unix(1, 0)).UnixNano()
 	}
-	*out = append(*out, claim)
+	return append(out, claim)
 }
 
 // echoes are the hints that make a store be asked about a sale of its own, where it can be. Play is asked by purchase tokens, which iaptic does

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -100,7 +101,7 @@ func (a *IapticAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) 
 
 // Pull asks for what a user has. A user who is not there is an answer too.
 func (a *IapticAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
-	if kind != entitlement.KindCustomer || !isUserName(id) {
+	if kind != entitlement.KindCustomer || !isUserName(id) || strings.Trim(id, ".") == "" { // ".." is another address
 		return entitlement.Event{}, &PullError{Reason: ErrGone, Detail: "iaptic cannot be asked for it"}
 	}
 	left := a.now()

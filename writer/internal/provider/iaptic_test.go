@@ -226,17 +226,14 @@ func TestWhoseAnIapticPurchaseIs(t *testing.T) {
 		{"the only one entitled", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users(adaptyAccountB)))}, adaptyAccountB, 0},
 		{"two are entitled, both told", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountA, adaptyAccountB))),
 			to(adaptyAccountC, iapticMessage(later.Add(1), "RECEIPT_VALIDATED", iapticMonth(users("acc_other", adaptyAccountC))))}, adaptyAccountA, 2},
+		{"one of two is left", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users(adaptyAccountA, adaptyAccountB))), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountA)))}, adaptyAccountA, 0},
 		{"it moved", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), to(adaptyAccountB, iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountB))))}, adaptyAccountB, 0},
 		{"nobody's", []string{to("", iapticMessage(adaptyBought, "PURCHASED", iapticMonth()))}, "", 0},
 		{"an address of a person", []string{to("someone@example.com", iapticMessage(adaptyBought, "PURCHASED", iapticMonth()))}, "", 0},
 	} {
 		e := tell(t, newIaptic(t), tt.messages...)
-		shares := 0
-		for _, o := range e.Objects {
-			shares = max(shares, len(o.Shares))
-		}
-		if got := e.Identity().Account; got != tt.owner || shares != tt.shares {
-			t.Errorf("%s: owner %q and %d who share, want %q and %d", tt.name, got, shares, tt.owner, tt.shares)
+		if got, shares := e.Identity().Account, e.Shares(); got != tt.owner || len(shares) != tt.shares {
+			t.Errorf("%s: owner %q and %v share, want %q and %d", tt.name, got, shares, tt.owner, tt.shares)
 		}
 	}
 }

@@ -145,25 +145,25 @@ func TestWeb2WavePullQuestion(t *testing.T) {
 // TestWeb2WaveShortAnswer reads the documented answer, which lacks most of a row: what it says counts, and what messages said stays.
 func TestWeb2WaveShortAnswer(t *testing.T) {
 	short := `{"subscription":[{"id":7,"user_id":"` + web2waveUser + `","user_email":"user@example.com","status":"active","plan_name":"premium_monthly","price_label":"9.99 USD / 1 month","next_charge_date":"` +
-		waveDate(60*day) + `","canceled_at":null,"manage_link":"","currency":"usd","amount_real":"9.99","payment_system_label":"stripe"}]}`
-	api := waveAPI(t, serveWave(t, map[string]string{"/user/subscriptions": short}).URL, time.Unix(began, 0).Add(31*day))
+		waveDate(60*waveDay) + `","canceled_at":null,"manage_link":"","currency":"usd","amount_real":"9.99","payment_system_label":"stripe"}]}`
+	api := waveAPI(t, serveWave(t, map[string]string{"/user/subscriptions": short}).URL, time.Unix(began, 0).Add(31*waveDay))
 	ev, err := api.Pull(context.Background(), entitlement.KindCustomer, web2waveUser)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := waveProof(parseWave(t, wave(time.Second, nil)), ev)
 	purchase := entitlement.Fold(e, entitlement.DefaultPolicy)
-	if len(purchase.Items) != 1 || purchase.Items[0].State != entitlement.Live || purchase.Items[0].AccessUntil != began+int64(60*day/time.Second) || !purchase.Items[0].WillRenew {
+	if len(purchase.Items) != 1 || purchase.Items[0].State != entitlement.Live || purchase.Items[0].AccessUntil != began+int64(60*waveDay/time.Second) || !purchase.Items[0].WillRenew {
 		t.Errorf("after a renewal that only the answer tells of: %s", show(purchase))
 	}
 }
 
 // TestWeb2WaveSoonAfterACharge: an answer that comes within the race asks to be asked again; a minute later it does not.
 func TestWeb2WaveSoonAfterACharge(t *testing.T) {
-	answer := answerOf(wave(30*day, map[string]any{"status": "past_due", "charges_count": 2, "last_charge_date": waveDate(30 * day), "next_charge_date": waveDate(60 * day)}))
+	answer := answerOf(wave(30*waveDay, map[string]any{"status": "past_due", "charges_count": 2, "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)}))
 	s := serveWave(t, map[string]string{"/user/subscriptions": answer})
 	for after, open := range map[time.Duration]bool{5 * time.Second: true, 2 * time.Minute: false} {
-		api := waveAPI(t, s.URL, time.Unix(began, 0).Add(30*day+after))
+		api := waveAPI(t, s.URL, time.Unix(began, 0).Add(30*waveDay+after))
 		ev, err := api.Pull(context.Background(), entitlement.KindCustomer, web2waveUser)
 		if err != nil {
 			t.Fatal(err)

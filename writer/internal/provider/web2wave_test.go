@@ -65,13 +65,13 @@ func wave(after time.Duration, changes map[string]any) string {
 	row := map[string]any{"id": 7, "user_id": web2waveUser, "created_at": start.Format(time.DateTime), "updated_at": start.Add(after).Format(time.DateTime),
 		"payment_system_label": "Stripe", "real_payment": 1, "pay_system_id": "sub_1", "price_id": "price_pro_monthly", "plan_id": 31, "plan_name": "premium_monthly",
 		"price_label": "9.99 usd / 1 month", "amount": "999.00", "currency": "usd", "canceled_at": nil, "cancel_at_period_end": 0, "cancel_scheduled": "No",
-		"status": "active", "last_charge_date": start.Format(time.DateTime), "next_charge_date": start.Add(30 * day).Format(time.DateTime), "charges_count": 1,
+		"status": "active", "last_charge_date": start.Format(time.DateTime), "next_charge_date": start.Add(30 * waveDay).Format(time.DateTime), "charges_count": 1,
 		"event_type": "customer.subscription.updated"}
 	maps.Copy(row, changes)
 	return marshal(map[string]any{"type": "subscription", "data": row})
 }
 
-const day = 24 * time.Hour
+const waveDay = 24 * time.Hour
 
 func waveDate(after time.Duration) string {
 	return time.Unix(began, 0).UTC().Add(after).Format(time.DateTime)
@@ -133,7 +133,7 @@ func checkWave(t testing.TB, ev entitlement.Event) {
 // TestWeb2WaveLives goes through every status and event type: what a customer may do after the messages.
 func TestWeb2WaveLives(t *testing.T) {
 	noGrace := entitlement.Policy{BillingGrace: map[entitlement.Provider]int64{entitlement.Stripe: 0}}
-	charge2 := wave(30*day, map[string]any{"charges_count": 2, "event_type": "charge.succeeded", "status": "past_due", "last_charge_date": waveDate(30 * day), "next_charge_date": waveDate(60 * day)})
+	charge2 := wave(30*waveDay, map[string]any{"charges_count": 2, "event_type": "charge.succeeded", "status": "past_due", "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)})
 	tests := []struct {
 		name     string
 		messages []string
@@ -141,27 +141,27 @@ func TestWeb2WaveLives(t *testing.T) {
 		after    time.Duration
 		want     string
 	}{
-		{"active gives the month and a day of leeway", []string{wave(9*time.Second, nil)}, noGrace, day, "active paid until 744h0m0s"},
-		{"trialing is a trial", []string{wave(9*time.Second, map[string]any{"status": "trialling", "charges_count": 0, "last_charge_date": nil, "next_charge_date": waveDate(7 * day)})}, noGrace, day, "trialing trial until 184h48m0s"},
-		{"a cancel that is set leaves the month without leeway", []string{wave(9*time.Second, nil), wave(day, map[string]any{"cancel_scheduled": "Yes"})}, noGrace, 2 * day, "active cancelled_until_end until 720h0m0s"},
-		{"a cancel at the period's end does too", []string{wave(9*time.Second, map[string]any{"cancel_at_period_end": "1"})}, noGrace, 2 * day, "active cancelled_until_end until 720h0m0s"},
-		{"canceled ends access", []string{wave(9*time.Second, nil), wave(10*day, map[string]any{"status": "canceled", "canceled_at": waveDate(2 * day), "next_charge_date": nil})}, noGrace, 11 * day, "expired expired until 240h0m0s"},
-		{"past_due ends access with the month by the vendor's rule", []string{wave(9*time.Second, nil), wave(30*day, map[string]any{"status": "past_due", "next_charge_date": waveDate(33 * day)})}, noGrace, 31 * day, "billing_retry billing_retry until 720h0m0s"},
-		{"past_due has the policy's billing grace", []string{wave(9*time.Second, nil), wave(30*day, map[string]any{"status": "past_due", "next_charge_date": waveDate(33 * day)})}, entitlement.DefaultPolicy, 31 * day, "billing_grace billing_grace until 888h0m0s"},
-		{"unpaid is retried without access", []string{wave(9*time.Second, nil), wave(37*day, map[string]any{"status": "unpaid"})}, noGrace, 38 * day, "billing_retry billing_retry until 720h0m0s"},
-		{"paused after the month has no access", []string{wave(9*time.Second, nil), wave(30*day, map[string]any{"status": "paused"})}, noGrace, 31 * day, "paused paused until 720h0m0s"},
+		{"active gives the month and a day of leeway", []string{wave(9*time.Second, nil)}, noGrace, waveDay, "active paid until 744h0m0s"},
+		{"trialing is a trial", []string{wave(9*time.Second, map[string]any{"status": "trialling", "charges_count": 0, "last_charge_date": nil, "next_charge_date": waveDate(7 * waveDay)})}, noGrace, waveDay, "trialing trial until 184h48m0s"},
+		{"a cancel that is set leaves the month without leeway", []string{wave(9*time.Second, nil), wave(waveDay, map[string]any{"cancel_scheduled": "Yes"})}, noGrace, 2 * waveDay, "active cancelled_until_end until 720h0m0s"},
+		{"a cancel at the period's end does too", []string{wave(9*time.Second, map[string]any{"cancel_at_period_end": "1"})}, noGrace, 2 * waveDay, "active cancelled_until_end until 720h0m0s"},
+		{"canceled ends access", []string{wave(9*time.Second, nil), wave(10*waveDay, map[string]any{"status": "canceled", "canceled_at": waveDate(2 * waveDay), "next_charge_date": nil})}, noGrace, 11 * waveDay, "expired expired until 240h0m0s"},
+		{"past_due ends access with the month by the vendor's rule", []string{wave(9*time.Second, nil), wave(30*waveDay, map[string]any{"status": "past_due", "next_charge_date": waveDate(33 * waveDay)})}, noGrace, 31 * waveDay, "billing_retry billing_retry until 720h0m0s"},
+		{"past_due has the policy's billing grace", []string{wave(9*time.Second, nil), wave(30*waveDay, map[string]any{"status": "past_due", "next_charge_date": waveDate(33 * waveDay)})}, entitlement.DefaultPolicy, 31 * waveDay, "billing_grace billing_grace until 888h0m0s"},
+		{"unpaid is retried without access", []string{wave(9*time.Second, nil), wave(37*waveDay, map[string]any{"status": "unpaid"})}, noGrace, 38 * waveDay, "billing_retry billing_retry until 720h0m0s"},
+		{"paused after the month has no access", []string{wave(9*time.Second, nil), wave(30*waveDay, map[string]any{"status": "paused"})}, noGrace, 31 * waveDay, "paused paused until 720h0m0s"},
 		{"incomplete waits for the first payment", []string{wave(9*time.Second, map[string]any{"status": "incomplete", "charges_count": 0, "last_charge_date": nil})}, noGrace, time.Minute, "pending provisional until 9s"},
-		{"incomplete_expired never was one", []string{wave(day, map[string]any{"status": "incomplete_expired", "charges_count": 0, "last_charge_date": nil})}, noGrace, 2 * day, "expired expired until 24h0m0s"},
+		{"incomplete_expired never was one", []string{wave(waveDay, map[string]any{"status": "incomplete_expired", "charges_count": 0, "last_charge_date": nil})}, noGrace, 2 * waveDay, "expired expired until 24h0m0s"},
 		{"a charge whose row still says incomplete is no loss", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "charge.succeeded"})}, noGrace, time.Minute, "active paid until 720h0m0s"},
 		{"a charge whose row names no end gives ten minutes", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "charge.succeeded", "next_charge_date": nil})}, noGrace, time.Minute, "active paid until 10m1s"},
-		{"a renewal whose row still says past_due is no loss", []string{wave(9*time.Second, nil), wave(30*day-time.Hour, map[string]any{"status": "past_due"}), charge2}, noGrace, 30*day + time.Minute, "active paid until 1440h0m0s"},
+		{"a renewal whose row still says past_due is no loss", []string{wave(9*time.Second, nil), wave(30*waveDay-time.Hour, map[string]any{"status": "past_due"}), charge2}, noGrace, 30*waveDay + time.Minute, "active paid until 1440h0m0s"},
 		{"PayPal's payment is a charge", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "PAYMENT.SALE.COMPLETED", "payment_system_label": "PayPal", "pay_system_id": "I-1"})}, noGrace, time.Minute, "active paid until 720h0m0s"},
 		{"PayPal's refused payment is none", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "PAYMENT.SALE.DENIED"})}, noGrace, time.Minute, "nothing"},
-		{"paid once is for ever", []string{wave(time.Second, map[string]any{"price_label": "49.00 usd Lifetime", "next_charge_date": nil})}, noGrace, 9000 * day, "active paid until ever"},
-		{"running without a next date lasts 35 days", []string{wave(time.Second, map[string]any{"next_charge_date": nil})}, noGrace, day, "active paid until 864h0m0s"},
-		{"the first message may be about a later charge", []string{charge2, wave(30*day+3*time.Second, map[string]any{"charges_count": 2, "last_charge_date": waveDate(30 * day), "next_charge_date": waveDate(60 * day)})}, noGrace, 31 * day, "active paid until 1464h0m0s"},
-		{"an unknown status changes nothing", []string{wave(9*time.Second, nil), wave(day, map[string]any{"status": "on_the_moon"})}, noGrace, 2 * day, "active paid until 744h0m0s"},
-		{"a plan stands for a price that the catalog lacks", []string{wave(9*time.Second, map[string]any{"price_id": "price_new", "payment_system_label": "Paddle"})}, noGrace, day, "active paid until 744h0m0s"},
+		{"paid once is for ever", []string{wave(time.Second, map[string]any{"price_label": "49.00 usd Lifetime", "next_charge_date": nil})}, noGrace, 9000 * waveDay, "active paid until ever"},
+		{"running without a next date lasts 35 days", []string{wave(time.Second, map[string]any{"next_charge_date": nil})}, noGrace, waveDay, "active paid until 864h0m0s"},
+		{"the first message may be about a later charge", []string{charge2, wave(30*waveDay+3*time.Second, map[string]any{"charges_count": 2, "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)})}, noGrace, 31 * waveDay, "active paid until 1464h0m0s"},
+		{"an unknown status changes nothing", []string{wave(9*time.Second, nil), wave(waveDay, map[string]any{"status": "on_the_moon"})}, noGrace, 2 * waveDay, "active paid until 744h0m0s"},
+		{"a plan stands for a price that the catalog lacks", []string{wave(9*time.Second, map[string]any{"price_id": "price_new", "payment_system_label": "Paddle"})}, noGrace, waveDay, "active paid until 744h0m0s"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -288,7 +288,7 @@ func TestWeb2WaveOrder(t *testing.T) {
 		t.Error("a field that we do not read makes another event")
 	}
 	seen := map[string]bool{}
-	for _, change := range []map[string]any{nil, {"status": "past_due"}, {"charges_count": 2}, {"canceled_at": waveDate(0)}, {"next_charge_date": waveDate(day)}, {"event_type": "charge.succeeded"}, {"id": 8}} {
+	for _, change := range []map[string]any{nil, {"status": "past_due"}, {"charges_count": 2}, {"canceled_at": waveDate(0)}, {"next_charge_date": waveDate(waveDay)}, {"event_type": "charge.succeeded"}, {"id": 8}} {
 		seen[parseWave(t, wave(time.Hour, change)).ID] = true
 	}
 	if len(seen) != 7 {
@@ -341,7 +341,7 @@ func TestWeb2WaveBadInput(t *testing.T) {
 				ev := parseWave(t, marshal(tree))
 				checkWave(t, ev)
 				for _, policy := range []entitlement.Policy{{}, entitlement.DefaultPolicy} {
-					waveStands(waveProof(ev), policy, day)
+					waveStands(waveProof(ev), policy, waveDay)
 				}
 				if text := string(entitlement.Encode(&ev)) + string(ev.Raw); strings.Contains(text, "example.com") || strings.Contains(text, "canary") {
 					t.Fatalf("%s with %s = %v keeps it: %s", name, field, v, ev.Raw)
@@ -401,7 +401,7 @@ func FuzzParseWeb2Wave(f *testing.F) {
 			t.Fatal(err)
 		}
 		checkWave(t, ev)
-		waveStands(waveProof(ev), entitlement.DefaultPolicy, day)
+		waveStands(waveProof(ev), entitlement.DefaultPolicy, waveDay)
 	})
 }
 

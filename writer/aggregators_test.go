@@ -1,0 +1,150 @@
+package writer
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/config"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+const (
+	adaptyAuthorization = "Bearer canary-of-adapty"
+	iapticPassword      = "canary-of-iaptic"
+)
+
+// startAggregators starts a writer that has both, without an API to ask.
+func startAggregators(t *testing.T) *testWriter {
+	t.Helper()
+	cfg := testConfigs(t, 1)[0]
+	sandbox := cfg.Environments[entitlement.Sandbox]
+	sandbox.Adapty = &AdaptyConfig{Authorizations: []config.Secret{adaptyAuthorization}}
+	sandbox.Iaptic = &IapticConfig{Passwords: []config.Secret{iapticPassword}}
+	cfg.Environments[entitlement.Sandbox] = sandbox
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	if r := w.api("PUT", "/v1/catalog", `{"products": [{"provider": "apple", "product_id": "com.example.pro_monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "pro_monthly", "group": "pro"}],
+		"aggregator_entitlements": [{"provider": "adapty", "id": "premium", "entitlement": "pro"}]}`); r.status != http.StatusOK {
+		t.Fatalf("PUT /v1/catalog = %d %s", r.status, r.text)
+	}
+	return w
+}
+
+func jsonOf(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestAdaptyGivesAccess goes from the webhook to the answer: refusals that Adapty repeats, both handshakes, an access level of a product that
+// the catalog lacks, a share, its end.
+func TestAdaptyGivesAccess(t *testing.T) {
+	w := startAggregators(t)
+	post := func(body, authorization string) reply {
+		return w.do("POST", "/v1/webhooks/sandbox/adapty", body, header{"Authorization": authorization, "Content-Type": "application/json"})
+	}
+	for body, want := range map[string]string{`{}`: `{}`, `{"adapty_check":"k3J9"}`: `{"adapty_check_response":"k3J9"}`} {
+		if r := post(body, "unknown"); r.status != http.StatusOK || strings.TrimSpace(r.text) != want {
+			t.Errorf("handshake %s = %d %s, want %s", body, r.status, r.text, want)
+		}
+	}
+	owner, friend := w.account(), w.account()
+	now := time.Now()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000000-0700") }
+	state := func(at time.Time, sharers []object, change object) string {
+		properties := object{"profile_event_id": unique("e"), "environment": "Sandbox", "store": "paddle", "vendor_product_id": "not_in_the_catalog", "transaction_id": "t1", "original_transaction_id": "t1",
+			"purchase_date": stamp(now.Add(-time.Hour)), "access_level_id": "premium", "is_active": true, "is_refund": false, "will_renew": true, "expires_at": stamp(now.AddDate(0, 1, 0))}
+		for name, value := range change {
+			properties[name] = value
+		}
+		return jsonOf(t, object{"event_type": "access_level_updated", "event_datetime": stamp(at), "profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10", "customer_user_id": owner,
+			"email": "canary@example.com", "profiles_sharing_access_level": sharers, "event_properties": properties})
+	}
+	first := state(now.Add(-time.Minute), nil, nil)
+	if r := post(first, "unknown"); r.status != http.StatusServiceUnavailable || r.slug() != "invalid-signature" {
+		t.Errorf("a wrong authorization: %d %s, want 503: Adapty repeats no 4xx", r.status, r.text)
+	}
+	if w.pro(owner)["active"] == true {
+		t.Fatal("a message that was refused gives access")
+	}
+	for i, again := range []bool{false, true} {
+		if r := post(first, adaptyAuthorization); r.status != http.StatusOK || r.str("outcome") != "recorded" || r.json["duplicate"] != again {
+			t.Fatalf("POST %d = %d %s", i, r.status, r.text)
+		}
+	}
+	if pro := w.pro(owner); pro["active"] != true || pro["provider"] != "adapty" || pro["store"] != "paddle" || pro["will_renew"] != true || pro["purchase_id"] != "adapty:t1" {
+		t.Errorf("pro = %v", pro)
+	}
+	post(state(now.Add(-50*time.Second), []object{{"profile_id": "b7a0c1de-11aa-4c7c-8a2b-9d0e1f2a3b4c", "customer_user_id": friend}}, nil), adaptyAuthorization)
+	if pro := w.pro(friend); pro["active"] != true || pro["ownership"] != "shared" {
+		t.Errorf("with whom it is shared: %v", pro)
+	}
+	post(state(now.Add(-40*time.Second), nil, object{"is_active": false, "is_refund": true, "will_renew": false, "expires_at": stamp(now.Add(-40 * time.Second))}), adaptyAuthorization)
+	if pro, other := w.pro(owner), w.pro(friend); pro["status"] != "refunded" || other["active"] == true {
+		t.Errorf("after the refund: %v, and the friend %v", pro, other)
+	}
+	if log := w.logs.String(); strings.Contains(log, "canary") {
+		t.Errorf("the log has a secret or an address: %s", log)
+	}
+}
+
+// TestIapticGivesAccess goes from the webhook to the answer, and shows that the password is nowhere on the disk.
+func TestIapticGivesAccess(t *testing.T) {
+	w := startAggregators(t)
+	account, now := w.account(), time.Now()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+	message := func(at time.Time, password string, change object) string {
+		purchase := object{"purchaseId": "apple:2000000912345678", "transactionId": "apple:2000000912345678", "productId": "apple:com.example.pro_monthly", "platform": "apple", "sandbox": true,
+			"purchaseDate": stamp(now.Add(-time.Hour)), "expirationDate": stamp(now.AddDate(0, 1, 0)), "renewalIntent": "Renew", "cancelationReason": ""}
+		for name, value := range change {
+			purchase[name] = value
+		}
+		return jsonOf(t, object{"type": "purchases.updated", "password": password, "applicationUsername": account, "notification": object{"reason": "PURCHASED", "id": unique("n"), "date": stamp(at)},
+			"purchases": object{"apple:com.example.pro_monthly": purchase}})
+	}
+	post := func(body string) reply {
+		return w.do("POST", "/v1/webhooks/sandbox/iaptic", body, header{"Content-Type": "application/json"})
+	}
+	if r := post(message(now, "wrong", nil)); r.status != http.StatusUnauthorized || r.slug() != "invalid-signature" {
+		t.Errorf("a wrong password: %d %s", r.status, r.text)
+	}
+	if r := post(`{"type":"TEST","password":"` + iapticPassword + `"}`); r.status != http.StatusOK || r.str("outcome") != "unhandled" {
+		t.Errorf("a test: %d %s", r.status, r.text)
+	}
+	if r := post(message(now.Add(-time.Minute), iapticPassword, nil)); r.status != http.StatusOK || r.str("outcome") != "recorded" {
+		t.Fatalf("POST = %d %s", r.status, r.text)
+	}
+	if pro := w.pro(account); pro["active"] != true || pro["provider"] != "iaptic" || pro["store"] != "app_store" || pro["purchase_id"] != "apple:2000000912345678" {
+		t.Errorf("pro = %v", pro)
+	}
+	if r := post(`{"type":"purchases.updated","password":"` + iapticPassword + `"}`); r.status != http.StatusOK || r.str("outcome") != "unreadable" {
+		t.Errorf("a message without purchases: %d %s", r.status, r.text)
+	}
+	post(message(now.Add(-30*time.Second), iapticPassword, object{"expirationDate": stamp(now.Add(-time.Minute)), "renewalIntent": "Lapse", "cancelationReason": "Customer", "isExpired": true}))
+	if pro := w.pro(account); pro["status"] != "expired" {
+		t.Errorf("after its end: %v", pro)
+	}
+	w.stop()
+	files := 0
+	err := filepath.WalkDir(w.cfg.Node.DataDir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		files++
+		return scan(t, path, []string{iapticPassword})
+	})
+	if err != nil || files < 4 {
+		t.Errorf("scanned %d files, %v", files, err)
+	}
+	if log := w.logs.String(); strings.Contains(log, iapticPassword) {
+		t.Errorf("the log has the password: %s", log)
+	}
+}
