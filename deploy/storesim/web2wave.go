@@ -98,7 +98,7 @@ func (s *Sim) web2WaveRow(p *Purchase) object {
 	if !p.recurs() {
 		method = s.stripeID("pi", p, 0)
 	}
-	return object{"id": 100_000 + p.N, "user_id": s.web2WaveUser(p.Owner), "user_email": "", "created_at": web2WaveTime(p.StartedAt), "updated_at": web2WaveTime(p.ChangedAt), "payment_system": 1, "payment_system_label": "Stripe",
+	return object{"id": 100_000 + s.number("web2wave", p.N)%1_000_000_000, "user_id": s.web2WaveUser(p.Owner), "user_email": "", "created_at": web2WaveTime(p.StartedAt), "updated_at": web2WaveTime(p.ChangedAt), "payment_system": 1, "payment_system_label": "Stripe",
 		"real_payment": real, "pay_system_id": method, "project_domain": "quiz.example.com", "quiz_id": "10001", "quiz_name": "quiz", "paywall_id": "22", "paywall_name": "paywall", "price_id": t.Product.ID, "plan_id": 31,
 		"plan_name": t.Product.ID, "price_label": label, "amount": fmt.Sprintf("%d.00", t.Product.Cents), "amount_real": float64(t.Cents) / 100, "currency": "eur", "canceled_at": web2WaveTime(p.EndedAt), "cancel_at_period_end": 0,
 		"cancel_scheduled": scheduled, "customer": s.stripeCustomer(p), "status": web2WaveStatus(p), "next_charge_date": web2WaveTime(next), "last_charge_date": web2WaveTime(last), "charges_count": p.charges(), "phases_num": 1,
