@@ -71,8 +71,9 @@ chaos: commands ## faults on real processes for FOR (5m), in an order that SEED 
 	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 
 .PHONY: sim
-sim: ## random histories under virtual time and every fault; SEEDS=10000, SEED=1 is the first
-	@go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1)
+sim: ## random histories under virtual time: customers over all providers (HISTORIES=100000) and a cluster under every fault (SEEDS=1000); naming one plays it alone
+	@$(if $(or $(HISTORIES),$(if $(SEEDS),,both)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
+	@$(if $(or $(SEEDS),$(if $(HISTORIES),,both)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))
 
 .PHONY: planted
 planted: ## plants each known fault and shows which checker finds it; ONLY=<name> takes one

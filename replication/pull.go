@@ -332,7 +332,7 @@ func delayAfter(err error, backoff time.Duration) time.Duration {
 func readAll(resp *http.Response, limit int64) ([]byte, error) {
 	var b []byte
 	var err error
-	if n := resp.ContentLength; n >= 0 && n <= limit {
+	if n := resp.ContentLength; n > 0 && n <= limit {
 		b = make([]byte, n)
 		_, err = io.ReadFull(resp.Body, b)
 	} else {
