@@ -52,6 +52,8 @@ type metrics struct {
 	unmapped        *prometheus.CounterVec
 	soldTwice       *prometheus.CounterVec
 	handOvers       *prometheus.CounterVec
+
+	acknowledgements *prometheus.CounterVec
 }
 
 // latencyBuckets run from what loopback takes to what a provider waits.
@@ -84,7 +86,9 @@ func newMetrics(w *Writer) *metrics {
 		providerPulls:   counter("provider_pulls_total", "Objects that this leader asked providers for, by what became of the answer.", "provider", "outcome"),
 	}
 	m.handOvers = counter("hand_overs_total", "Times that this leader handed the lead over because another writer is better for it.", "reason")
-	m.registry.MustRegister(m.handOvers)
+	m.acknowledgements = counter("acknowledgements_total", "Attempts of this leader to tell a provider that a sale is delivered.", "outcome")
+	m.registry.MustRegister(m.handOvers, m.acknowledgements)
+	zero(m.acknowledgements, acknowledgeTold, acknowledgeFailed, acknowledgeWaits, acknowledgeOverdue)
 	zero(m.handOvers, reasonClock, reasonDisk)
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
@@ -197,7 +201,10 @@ func (m *metrics) proposed(err error, d time.Duration) {
 	m.proposalSeconds.Observe(d.Seconds())
 }
 
-func (m *metrics) handedOver(reason string)   { m.handOvers.WithLabelValues(reason).Inc() }
+func (m *metrics) handedOver(reason string) { m.handOvers.WithLabelValues(reason).Inc() }
+func (m *metrics) acknowledged(outcome string) {
+	m.acknowledgements.WithLabelValues(outcome).Inc()
+}
 func (m *metrics) readFailed()                { m.readFailures.Inc() }
 func (m *metrics) refused(reason string)      { m.credentials.WithLabelValues(reason).Inc() }
 func (m *metrics) head(outcome string)        { m.heads.WithLabelValues(outcome).Inc() }

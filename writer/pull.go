@@ -263,6 +263,7 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 		return
 	}
 	ctx = problem.WithRequestID(ctx, newID())
+	p.acknowledge(ctx, purchase, pull)
 	answers, pause, complete := p.askAll(ctx, purchase, targets)
 	if ctx.Err() != nil {
 		return // the next leader asks
@@ -372,6 +373,8 @@ func (p *pulling) failed(from entitlement.Provider, err error) (outcome string, 
 		failure = *e
 	}
 	switch {
+	case errors.Is(err, provider.ErrGone) && failure.RetryAfter > 0: // it may only be too new
+		return pullGone, failure.RetryAfter
 	case errors.Is(err, provider.ErrGone):
 		return pullGone, pullGonePause
 	case errors.Is(err, provider.ErrCredential):

@@ -138,10 +138,10 @@ const (
 
 // Times of the stories, Unix seconds, and as Google writes them.
 const (
-	day     = int64(24 * 3600)
+	playDay = int64(24 * 3600)
 	playNow = int64(1795305600) // 2026-11-22T00:00:00Z
-	begun   = playNow - 31*day
-	ends    = playNow + 30*day
+	begun   = playNow - 31*playDay
+	ends    = playNow + 30*playDay
 )
 
 func rfc(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02T15:04:05.000Z") }
@@ -198,7 +198,7 @@ func TestPlaySubscriptions(t *testing.T) {
 		return []any{lineItem("pro", order, expiry, change...)}
 	}
 	noRenew := map[string]any{"autoRenewingPlan": map[string]any{"autoRenewEnabled": false}}
-	first := playState("ACTIVE", pro(order, playNow+day))
+	first := playState("ACTIVE", pro(order, playNow+playDay))
 	id := playHash(testToken)
 	replacing := func(state string, items ...any) map[string]any {
 		return playState(state, items, map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow)})
@@ -223,65 +223,65 @@ func TestPlaySubscriptions(t *testing.T) {
 		want    []item
 	}{
 		{"active: until its end, and a tenth of the term or a day after it", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
 		{"a licence tester's month of five minutes has half a minute", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro("GPA.1-1..1", playNow+300), map[string]any{"startTime": rfc(playNow - 600)}))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 330, playNow + 300, true, false, 0, ""}}},
 		{"a trial", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends, map[string]any{"offerPhase": map[string]any{"freeTrial": map[string]any{}}})))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, true, 0, ""}}},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, true, 0, ""}}},
 		{"a prepaid plan does not renew", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends, map[string]any{"autoRenewingPlan": nil, "prepaidPlan": map[string]any{}})))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
 		{"canceled: to its end and no longer", [][]entitlement.Object{answered(t, testToken, playNow, playState("CANCELED", pro(order, ends, noRenew)))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
 		{"canceled while it says that it renews", [][]entitlement.Object{answered(t, testToken, playNow, playState("CANCELED", pro(order, ends)))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
-		{"grace: what was paid for keeps its end", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*day, playNow + day, true, false, playNow + 8*day, ""}}},
-		{"grace, when that is the first that is heard", [][]entitlement.Object{answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*day, playNow + 8*day, true, false, playNow + 8*day, ""}}},
-		{"grace that grew", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro(order, playNow+8*day))),
-			answered(t, testToken, playNow+3*day, playState("IN_GRACE_PERIOD", pro(order, playNow+9*day)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 9*day, playNow + day, true, false, playNow + 9*day, ""}}},
-		{"hold: stopped, with the end of what was paid for", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*day, playState("ON_HOLD", pro(order, playNow+8*day)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + day, playNow + day, true, false, 0, ""}}},
-		{"recovered from hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*day, playState("ON_HOLD", pro(order, playNow+8*day))),
-			answered(t, testToken, playNow+10*day, playState("ACTIVE", pro(renewed, playNow+40*day)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 41*day, playNow + 40*day, true, false, 0, ""}}},
-		{"canceled at the end of hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+40*day, playState("CANCELED", pro(order, playNow+8*day, noRenew)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 8*day, playNow + 8*day, false, false, 0, ""}}},
-		{"paused", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("PAUSED", pro(order, playNow+day),
+		{"grace: what was paid for keeps its end", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*playDay, playState("IN_GRACE_PERIOD", pro(order, playNow+8*playDay)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*playDay, playNow + playDay, true, false, playNow + 8*playDay, ""}}},
+		{"grace, when that is the first that is heard", [][]entitlement.Object{answered(t, testToken, playNow+2*playDay, playState("IN_GRACE_PERIOD", pro(order, playNow+8*playDay)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 8*playDay, playNow + 8*playDay, true, false, playNow + 8*playDay, ""}}},
+		{"grace that grew", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*playDay, playState("IN_GRACE_PERIOD", pro(order, playNow+8*playDay))),
+			answered(t, testToken, playNow+3*playDay, playState("IN_GRACE_PERIOD", pro(order, playNow+9*playDay)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + 9*playDay, playNow + playDay, true, false, playNow + 9*playDay, ""}}},
+		{"hold: stopped, with the end of what was paid for", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*playDay, playState("ON_HOLD", pro(order, playNow+8*playDay)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Retrying, playNow + playDay, playNow + playDay, true, false, 0, ""}}},
+		{"recovered from hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+9*playDay, playState("ON_HOLD", pro(order, playNow+8*playDay))),
+			answered(t, testToken, playNow+10*playDay, playState("ACTIVE", pro(renewed, playNow+40*playDay)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 41*playDay, playNow + 40*playDay, true, false, 0, ""}}},
+		{"canceled at the end of hold", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+40*playDay, playState("CANCELED", pro(order, playNow+8*playDay, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, playNow + 8*playDay, playNow + 8*playDay, false, false, 0, ""}}},
+		{"paused", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*playDay, playState("PAUSED", pro(order, playNow+playDay),
 			map[string]any{"pausedStateContext": map[string]any{"autoResumeTime": rfc(ends)}}))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.OnHold, playNow + day, playNow + day, true, false, 0, ""}}},
-		{"expired", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*day, playState("EXPIRED", pro(order, playNow+day, noRenew)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, playNow + day, false, false, 0, ""}}},
-		{"revoked before its end shows as expired", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends))), answered(t, testToken, playNow+2*day, playState("EXPIRED", pro(order, playNow+day, noRenew)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, playNow + day, false, false, 0, ""}}},
+			[]item{{id + ":pro", "pro:monthly", entitlement.OnHold, playNow + playDay, playNow + playDay, true, false, 0, ""}}},
+		{"expired", [][]entitlement.Object{answered(t, testToken, playNow, first), answered(t, testToken, playNow+2*playDay, playState("EXPIRED", pro(order, playNow+playDay, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + playDay, playNow + playDay, false, false, 0, ""}}},
+		{"revoked before its end shows as expired", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro(order, ends))), answered(t, testToken, playNow+2*playDay, playState("EXPIRED", pro(order, playNow+playDay, noRenew)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + playDay, playNow + playDay, false, false, 0, ""}}},
 		{"expired with an end to come", [][]entitlement.Object{answered(t, testToken, playNow, playState("EXPIRED", pro(order, ends, noRenew)))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow, playNow, false, false, 0, ""}}},
 		{"pending", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0), map[string]any{"startTime": nil}))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Pending, playNow, 1, false, false, 0, ""}}},
-		{"pending, then paid", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+day, playState("ACTIVE", pro(order, ends)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
-		{"pending, then given up", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+day, playState("PENDING_PURCHASE_CANCELED", pro("", 0)))},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + day, 1, false, false, 0, ""}}},
+		{"pending, then paid", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+playDay, playState("ACTIVE", pro(order, ends)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
+		{"pending, then given up", [][]entitlement.Object{answered(t, testToken, playNow, playState("PENDING", pro("", 0))), answered(t, testToken, playNow+playDay, playState("PENDING_PURCHASE_CANCELED", pro("", 0)))},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Ended, playNow + playDay, 1, false, false, 0, ""}}},
 		{"a current order that was voided, and Google still says active", [][]entitlement.Object{answered(t, testToken, playNow+3, playState("ACTIVE", pro(order, ends))), void(order, playNow+2)},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}}},
-		{"an old order that was voided", [][]entitlement.Object{answered(t, testToken, playNow-2*day, playState("ACTIVE", pro(order, playNow))), answered(t, testToken, playNow+1, playState("ACTIVE", pro(renewed, ends))), void(order, playNow+2)},
-			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"an old order that was voided", [][]entitlement.Object{answered(t, testToken, playNow-2*playDay, playState("ACTIVE", pro(order, playNow))), answered(t, testToken, playNow+1, playState("ACTIVE", pro(renewed, ends))), void(order, playNow+2)},
+			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
 		{"two products under one order, voided", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", order, ends)})), void(order, playNow+2)},
 			[]item{{id + ":extra", "extra:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}}},
-		{"two products have each their own end", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", "GPA.1-2", ends-9*day, map[string]any{"deferredItemRemoval": map[string]any{}})}))},
-			[]item{{id + ":extra", "extra:monthly", entitlement.Live, ends - 9*day, ends - 9*day, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
+		{"two products have each their own end", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", "GPA.1-2", ends-9*playDay, map[string]any{"deferredItemRemoval": map[string]any{}})}))},
+			[]item{{id + ":extra", "extra:monthly", entitlement.Live, ends - 9*playDay, ends - 9*playDay, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
 		{"no order, as with a promotion code", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro("", ends, noRenew)))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
-		{"an upgrade ends what it replaced", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("team", "GPA.2-2", ends+day)))},
-			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Live, ends + 2*day, ends + day, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
-		{"an upgrade that is not paid for yet ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING", lineItem("team", "", 0)))},
-			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Pending, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
-		{"an upgrade that was given up ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING_PURCHASE_CANCELED", lineItem("team", "", 0)))},
-			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Ended, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, ""}}},
-		{"a deferred change keeps the old product to its end", [][]entitlement.Object{answered(t, testToken, playNow-day, playState("ACTIVE", pro(order, ends))),
+		{"an upgrade ends what it replaced", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("team", "GPA.2-2", ends+playDay)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Live, ends + 2*playDay, ends + playDay, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+		{"an upgrade that is not paid for yet ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING", lineItem("team", "", 0)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Pending, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
+		{"an upgrade that was given up ends nothing", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("PENDING_PURCHASE_CANCELED", lineItem("team", "", 0)))},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Ended, playNow + 1, 1, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
+		{"a deferred change keeps the old product to its end", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))),
 			answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("pro", "GPA.2-2", ends, map[string]any{"deferredItemReplacement": map[string]any{"productId": "team"}}), lineItem("team", "", 0)))},
-			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + day, ends, true, false, 0, "team"}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, "team"}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -413,17 +413,17 @@ func TestWhoBoughtAtPlay(t *testing.T) {
 // Any order, repeat and portion of a history gives one purchase.
 func TestPlayHistoriesAreOrderFree(t *testing.T) {
 	pro := func(order string, expiry int64) []any { return []any{lineItem("pro", order, expiry)} }
-	linked := map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow + 50*day)}
+	linked := map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow + 50*playDay)}
 	notified := func(token string, at int64) []entitlement.Object {
 		return []entitlement.Object{playHint(token, token, at*1000+123)}
 	}
 	history := [][]entitlement.Object{
-		notified(testToken, playNow-31*day), answered(t, testToken, playNow-31*day+1, playState("PENDING", pro("", 0))), answered(t, testToken, playNow-30*day, playState("ACTIVE", pro("GPA.1", playNow))),
-		notified(testToken, playNow), answered(t, testToken, playNow+day, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+3*day))), answered(t, testToken, playNow+2*day, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+4*day))),
-		answered(t, testToken, playNow+5*day, playState("ON_HOLD", pro("GPA.1", playNow+4*day))), answered(t, testToken, playNow+6*day, playState("ACTIVE", pro("GPA.1..0", playNow+36*day))),
-		playVoidedOrder(testToken, testToken, "GPA.1", true, (playNow+7*day)*1000), answered(t, testToken, playNow+7*day+1, playState("ACTIVE", pro("GPA.1..0", playNow+36*day))),
-		answered(t, newToken, playNow+50*day, playState("PENDING", []any{lineItem("team", "", 0)}, linked)), answered(t, newToken, playNow+51*day, playState("ACTIVE", []any{lineItem("team", "GPA.2", playNow+81*day)}, linked)),
-		answered(t, testToken, playNow+52*day, playState("EXPIRED", pro("GPA.1..0", playNow+50*day))),
+		notified(testToken, playNow-31*playDay), answered(t, testToken, playNow-31*playDay+1, playState("PENDING", pro("", 0))), answered(t, testToken, playNow-30*playDay, playState("ACTIVE", pro("GPA.1", playNow))),
+		notified(testToken, playNow), answered(t, testToken, playNow+playDay, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+3*playDay))), answered(t, testToken, playNow+2*playDay, playState("IN_GRACE_PERIOD", pro("GPA.1", playNow+4*playDay))),
+		answered(t, testToken, playNow+5*playDay, playState("ON_HOLD", pro("GPA.1", playNow+4*playDay))), answered(t, testToken, playNow+6*playDay, playState("ACTIVE", pro("GPA.1..0", playNow+36*playDay))),
+		playVoidedOrder(testToken, testToken, "GPA.1", true, (playNow+7*playDay)*1000), answered(t, testToken, playNow+7*playDay+1, playState("ACTIVE", pro("GPA.1..0", playNow+36*playDay))),
+		answered(t, newToken, playNow+50*playDay, playState("PENDING", []any{lineItem("team", "", 0)}, linked)), answered(t, newToken, playNow+51*playDay, playState("ACTIVE", []any{lineItem("team", "GPA.2", playNow+81*playDay)}, linked)),
+		answered(t, testToken, playNow+52*playDay, playState("EXPIRED", pro("GPA.1..0", playNow+50*playDay))),
 	}
 	var want entitlement.Evidence
 	for _, objects := range history {

@@ -69,6 +69,18 @@ type Puller interface {
 	Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error)
 }
 
+// Acknowledger is a Puller whose provider takes a sale back unless it hears in time that it was delivered.
+type Acknowledger interface {
+	Puller
+
+	// Unacknowledged lists the sales in what is recorded of a purchase that the provider waits to hear about, by ids for Acknowledge.
+	Unacknowledged(e entitlement.Evidence) []string
+
+	// Acknowledge tells the provider that a sale is delivered; what is consumable is also used up by that, so that it can be bought again. It may be called
+	// again. That the provider knows is told by what Pull returns. Errors: as Pull's.
+	Acknowledge(ctx context.Context, e entitlement.Evidence, id string, consumable func(entitlement.Sold) bool) error
+}
+
 // What a pull can come to, by what to do next. They are inside a *PullError.
 var (
 	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.
