@@ -54,6 +54,7 @@ type metrics struct {
 	handOvers       *prometheus.CounterVec
 
 	acknowledgements *prometheus.CounterVec
+	waited           *prometheus.CounterVec
 }
 
 // latencyBuckets run from what loopback takes to what a provider waits.
@@ -90,6 +91,10 @@ func newMetrics(w *Writer) *metrics {
 	m.registry.MustRegister(m.handOvers, m.acknowledgements)
 	zero(m.acknowledgements, acknowledgeTold, acknowledgeFailed, acknowledgeWaits, acknowledgeOverdue)
 	zero(m.handOvers, reasonClock, reasonDisk)
+	m.waited = counter("waiting_messages_total", "Messages of providers that may not send again, by what became of them on this node's disk.", "outcome")
+	m.registry.MustRegister(m.waited, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("waiting_messages"), Help: "Messages on this node's disk that no leader took yet."},
+		func() float64 { return float64(w.waiting.length()) }))
+	zero(m.waited, waitingOutcomes...)
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
 	for _, env := range entitlement.Environments {

@@ -88,10 +88,12 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	if err != nil {
 		return answer, outcomeError, err
 	}
-	if err := w.speaks(ev.Provider); err != nil {
-		return answer, outcomeUnavailable, err
+	var result store.Result
+	if patience := adapter.Delivery().Patience; patience > 0 {
+		result, err = w.proposePatiently(ctx, env, ev, patience)
+	} else if err = w.speaks(ev.Provider); err == nil {
+		result, err = w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
 	}
-	result, err := w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
 	if err != nil {
 		return answer, outcomeUnavailable, err
 	}

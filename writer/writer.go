@@ -76,6 +76,7 @@ type Writer struct {
 	catalogs        catalogCache
 	frames          frames
 	spool           *spool
+	waiting         *waiting // messages that no leader took yet
 	admission       *admission
 	refusals        refusalLog
 	polls           chan struct{}
@@ -186,6 +187,9 @@ func (w *Writer) openFiles() error {
 	if w.spool, err = newSpool(filepath.Join(dir, "spool"), w.spawn, w.buildSnapshot, func() bool { return w.disk.Status().Low }); err != nil {
 		return err
 	}
+	if w.waiting, err = openWaiting(filepath.Join(dir, waitingFolder), w.log, func(outcome string) { w.metrics.waited.WithLabelValues(outcome).Inc() }); err != nil {
+		return err
+	}
 	voters := make([]store.Voter, len(w.cfg.Cluster.Voters))
 	for i, v := range w.cfg.Cluster.Voters {
 		voters[i] = store.Voter{ID: v.ID, Addr: v.Raft}
@@ -274,6 +278,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.background.Go(func() { w.makeHeads(w.serving) })
 	w.background.Go(func() { w.watch(w.serving) })
 	w.background.Go(func() { w.lead(w.serving) })
+	w.background.Go(func() { w.proposeWaiting(w.serving) })
 	w.background.Go(func() { w.lookAround(w.serving) })
 	w.background.Go(func() { w.attend(w.serving) })
 	for _, r := range w.relays {
