@@ -43,10 +43,10 @@ func (s *System) makeApple() error {
 	}
 	// All files or none.
 	if err := errors.Join(os.RemoveAll(dir+".tmp"), os.Mkdir(dir+".tmp", 0o700), writeAppleChain(dir+".tmp")); err != nil {
-		return fmt.Errorf("App Store authority: %w", err)
+		return fmt.Errorf("authority of the App Store: %w", err)
 	}
 	if err := os.Rename(dir+".tmp", dir); err != nil {
-		return fmt.Errorf("App Store authority: %w", err)
+		return fmt.Errorf("authority of the App Store: %w", err)
 	}
 	return nil
 }
