@@ -211,10 +211,10 @@ func appleError(code int) object {
 	return object{"errorCode": code, "errorMessage": "simulated"}
 }
 
-// applePurchase finds a purchase by any of its transactions.
+// applePurchase finds a purchase by any of its transactions, whoever else tells of it.
 func (s *Sim) applePurchase(env Environment, transaction string) (ref, bool) {
 	for _, p := range s.order {
-		if p.Provider != Apple || p.Env != env || p.Phase == Pending {
+		if p.Store != AppStore || p.Env != env || p.Phase == Pending {
 			continue
 		}
 		for term := range p.Terms {

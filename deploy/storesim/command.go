@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -109,6 +110,7 @@ func (c *client) buy() *cobra.Command {
 	f.StringVar(&q.Name, "as", "", "what the purchase is called from then on")
 	f.IntVar(&q.Trial, "trial-days", 0, "days of a free trial first")
 	f.IntVar(&q.Quantity, "quantity", 1, "how many")
+	f.BoolVar(&q.StoreTells, "store-tells", false, "the store behind an aggregator sends its own messages too")
 	f.BoolVar(&q.Pending, "pending", false, "the money comes later: settle ends it")
 	return cmd
 }
@@ -259,11 +261,14 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if config.Seed == 0 {
+			config.Seed = rand.Uint64()
+		}
 		config.Rules = DefaultRules
 		config.Rules.AcknowledgeWithin = time.Duration(acknowledge)
 		service.Stores[Production], service.Stores[Sandbox] = production, sandbox
 		service.Ready = func(control string, _ map[Environment]string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "driven at http://%s/sim/v1/\n", control)
+			fmt.Fprintf(cmd.OutOrStdout(), "driven at http://%s/sim/v1/, seed %d\n", control, config.Seed)
 		}
 		return service.Serve(cmd.Context(), New(config))
 	}}
@@ -274,7 +279,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&dir, "dir", ".latchkey-storesim", "folder of secrets and keys, made at the first start")
 	f.StringVar(&credentials, "credentials", "", "file of secrets, instead of those in --dir")
 	f.StringSliceVar(&config.Writers, "writers", nil, "addresses of the writers that take the messages; none: messages are made and not sent")
-	f.Uint64Var(&config.Seed, "seed", 1, "decides every chance")
+	f.Uint64Var(&config.Seed, "seed", 0, "decides every chance; 0: by lot, as ids must be where the writers remember an earlier simulation")
 	f.StringVar(&start, "start", "", "virtual time of the beginning; now, if empty")
 	f.Float64Var(&service.Speed, "speed", 1, "how fast virtual time passes by itself; 0: only when advanced")
 	f.StringVar(&service.ClockFile, "clock-file", "", "file that always holds by how much the virtual clock is ahead")

@@ -67,6 +67,15 @@ type GoogleCredentials struct {
 	service *rsa.PublicKey
 }
 
+// ServiceAccount is the key file of the service account, as Google gives it out; tokens is where it is exchanged.
+func (g GoogleCredentials) ServiceAccount(tokens string) ([]byte, error) {
+	key, err := os.ReadFile(g.ServiceKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("service account: %w", err)
+	}
+	return encode(object{"type": "service_account", "client_email": g.ServiceEmail, "private_key": string(key), "private_key_id": "1", "token_uri": tokens}), nil
+}
+
 // RevenueCatCredentials are a project's.
 type RevenueCatCredentials struct {
 	Authorization string `json:"authorization"`  // the header's whole value

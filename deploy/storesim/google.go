@@ -240,7 +240,7 @@ func (s *Sim) JWKS(env Environment) any {
 // googlePurchase finds a purchase by its token.
 func (s *Sim) googlePurchase(env Environment, token string) *Purchase {
 	for _, p := range s.order {
-		if p.Provider == Google && p.Env == env && s.playToken(p) == token {
+		if p.Store == PlayStore && p.Env == env && s.playToken(p) == token {
 			return p
 		}
 	}

@@ -73,6 +73,7 @@ type Purchase struct {
 	Disputes     int
 	Quantity     int
 	Taken        bool   // Play: acknowledged or consumed
+	StoreTells   bool   // its store sends messages too
 	SharedOf     string // of the family's part: the purchase that was bought
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -73,15 +72,6 @@ func freeAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// serviceAccount is Google's key file for the writer.
-func serviceAccount(t testing.TB, c *Credentials, tokens string) string {
-	t.Helper()
-	key, err := os.ReadFile(c.Google.ServiceKeyFile)
-	must(t, err)
-	block, _ := pem.Decode(key)
-	return string(encode(object{"type": "service_account", "client_email": c.Google.ServiceEmail, "private_key": string(pem.EncodeToMemory(block)), "private_key_id": "1", "token_uri": tokens}))
-}
-
 // startNode runs a writer until the test ends. Its providers are those of the simulation's sandbox; stores, unless empty, is where their APIs are.
 func startNode(t testing.TB, stores string) *node {
 	t.Helper()
@@ -103,7 +93,9 @@ func startNode(t testing.TB, stores string) *node {
 	if stores != "" {
 		sections["stripe"].(object)["api_key"], sections["stripe"].(object)["api_base"] = c.Stripe.APIKey, stores
 		google := sections["google"].(object)
-		google["service_account"], google["api_base"], google["token_url"] = serviceAccount(t, c, stores+"/token"), stores, stores+"/token"
+		account, err := c.Google.ServiceAccount(stores + "/token")
+		must(t, err)
+		google["service_account"], google["api_base"], google["token_url"] = string(account), stores, stores+"/token"
 	}
 	for provider, section := range aggregatorSections(c) {
 		sections[provider] = section
@@ -299,7 +291,8 @@ func step(t *testing.T, s *Sim, provider Provider, accounts, ids []string, dice 
 	switch n := dice.IntN(10); {
 	case n < 3 || id == "":
 		var p Purchase
-		p, err = s.Buy(Order{Provider: provider, Account: accounts[dice.IntN(len(accounts))], Product: monthly[provider]})
+		tells := provider != Web2Wave && dice.IntN(2) == 0 // and Latchkey takes both for one sale
+		p, err = s.Buy(Order{Provider: provider, Account: accounts[dice.IntN(len(accounts))], Product: monthly[provider], StoreTells: tells})
 		if err == nil {
 			ids = append(ids, p.ID)
 		}

@@ -27,6 +27,9 @@ func (s *Sim) tell(p *Purchase, f Fact) {
 		Stripe: s.tellStripe, Apple: s.tellApple, Google: s.tellGoogle, RevenueCat: s.tellRevenueCat, Adapty: s.tellAdapty, Iaptic: s.tellIaptic, Web2Wave: s.tellWeb2Wave,
 	}
 	messages[p.Provider](p, f)
+	if store := map[Store]Provider{AppStore: Apple, PlayStore: Google, StripeStore: Stripe}[p.Store]; p.StoreTells && store != p.Provider {
+		messages[store](p, f)
+	}
 }
 
 // awaitEnd does at the end of the present term what is due then.

@@ -17,6 +17,9 @@ const (
 	tickEvery = 50 * time.Millisecond
 	// stopWithin is how long requests may take when the simulation stops.
 	stopWithin = 2 * time.Second
+	// clockLeap is what other programs' clocks must have followed before a message is posted, and clockFollows how long that takes at most.
+	clockLeap    = 2 * time.Second
+	clockFollows = 50 * time.Millisecond
 	// headerTimeout is how long a request's headers may take.
 	headerTimeout = 5 * time.Second
 )
@@ -33,13 +36,17 @@ type Service struct {
 	ClockFile string
 	// Ready is called once everything answers, with the addresses. Nil is allowed.
 	Ready func(control string, stores map[Environment]string)
+
+	written time.Time // the virtual time that ClockFile was written for; OnMove's calls come one by one
 }
 
 // Serve runs until ctx ends.
-func (v Service) Serve(ctx context.Context, s *Sim) error {
+func (v *Service) Serve(ctx context.Context, s *Sim) error {
 	control := http.NewServeMux()
 	control.Handle("/sim/v1/", s.Control())
-	control.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	for _, path := range []string{"/healthz", "/readyz"} {
+		control.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	}
 	handlers := map[string]http.Handler{v.Listen: control}
 	for _, env := range Environments {
 		if s.config.Credentials[env] == nil {
@@ -86,7 +93,7 @@ func (v Service) Serve(ctx context.Context, s *Sim) error {
 }
 
 // run lets virtual time pass.
-func (v Service) run(ctx context.Context, s *Sim, failed <-chan error) error {
+func (v *Service) run(ctx context.Context, s *Sim, failed <-chan error) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for last := time.Now(); ; {
@@ -107,8 +114,12 @@ func (v Service) run(ctx context.Context, s *Sim, failed <-chan error) error {
 }
 
 // writeClock tells other programs how far the virtual clock is ahead.
-func (v Service) writeClock(s *Sim) {
+func (v *Service) writeClock(s *Sim) {
 	ahead := time.Until(s.Now()).Round(time.Second)
+	if now := s.Now(); !now.Before(v.written.Add(clockLeap)) {
+		defer func() { <-time.After(clockFollows) }() // others read the file every so often
+	}
+	v.written = s.Now()
 	tmp := v.ClockFile + ".tmp"
 	if err := errors.Join(os.WriteFile(tmp, []byte(ahead.String()), 0o600), os.Rename(tmp, v.ClockFile)); err != nil {
 		slog.Error("clock file", "error", err)

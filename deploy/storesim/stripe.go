@@ -31,14 +31,14 @@ func (s *Sim) stripeID(prefix string, p *Purchase, term int) string {
 
 func (s *Sim) stripeCustomer(p *Purchase) string { return "cus_" + s.id(14, "cus", p.Env, p.Owner) }
 
-// stripeFind returns what an id was given for.
+// stripeFind returns what an id was given for, whoever else tells of it.
 func (s *Sim) stripeFind(env Environment, id string) (ref, bool) {
 	prefix, _, _ := strings.Cut(id, "_")
 	if prefix == "cs" {
 		prefix = strings.Join(strings.SplitN(id, "_", 3)[:2], "_")
 	}
 	for _, p := range s.order {
-		if p.Provider != Stripe || p.Env != env {
+		if p.Store != StripeStore || p.Env != env {
 			continue
 		}
 		for term := -1; term < len(p.Terms); term++ {

@@ -42,6 +42,7 @@ type role string
 const (
 	roleWriter role = "writer"
 	roleEdge   role = "edge"
+	roleStores role = "storesim"
 )
 
 // maxLogBytes is when a child's log is begun anew at its next start.

@@ -21,7 +21,8 @@ const InfoFile = "latchkey-dev.json"
 type Info struct {
 	Writers      []Node                 `json:"writers"`
 	Edges        []Node                 `json:"edges"`
-	NATS         *NATS                  `json:"nats,omitempty"` // absent: NATS is off
+	NATS         *NATS                  `json:"nats,omitempty"`     // absent: NATS is off
+	Storesim     *Stores                `json:"storesim,omitempty"` // absent: no provider is simulated
 	Roots        []string               `json:"root_public_keys"`
 	Environments map[string]Environment `json:"environments"`
 }
@@ -37,6 +38,11 @@ type Node struct {
 // NATS is where its clients connect.
 type NATS struct {
 	URLs []string `json:"urls"`
+}
+
+// Stores is where the simulated providers are driven.
+type Stores struct {
+	URL string `json:"url"`
 }
 
 // Environment is what a client of one environment needs.
@@ -88,10 +94,13 @@ func (s *System) describe() Info {
 	info := Info{Roots: s.roots(), Environments: map[string]Environment{}}
 	for _, c := range s.children {
 		n := Node{ID: c.id, URL: c.url, PID: int(c.pid.Load()), Dir: c.dir}
-		if c.role == roleWriter {
+		switch c.role {
+		case roleWriter:
 			info.Writers = append(info.Writers, n)
-		} else {
+		case roleEdge:
 			info.Edges = append(info.Edges, n)
+		case roleStores:
+			info.Storesim = &Stores{URL: c.url}
 		}
 	}
 	if urls := s.natsURLs(); len(urls) > 0 {
@@ -147,7 +156,8 @@ const (
 	internalPort  = 21
 	natsPort      = 31
 	raftPort      = 41
-	natsRoutePort = 61 // 51 is the simulated stores'
+	storesPort    = 51 // where they are driven, then production's APIs, then the sandbox's
+	natsRoutePort = 61
 )
 
 // address is that of the i-th node's listener of one kind; i counts from 0.
@@ -164,6 +174,11 @@ func (s *System) ports() map[string]string {
 		ports[s.config.address(raftPort, i)] = fmt.Sprintf("writer w%d's Raft", i+1)
 		ports[s.config.address(natsPort, i)] = fmt.Sprintf("writer w%d's NATS server", i+1)
 		ports[s.config.address(natsRoutePort, i)] = fmt.Sprintf("writer w%d's NATS routes", i+1)
+	}
+	for i, what := range []string{"simulated providers", "simulated providers of production", "simulated providers of the sandbox"} {
+		if s.config.Storesim {
+			ports[s.config.address(storesPort, i)] = what
+		}
 	}
 	for i := range s.config.Edges {
 		ports[s.config.address(edgePort, i)] = fmt.Sprintf("edge e%d", i+1)

@@ -170,6 +170,9 @@ func (s *System) prepareNodes() ([]*child, error) {
 	if err := s.makeApple(); err != nil {
 		return nil, err
 	}
+	if err := s.makeStores(); err != nil {
+		return nil, err
+	}
 	var children []*child
 	for i := range s.config.Writers {
 		c, err := s.prepareNode(roleWriter, fmt.Sprintf("w%d", i+1), s.config.address(writerPort, i), s.writerSettings(i))
@@ -180,6 +183,13 @@ func (s *System) prepareNodes() ([]*child, error) {
 	}
 	for i := range s.config.Edges {
 		c, err := s.prepareNode(roleEdge, fmt.Sprintf("e%d", i+1), s.config.address(edgePort, i), s.edgeSettings(i))
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, c)
+	}
+	if s.config.Storesim {
+		c, err := s.prepareStores()
 		if err != nil {
 			return nil, err
 		}
@@ -240,6 +250,7 @@ func (s *System) writerSettings(i int) settings {
 			"web2wave":     settings{"webhook_tokens": []string{secret.Web2WaveToken}},
 		}
 	}
+	s.askStores(envs)
 	return settings{
 		"trust": settings{"root_public_keys": s.roots()},
 		"node": settings{

@@ -34,7 +34,7 @@ type Config struct {
 	Dir string
 
 	// Port is the first of the 100 ports that may be used: +1 to +9 writers, +11 to +19 edges, +21 to +29 the writers' internal
-	// listeners, +31 to +39 their NATS, +41 to +49 Raft, +61 to +69 the NATS servers among themselves.
+	// listeners, +31 to +39 their NATS, +41 to +49 Raft, +51 to +53 the simulated providers, +61 to +69 the NATS servers among themselves.
 	Port int
 
 	// Writers and Edges are how many of each. Without edges there is nobody to ask for entitlements but the writers.
@@ -43,7 +43,10 @@ type Config struct {
 	// TLS puts everything between the nodes under mutual TLS. What apps, providers and operators reach stays plain: a proxy's part.
 	TLS bool
 
-	// Programs is the folder of latchkey-writer and latchkey-edge.
+	// Storesim runs the simulated providers too, and lets the writers ask them.
+	Storesim bool
+
+	// Programs is the folder of latchkey-writer and latchkey-edge, and of latchkey-storesim.
 	Programs string
 
 	// Out is where addresses and events are told to the user.

@@ -44,6 +44,7 @@ func main() {
 	cmd.Flags().IntVar(&config.Writers, "writers", 3, "number of writers")
 	cmd.Flags().IntVar(&config.Edges, "edges", 2, "number of edges")
 	cmd.Flags().BoolVar(&config.TLS, "tls", false, "mutual TLS between the nodes, with an authority and certificates of this folder's own")
+	cmd.Flags().BoolVar(&config.Storesim, "storesim", false, "the seven providers simulated too: latchkey-storesim drives them")
 	cmd.Flags().BoolVar(&demo, "demo", false, "play the main job once, print each step, stop everything; exit 0 only if every step held")
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
