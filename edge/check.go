@@ -188,8 +188,9 @@ func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *k
 	signer := env.key.signer.Load()
 	var tok []byte
 	var exp int64
+	var again *signedToken
 	if old := k.newest.Load(); signer != nil && c.nonce == "" && old.again(signer, ses, head, now) && c.allows(old.revision, ses.floor) {
-		tok, exp, asOf, revision = old.token, old.exp, old.asOf, old.revision
+		again, tok, exp, asOf, revision = old, old.token, old.exp, old.asOf, old.revision
 		e.metrics.reused.Inc()
 	} else if signer != nil && asOf > 0 && now < signer.ExpiresAt(asOf) {
 		var err error
@@ -218,6 +219,13 @@ func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *k
 	if tok == nil {
 		e.metrics.unsigned.Inc()
 	}
+	h.SetContentType("application/json")
+	if again != nil {
+		if sent := again.body.Load(); sent != nil && sent.now == now {
+			ctx.Response.SetBodyRaw(sent.bytes)
+			return nil
+		}
+	}
 	b := append(c.body[:0], `{"account_id":"`...)
 	b = append(b, ses.account...)
 	b = append(b, `","environment":"`...)
@@ -244,7 +252,9 @@ func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *k
 	}
 	b = append(b, '}')
 	c.body = b
-	h.SetContentType("application/json")
+	if again != nil {
+		again.body.Store(&sentBody{now: now, bytes: bytes.Clone(b)})
+	}
 	ctx.Response.SetBody(b)
 	return nil
 }

@@ -153,6 +153,14 @@ type signedToken struct {
 	exp      int64
 	signer   *token.GraceSigner
 	token    []byte
+
+	body atomic.Pointer[sentBody] // of the last answer that handed the token out again
+}
+
+// sentBody is the JSON of an answer, which is the same for all in one second: it shows server_time.
+type sentBody struct {
+	now   int64
+	bytes []byte
 }
 
 // keep offers a token to be handed out again. Of two that were signed at the same time the newer stays: after the answer with the newer

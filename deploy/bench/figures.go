@@ -55,6 +55,7 @@ func goal(g float64) *float64 { return &g }
 
 // takers are the figures by name. One function may yield several that come from the same runs.
 var takers = map[string]func(context.Context, config) ([]figure, error){
+	"edge_check_again":     takeAgain,
 	"edge_check_fresh":     takeFresh,
 	"edge_check_304":       takeNotModified,
 	"edge_check_half_peak": takeHalfPeak,

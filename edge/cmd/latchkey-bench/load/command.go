@@ -174,8 +174,8 @@ func floorCommand() *cobra.Command {
 		RunE:   func(*cobra.Command, []string) error { return serveFloor(listen, sign, size) },
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "address")
-	cmd.Flags().BoolVar(&sign, "sign", false, "sign and send a body; else an empty 304")
-	cmd.Flags().IntVar(&size, "size", 0, "bytes of the body")
+	cmd.Flags().BoolVar(&sign, "sign", false, "sign before each answer")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of the body; without a body and a signature the answer is an empty 304")
 	return cmd
 }
 

@@ -74,6 +74,8 @@ func TestEveryDueRequestIsSent(t *testing.T) {
 	if err != nil || r.Answers != requests {
 		t.Fatalf("Run = %d answers, %v; want %d", r.Answers, err, requests)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	for c := range connections {
 		for n := range requests / connections {
 			if path := fmt.Sprintf("/%d/%d", c, n); seen[path] != 1 {
