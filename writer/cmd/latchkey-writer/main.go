@@ -67,6 +67,6 @@ func command() *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(serveCommand(), statusCommand(), keysCommand(), joinCommand(), removeCommand(), transferCommand(),
-		backupCommand(), restoreCommand(), fsckCommand(), replayCommand(), webhookTestCommand(), versionCommand())
+		backupCommand(), restoreCommand(), fsckCommand(), replayCommand(), importCommand(), webhookTestCommand(), versionCommand())
 	return root
 }

@@ -89,7 +89,7 @@ cluster: {voters: [{id: w1, raft: "%[2]s", internal: "http://127.0.0.1:1"}]}
 keys: {issuer_key_file: %[1]s/keys/issuer.key.pem, issuer_cert_file: %[1]s/keys/issuer.cert, session_key_files: {sandbox: %[1]s/keys/session-sandbox.key.pem}}
 trust: {root_public_keys: [%[1]s/keys/root.pub.pem]}
 log: {level: error}
-environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}}}
+environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}, revenuecat: {authorizations: ["Bearer test"], signing_secrets: [whsec_test]}}}
 `, dir, raft, public)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -164,6 +164,8 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}}
 	if out, _, code := tool(t.Context(), "keys", "api", "list", "--config", file); code != 0 || !strings.Contains(out, "backend") || strings.Contains(out, strings.TrimSpace(key)) {
 		t.Errorf("keys api list = %d\n%s", code, out)
 	}
+	t.Run("an import may be repeated", func(t *testing.T) { importIsRepeatable(t, file) })
+	t.Run("webhook-test prints what the writer takes, signed and with the header", func(t *testing.T) { revenueCatTest(t, file) })
 	t.Run("webhook-test prints what the writer takes", func(t *testing.T) {
 		out, errOut, code := tool(t.Context(), "webhook-test", "stripe", "--config", file)
 		if code != 0 {

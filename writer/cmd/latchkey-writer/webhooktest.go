@@ -97,6 +97,7 @@ var testMessages = map[string]func(testOrder) (header string, body []byte, err e
 	},
 	string(entitlement.Adapty): adaptyTestMessage,
 	string(entitlement.Iaptic): iapticTestMessage,
+	string(entitlement.RevenueCat): revenueCatTestMessage,
 	string(entitlement.Web2Wave): func(o testOrder) (string, []byte, error) {
 		if o.cfg.Web2Wave == nil {
 			return "", nil, errNotConfigured

@@ -157,6 +157,7 @@ type pulledSale struct {
 	revoked   int8 // 1 taken back, -1 surely not
 	revokedAt int64
 	stands    *entitlement.Renewal
+	ask       string // a customer to ask about, where nothing else is known
 }
 
 // Pull asks for a customer with all that they have. One whom RevenueCat does not know is an answer too.
@@ -212,6 +213,9 @@ func (a *RevenueCatAPI) event(id string, left time.Time, answer *revenueCatAnswe
 func (s *pulledSale) objects(owner *revenueCatOwner) (out []entitlement.Object) {
 	links := s.links()
 	add := func(o entitlement.Object) { out = append(out, owner.own(o, links)) }
+	if s.ask != "" {
+		out = append(out, customerHint(s.ask))
+	}
 	if s.termKnown {
 		add(s.term())
 		switch s.revoked {

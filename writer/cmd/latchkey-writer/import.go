@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer"
+)
+
+const (
+	// importBatch is how many rows go to the writer at a time: what it commits in a fraction of a second.
+	importBatch = 1000
+	// importShownEvery is how often the import says how far it is.
+	importShownEvery = 2 * time.Second
+)
+
+func importCommand() *cobra.Command {
+	var env, kind string
+	cmd := &cobra.Command{
+		Use:   "import revenuecat FILE",
+		Short: "Record a provider's export, as if its rows had been messages.",
+		Long: "Record an export of RevenueCat through the writer that runs here: a scheduled data export (CSV with commas) or a customer list (CSV with\n" +
+			"semicolons), packed with gzip or not. A customer list names no transactions: its customers are asked about, which takes a key of the API. FILE.progress\n" +
+			"keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.",
+		Example: "  latchkey-writer import revenuecat transactions.csv.gz --config writer.yaml --env production",
+		Args:    cobra.ExactArgs(2),
+	}
+	connect := operator(cmd)
+	cmd.Flags().StringVar(&env, "env", string(entitlement.Production), "production or sandbox")
+	cmd.Flags().StringVar(&kind, "kind", "scheduled", "scheduled (data export) or customers (customer list)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] != string(entitlement.RevenueCat) {
+			return fmt.Errorf("%w: %q has no export that is known: want revenuecat", errUsage, args[0])
+		}
+		comma := map[string]rune{"scheduled": ',', "customers": ';'}[kind]
+		if comma == 0 {
+			return fmt.Errorf("%w: --kind %q: want scheduled or customers", errUsage, kind)
+		}
+		if err := checkEnvironment(env); err != nil {
+			return err
+		}
+		o, err := connect()
+		if err != nil {
+			return err
+		}
+		return runImport(cmd.Context(), cmd.ErrOrStderr(), o, importJob{path: args[1], kind: kind, comma: comma, env: entitlement.Environment(env)})
+	}
+	return cmd
+}
+
+// importJob is one file to import.
+type importJob struct {
+	path, kind string
+	comma      rune
+	env        entitlement.Environment
+}
+
+// importProgress is how far a file was imported. It is that file's while it has the same length and time, and is read in the same way.
+type importProgress struct {
+	Size        int64                   `json:"size"`
+	ModTime     time.Time               `json:"mod_time"`
+	Environment entitlement.Environment `json:"environment"`
+	Kind        string                  `json:"kind"`
+	Rows        int                     `json:"rows"`
+	Result      writer.ImportResult     `json:"result"`
+}
+
+func (p *importProgress) isFor(q importProgress) bool {
+	return p.Size == q.Size && p.ModTime.Equal(q.ModTime) && p.Environment == q.Environment && p.Kind == q.Kind
+}
+
+// runImport reads a file to its end and hands it over batch by batch.
+func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job importJob) error {
+	file, err := os.Open(job.path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	done := importProgress{Size: stat.Size(), ModTime: stat.ModTime(), Environment: job.env, Kind: job.kind}
+	if before, err := readProgress(job.path); err != nil {
+		return err
+	} else if before.isFor(done) {
+		done = before
+		fmt.Fprintf(log, "%d rows were imported before\n", done.Rows)
+	}
+	rows, header, err := openRows(file, job.comma)
+	if err != nil {
+		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	began, shown, skipped := time.Now(), time.Now(), done.Rows
+	for n := 0; ; {
+		batch := writer.ImportBatch{Kind: job.kind, Header: header}
+		for len(batch.Rows) < importBatch && err == nil {
+			var row []string
+			if row, err = rows.Read(); err == nil {
+				if n++; n > skipped {
+					batch.Rows = append(batch.Rows, row)
+				}
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s: %w", job.path, err)
+		}
+		if len(batch.Rows) > 0 {
+			result, err := o.Import(ctx, job.env, batch)
+			if err != nil {
+				return fmt.Errorf("row %d: %w", done.Rows+1, err)
+			}
+			done.Rows += len(batch.Rows)
+			done.Result.Add(result)
+			if err := writeProgress(job.path, done); err != nil {
+				return err
+			}
+		}
+		if end := errors.Is(err, io.EOF); end || time.Since(shown) > importShownEvery {
+			shown = time.Now()
+			r := done.Result
+			fmt.Fprintf(log, "%d rows, %.0f a second: %d recorded, %d known, %d passed over, %d not understood, %d refused\n", done.Rows,
+				float64(done.Rows-skipped)/time.Since(began).Seconds(), r.Recorded, r.Duplicates, r.Skipped, r.Unreadable, r.Refused)
+			if end {
+				return nil
+			}
+		}
+	}
+}
+
+// openRows returns a reader of the rows under the header. What is packed with gzip is unpacked.
+func openRows(file io.Reader, comma rune) (*csv.Reader, []string, error) {
+	in := bufio.NewReaderSize(file, 1<<20)
+	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		unpacked, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, nil, err
+		}
+		in = bufio.NewReaderSize(unpacked, 1<<20)
+	}
+	rows := csv.NewReader(in)
+	rows.Comma, rows.FieldsPerRecord, rows.LazyQuotes = comma, -1, true
+	header, err := rows.Read()
+	return rows, header, err
+}
+
+func progressPath(path string) string { return path + ".progress" }
+
+func readProgress(path string) (p importProgress, err error) {
+	b, err := os.ReadFile(progressPath(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	return p, err
+}
+
+// writeProgress replaces the file by rename: a reader sees the old one or the new one.
+func writeProgress(path string, p importProgress) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	temporary := progressPath(path) + ".tmp"
+	if err := os.WriteFile(temporary, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, progressPath(path))
+}

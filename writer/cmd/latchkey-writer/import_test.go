@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// importIsRepeatable imports a packed export of 2,500 rows twice, the second time without the memory of the first: nothing is doubled.
+func importIsRepeatable(t *testing.T, file string) {
+	t.Helper()
+	var text bytes.Buffer
+	packed := gzip.NewWriter(&text)
+	fmt.Fprintln(packed, "rc_original_app_user_id,product_identifier,start_time,end_time,store,is_sandbox,store_transaction_id,original_store_transaction_id,updated_at,ownership_type")
+	for n := range 2500 {
+		fmt.Fprintf(packed, "user-%d,pro,2026-09-01 00:00:00,2026-10-01 00:00:00,app_store,true,%d,%d,2026-09-01 00:01:00,PURCHASED\n", n, 5000+n, 5000+n)
+	}
+	fmt.Fprintln(packed, "user-x,pro,2026-09-01 00:00:00,2026-10-01 00:00:00,app_store,false,1,1,2026-09-01 00:01:00,PURCHASED")
+	if err := packed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "export.csv.gz")
+	if err := os.WriteFile(path, text.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"2501 rows, ", "2500 recorded, 0 known, 1 passed over", "0 recorded, 2500 known, 1 passed over"} {
+		_, errOut, code := tool(t.Context(), "import", "revenuecat", path, "--config", file, "--env", "sandbox")
+		if code != 0 || !strings.Contains(errOut, want) {
+			t.Fatalf("import = %d %s, want %q", code, errOut, want)
+		}
+		if strings.HasPrefix(want, "2500") {
+			if !strings.Contains(errOut, "2501 rows were imported before") {
+				t.Errorf("an import that was done before begins anew: %s", errOut)
+			}
+			if err := os.Remove(path + ".progress"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, errOut, code := tool(t.Context(), "import", "revenuecat", path, "--config", file, "--env", "sandbox", "--kind", "customers"); code != 1 || !strings.Contains(errOut, "is missing") {
+		t.Errorf("a file of another form = %d %s", code, errOut)
+	}
+	for _, args := range [][]string{{"import", "adapty", path}, {"import", "revenuecat", path, "--kind", "x"}} {
+		if _, errOut, code := tool(t.Context(), append(args, "--config", file)...); code != 2 {
+			t.Errorf("%q = %d %s, want wrong usage", args, code, errOut)
+		}
+	}
+}
+
+// revenueCatTest sends what webhook-test prints for RevenueCat.
+func revenueCatTest(t *testing.T, file string) {
+	t.Helper()
+	out, errOut, code := tool(t.Context(), "webhook-test", "revenuecat", "--config", file)
+	quoted := strings.Split(out, "'")
+	if code != 0 || len(quoted) != 11 {
+		t.Fatalf("webhook-test = %d %s %s", code, out, errOut)
+	}
+	req, err := http.NewRequest("POST", quoted[1], strings.NewReader(quoted[9]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range []string{quoted[5], quoted[7]} {
+		name, value, _ := strings.Cut(header, ": ")
+		req.Header.Set(name, value)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("the test message = %d", res.StatusCode)
+	}
+}
