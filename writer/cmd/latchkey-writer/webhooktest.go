@@ -25,7 +25,7 @@ import (
 const testTerm = 30 * 24 * time.Hour
 
 func webhookTestCommand() *cobra.Command {
-	var file, env, url, account, price string
+	var file, env, url, account, price, googleKey string
 	var apple appleSigner
 	cmd := &cobra.Command{
 		Use:   "webhook-test PROVIDER",
@@ -42,6 +42,7 @@ func webhookTestCommand() *cobra.Command {
 	cmd.Flags().StringVar(&account, "account", "", "the account that pays; without one the purchase is unclaimed")
 	cmd.Flags().StringVar(&price, "price", "price_test", "the price that is paid")
 	apple.flags(cmd)
+	cmd.Flags().StringVar(&googleKey, "google-key", "", "google: the private key, RSA PKCS#8 PEM, of a key in google.jwks_file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkEnvironment(env); err != nil {
 			return err
@@ -57,7 +58,7 @@ func webhookTestCommand() *cobra.Command {
 		if url == "" {
 			url = baseURL(cfg.Node.Listen)
 		}
-		header, body, err := testMessages[args[0]](testOrder{cfg.Environments[e], e, account, price, time.Now(), apple})
+		header, body, err := testMessages[args[0]](testOrder{cfg.Environments[e], e, account, price, time.Now(), apple, googleKey})
 		if errors.Is(err, errNotConfigured) {
 			return fmt.Errorf("environments.%s.%s %w", env, args[0], err)
 		} else if err != nil {
@@ -78,6 +79,8 @@ type testOrder struct {
 	price   string
 	now     time.Time
 	apple   appleSigner
+
+	googleKey string // path; empty: none
 }
 
 var errNotConfigured = errors.New("is not configured")
@@ -88,6 +91,7 @@ var testMessages = map[string]func(testOrder) (header string, body []byte, err e
 		body, err := o.apple.message(o)
 		return "Accept: application/json", body, err // the signature is inside
 	},
+	string(entitlement.Google): googleTestMessage,
 	string(entitlement.Stripe): func(o testOrder) (string, []byte, error) {
 		if o.cfg.Stripe == nil {
 			return "", nil, errNotConfigured

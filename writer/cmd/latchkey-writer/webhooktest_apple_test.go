@@ -37,7 +37,7 @@ func TestAppleTestMessageIsAccepted(t *testing.T) {
 	for _, env := range entitlement.Environments {
 		cfg := writer.EnvironmentConfig{Apple: &writer.AppleConfig{BundleID: "com.example.app", AppAppleID: 7}}
 		now := time.Now()
-		_, body, err := testMessages["apple"](testOrder{cfg, env, account, "pro.monthly", now, signer})
+		_, body, err := testMessages["apple"](testOrder{cfg: cfg, env: env, account: account, price: "pro.monthly", now: now, apple: signer})
 		if err != nil {
 			t.Fatal(err)
 		}

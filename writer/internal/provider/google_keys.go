@@ -78,7 +78,7 @@ var errGoogleKey = errors.New("no such key")
 // find returns the key that a token names. It fetches the set when there is none that still counts, or when it lacks the key.
 func (k *GoogleKeys) find(kid string, now time.Time) (*rsa.PublicKey, error) {
 	k.mu.Lock()
-	key, known := k.get(kid)
+	_, known := k.get(kid)
 	due := k.url != "" && (!known || !now.Before(k.until)) && now.Sub(k.tried).Abs() >= googleKeysPause
 	switch {
 	case due && k.pending == nil:
@@ -99,7 +99,8 @@ func (k *GoogleKeys) find(kid string, now time.Time) (*rsa.PublicKey, error) {
 		k.mu.Lock()
 	}
 	defer k.mu.Unlock()
-	if key, known = k.get(kid); !known {
+	key, known := k.get(kid)
+	if !known {
 		return nil, errGoogleKey
 	}
 	return key, nil
