@@ -304,6 +304,11 @@ func step(t *testing.T, s *Sim, provider Provider, accounts, ids []string, dice 
 		err = s.Refund(id, -1, 0)
 	case n == 8:
 		_, err = s.Resubscribe(id)
+	case provider == Iaptic || provider == Web2Wave: // they do not tell when a grace ends
+	case dice.IntN(2) == 0:
+		err = s.FailCard(id)
+	default:
+		err = s.Recover(id)
 	}
 	if err != nil && !errors.Is(err, ErrRefused) {
 		t.Fatal(err)
