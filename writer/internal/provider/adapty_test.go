@@ -468,7 +468,7 @@ func TestAdaptyBadInput(t *testing.T) {
 
 func FuzzParseAdapty(f *testing.F) {
 	a := newAdapty(f)
-	for kind := range adaptyTypes {
+	for _, kind := range slices.Sorted(maps.Keys(adaptyTypes)) {
 		f.Add([]byte(adaptyMessage(kind, adaptyBought)))
 	}
 	for _, sample := range readSamples(f, "testdata/adapty") {
