@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"sync"
@@ -22,7 +23,7 @@ const (
 
 // ImportBatch is a part of a provider's export.
 type ImportBatch struct {
-	Kind   string     `json:"kind"` // "scheduled" or "customers"
+	Kind   string     `json:"kind"` // one of the provider's: "scheduled" or "customers" of RevenueCat, "events" of Adapty
 	Header []string   `json:"header"`
 	Rows   [][]string `json:"rows"`
 }
@@ -50,9 +51,25 @@ func (r *ImportResult) Rows() int {
 	return r.Recorded + r.Duplicates + r.Skipped + r.Unreadable + r.Refused
 }
 
+// exportReader reads the rows of a provider's export.
+type exportReader interface {
+	Event(row []string, env entitlement.Environment) entitlement.Event
+}
+
+// newExportReader returns what reads a batch. Its errors are for people.
+func newExportReader(name entitlement.Provider, batch *ImportBatch) (exportReader, error) {
+	switch name {
+	case entitlement.RevenueCat:
+		return provider.NewRevenueCatImport(batch.Kind, batch.Header)
+	case entitlement.Adapty:
+		return provider.NewAdaptyImport(batch.Kind, batch.Header)
+	}
+	return nil, fmt.Errorf("%s has no export that is known", name)
+}
+
 // handleImport records a batch of a provider's export as if its rows had been messages. It answers when all of it is committed.
 func (w *Writer) handleImport(rw http.ResponseWriter, r *http.Request) error {
-	env := entitlement.Environment(r.PathValue("env"))
+	env, name := entitlement.Environment(r.PathValue("env")), entitlement.Provider(r.PathValue("provider"))
 	if _, served := w.cfg.Environments[env]; !served {
 		return problem.New(problem.UnknownEnvironment, "This cluster does not serve such an environment.")
 	}
@@ -64,11 +81,11 @@ func (w *Writer) handleImport(rw http.ResponseWriter, r *http.Request) error {
 	if err := decodeStrict(body, &batch); err != nil {
 		return problem.New(problem.InvalidRequest, sentence(err.Error()))
 	}
-	export, err := provider.NewRevenueCatImport(batch.Kind, batch.Header)
+	export, err := newExportReader(name, &batch)
 	if err != nil {
 		return problem.New(problem.InvalidRequest, sentence(err.Error()))
 	}
-	if err := w.speaks(entitlement.RevenueCat); err != nil {
+	if err := w.speaks(name); err != nil {
 		return err
 	}
 	result, err := w.importRows(r.Context(), env, export, batch.Rows)
@@ -79,7 +96,7 @@ func (w *Writer) handleImport(rw http.ResponseWriter, r *http.Request) error {
 }
 
 // importRows commits rows, many at a time, and returns the first error that one of them came to.
-func (w *Writer) importRows(ctx context.Context, env entitlement.Environment, export *provider.RevenueCatImport, rows [][]string) (ImportResult, error) {
+func (w *Writer) importRows(ctx context.Context, env entitlement.Environment, export exportReader, rows [][]string) (ImportResult, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -136,7 +153,7 @@ func (w *Writer) importRows(ctx context.Context, env entitlement.Environment, ex
 	return total, nil
 }
 
-// Import records a batch of RevenueCat's export in an environment. Rows that were recorded before change nothing. Error: ErrNotRunning.
-func (o *Operator) Import(ctx context.Context, env entitlement.Environment, batch ImportBatch) (result ImportResult, err error) {
-	return result, o.do(ctx, http.MethodPost, "/import/revenuecat/"+url.PathEscape(string(env)), batch, &result)
+// Import records a batch of a provider's export in an environment. Rows that were recorded before change nothing. Error: ErrNotRunning.
+func (o *Operator) Import(ctx context.Context, from entitlement.Provider, env entitlement.Environment, batch ImportBatch) (result ImportResult, err error) {
+	return result, o.do(ctx, http.MethodPost, "/import/"+url.PathEscape(string(from))+"/"+url.PathEscape(string(env)), batch, &result)
 }

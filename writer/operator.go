@@ -76,7 +76,7 @@ func (w *Writer) routeOperator(s *server) {
 	s.handle("POST /transfer", w.handleTransfer)
 	s.handle("POST /join", w.handleJoin)
 	s.handle("POST /remove/{id}", w.handleRemove)
-	s.handle("POST /import/revenuecat/{env}", w.handleImport)
+	s.handle("POST /import/{provider}/{env}", w.handleImport)
 }
 
 // APIKeyInfo is what is known of an API key. The key itself is nowhere.

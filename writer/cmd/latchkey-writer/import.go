@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,24 +30,29 @@ const (
 func importCommand() *cobra.Command {
 	var env, kind string
 	cmd := &cobra.Command{
-		Use:   "import revenuecat FILE",
+		Use:   "import PROVIDER FILE",
 		Short: "Record a provider's export, as if its rows had been messages.",
-		Long: "Record an export of RevenueCat through the writer that runs here: a scheduled data export (CSV with commas) or a customer list (CSV with\n" +
-			"semicolons), packed with gzip or not. A customer list names no transactions: its customers are asked about, which takes a key of the API. FILE.progress\n" +
-			"keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.",
+		Long: "Record a provider's export through the writer that runs here, packed with gzip or not. Of revenuecat: a scheduled data export (CSV with commas) or\n" +
+			"a customer list (CSV with semicolons), which names no transactions: its customers are asked about, which takes a key of the API. Of adapty: the export of\n" +
+			"events (CSV with commas). FILE.progress keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.",
 		Example: "  latchkey-writer import revenuecat transactions.csv.gz --config writer.yaml --env production",
 		Args:    cobra.ExactArgs(2),
 	}
 	connect := operator(cmd)
 	cmd.Flags().StringVar(&env, "env", string(entitlement.Production), "production or sandbox")
-	cmd.Flags().StringVar(&kind, "kind", "scheduled", "scheduled (data export) or customers (customer list)")
+	cmd.Flags().StringVar(&kind, "kind", "", "of revenuecat scheduled (data export, the default) or customers (customer list); of adapty events")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[0] != string(entitlement.RevenueCat) {
-			return fmt.Errorf("%w: %q has no export that is known: want revenuecat", errUsage, args[0])
+		from := entitlement.Provider(args[0])
+		forms := exports[from]
+		if forms == nil {
+			return fmt.Errorf("%w: %q has no export that is known: want revenuecat or adapty", errUsage, args[0])
 		}
-		comma := map[string]rune{"scheduled": ',', "customers": ';'}[kind]
-		if comma == 0 {
-			return fmt.Errorf("%w: --kind %q: want scheduled or customers", errUsage, kind)
+		if kind == "" {
+			kind = forms[0].kind
+		}
+		at := slices.IndexFunc(forms, func(f exportForm) bool { return f.kind == kind })
+		if at < 0 {
+			return fmt.Errorf("%w: --kind %q is no export of %s", errUsage, kind, from)
 		}
 		if err := checkEnvironment(env); err != nil {
 			return err
@@ -55,13 +61,26 @@ func importCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return runImport(cmd.Context(), cmd.ErrOrStderr(), o, importJob{path: args[1], kind: kind, comma: comma, env: entitlement.Environment(env)})
+		return runImport(cmd.Context(), cmd.ErrOrStderr(), o, importJob{from: from, path: args[1], kind: kind, comma: forms[at].comma, env: entitlement.Environment(env)})
 	}
 	return cmd
 }
 
+// exportForm is a form of export.
+type exportForm struct {
+	kind  string
+	comma rune
+}
+
+// exports are the forms that are known of each provider, the usual one first.
+var exports = map[entitlement.Provider][]exportForm{
+	entitlement.RevenueCat: {{"scheduled", ','}, {"customers", ';'}},
+	entitlement.Adapty:     {{"events", ','}},
+}
+
 // importJob is one file to import.
 type importJob struct {
+	from       entitlement.Provider
 	path, kind string
 	comma      rune
 	env        entitlement.Environment
@@ -118,7 +137,7 @@ func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job impor
 			return fmt.Errorf("%s: %w", job.path, err)
 		}
 		if len(batch.Rows) > 0 {
-			result, err := o.Import(ctx, job.env, batch)
+			result, err := o.Import(ctx, job.from, job.env, batch)
 			if err != nil {
 				return fmt.Errorf("row %d: %w", done.Rows+1, err)
 			}

@@ -45,7 +45,18 @@ func importIsRepeatable(t *testing.T, file string) {
 	if _, errOut, code := tool(t.Context(), "import", "revenuecat", path, "--config", file, "--env", "sandbox", "--kind", "customers"); code != 1 || !strings.Contains(errOut, "is missing") {
 		t.Errorf("a file of another form = %d %s", code, errOut)
 	}
-	for _, args := range [][]string{{"import", "adapty", path}, {"import", "revenuecat", path, "--kind", "x"}} {
+	if _, errOut, code := tool(t.Context(), "import", "adapty", path, "--config", file, "--env", "sandbox"); code != 1 || !strings.Contains(errOut, "is missing") {
+		t.Errorf("another provider's file = %d %s", code, errOut)
+	}
+	events := filepath.Join(t.TempDir(), "events.csv")
+	if err := os.WriteFile(events, []byte("profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,customer_user_id,store,product_id\n"+
+		"p1,subscription_started,2026-09-01 00:00:00,71,71,2026-10-01 00:00:00,Sandbox,,app_store,pro\np1,trial_started,2026-09-01 00:00:00,72,72,2026-10-01 00:00:00,Production,,app_store,pro\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, code := tool(t.Context(), "import", "adapty", events, "--config", file, "--env", "sandbox"); code != 0 || !strings.Contains(errOut, "1 recorded, 0 known, 1 passed over") {
+		t.Errorf("import adapty = %d %s", code, errOut)
+	}
+	for _, args := range [][]string{{"import", "iaptic", path}, {"import", "revenuecat", path, "--kind", "x"}, {"import", "adapty", path, "--kind", "scheduled"}} {
 		if _, errOut, code := tool(t.Context(), append(args, "--config", file)...); code != 2 {
 			t.Errorf("%q = %d %s, want wrong usage", args, code, errOut)
 		}

@@ -99,8 +99,8 @@ var testMessages = map[string]func(testOrder) (header string, body []byte, err e
 		body, err := stripeTestEvent(o.env, o.account, o.price, o.now)
 		return "Stripe-Signature: " + stripeSignature(string(o.cfg.Stripe.WebhookSecrets[0]), body, o.now), body, err
 	},
-	string(entitlement.Adapty): adaptyTestMessage,
-	string(entitlement.Iaptic): iapticTestMessage,
+	string(entitlement.Adapty):     adaptyTestMessage,
+	string(entitlement.Iaptic):     iapticTestMessage,
 	string(entitlement.RevenueCat): revenueCatTestMessage,
 	string(entitlement.Web2Wave): func(o testOrder) (string, []byte, error) {
 		if o.cfg.Web2Wave == nil {

@@ -532,12 +532,15 @@ func (e *adaptyEvent) paused() {
 // expired ends the term itself too: the event of the cancel, made in the same moment, may have the later time.
 func (e *adaptyEvent) expired() {
 	e.buyer()
+	e.stands(adaptyExpired, entitlement.Renewal{Phase: entitlement.PhaseExpired, EndedAt: unixOf(e.at)})
+	if e.starts().IsZero() {
+		return // which term it was is told, not when it began: who sold it says that
+	}
 	e.term(true, adaptyExpired, func(t *entitlement.Transaction) {
 		if end := unixOf(e.at); t.EndsAt == 0 || end < t.EndsAt {
 			t.EndsAt = max(end, t.StartsAt)
 		}
 	})
-	e.stands(adaptyExpired, entitlement.Renewal{Phase: entitlement.PhaseExpired, EndedAt: unixOf(e.at)})
 }
 
 // refunded takes one term back. The refund that belongs to a change of product takes nothing: the new term is told apart.
