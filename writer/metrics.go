@@ -55,10 +55,20 @@ type metrics struct {
 
 	acknowledgements *prometheus.CounterVec
 	waited           *prometheus.CounterVec
+	eventToRecord    *prometheus.HistogramVec
 }
+
+// The ways in which what a provider knows came to be recorded.
+const (
+	recordedByWebhook = "webhook" // the message proved it
+	recordedByPull    = "pull"    // the message left it open, and the provider was asked
+)
 
 // latencyBuckets run from what loopback takes to what a provider waits.
 var latencyBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+// eventBuckets run from the whole seconds in which providers tell their times to the day after which an outage shows.
+var eventBuckets = []float64{1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600}
 
 func newMetrics(w *Writer) *metrics {
 	name := func(s string) string { return prometheus.BuildFQName("latchkey", "writer", s) }
@@ -96,6 +106,9 @@ func newMetrics(w *Writer) *metrics {
 		func() float64 { return float64(w.waiting.length()) }))
 	zero(m.waited, waitingOutcomes...)
 	m.unmapped = counter("unmapped_products_total", "Products in recorded messages that the catalog does not know.", "provider")
+	m.eventToRecord = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name("provider_event_to_record_seconds"), Buckets: eventBuckets,
+		Help: "Seconds from a provider's event until what it led to was recorded."}, []string{"provider", "by"})
+	m.registry.MustRegister(m.eventToRecord)
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))
@@ -105,6 +118,8 @@ func newMetrics(w *Writer) *metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {
 		m.unmapped.WithLabelValues(string(p))
+		m.eventToRecord.WithLabelValues(string(p), recordedByWebhook)
+		m.eventToRecord.WithLabelValues(string(p), recordedByPull)
 		for _, o := range webhookOutcomes {
 			m.webhooks.WithLabelValues(string(p), o)
 		}
@@ -204,6 +219,14 @@ func (m *metrics) proposed(err error, d time.Duration) {
 	}
 	m.proposals.WithLabelValues(outcome).Inc()
 	m.proposalSeconds.Observe(d.Seconds())
+}
+
+// eventRecorded notes that an event of the provider's Unix second at is in the state now. One that is dated ahead took no time, one without
+// a time is left out.
+func (m *metrics) eventRecorded(p entitlement.Provider, by string, at int64, now time.Time) {
+	if at > 0 {
+		m.eventToRecord.WithLabelValues(string(p), by).Observe(max(now.Sub(time.Unix(at, 0)), 0).Seconds())
+	}
 }
 
 func (m *metrics) handedOver(reason string) { m.handOvers.WithLabelValues(reason).Inc() }

@@ -425,6 +425,9 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 		p.log.InfoContext(ctx, "provider asked", "provider", ev.Provider, "environment", p.env, "purchase_id", purchase.ID, "type", ev.Type, "event_id", ev.ID,
 			"outcome", result.Outcome, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
 		if result.Outcome == store.Recorded {
+			if !result.Duplicate {
+				p.metrics.eventRecorded(ev.Provider, recordedByPull, pull.Since, p.now())
+			}
 			p.alarmUnmapped(ctx, p.env, &ev)
 		}
 	}

@@ -242,6 +242,9 @@ func TestProductsOfAOneTimePaymentArePulled(t *testing.T) {
 	if v := w.metric(outcomeSeries(pullRecorded)); v == "0" {
 		t.Errorf("recorded pulls = %s", v)
 	}
+	if v := w.metric(`latchkey_writer_provider_event_to_record_seconds_count{by="pull",provider="stripe"}`); v == "0" || v == "none" {
+		t.Errorf("times until an answer was recorded = %s, want one", v)
+	}
 	for _, canary := range append([]string{stripeKey}, canaries...) {
 		if strings.Contains(w.logs.String(), canary) {
 			t.Errorf("the log holds %q", canary)

@@ -104,6 +104,7 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 			"outcome", result.Outcome, "duplicate", result.Duplicate, "revision", result.Revision.String(), "correlation_id", problem.RequestID(ctx))
 	}
 	if result.Outcome == store.Recorded && !result.Duplicate {
+		w.metrics.eventRecorded(ev.Provider, recordedByWebhook, ev.CreatedAt, w.now())
 		w.alarmUnmapped(ctx, env, &ev)
 		w.alarmSoldTwice(ctx, env, &ev, result.Account)
 	}

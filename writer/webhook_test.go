@@ -145,3 +145,36 @@ func TestCorrelation(t *testing.T) {
 		t.Errorf("GET /v1/events/%s has the correlation id %q, want %q", id, got, correlation)
 	}
 }
+
+// TestHowLateAMessageIsIsShown: each recorded message counts once by the provider's own time, whatever is repeated, and neither what proves
+// nothing nor a date ahead falsifies it.
+func TestHowLateAMessageIsIsShown(t *testing.T) {
+	w := oneWriter(t)
+	send := func(id, kind string, created time.Time) {
+		t.Helper()
+		body := event(id, kind, subscription("sub_"+id, w.account(), "price_pro"), object{"created": created.Unix()})
+		if r := w.stripe(body); r.status != http.StatusOK {
+			t.Fatalf("%s: %d %s", id, r.status, r.text)
+		}
+		if r := w.stripe(body); r.json["duplicate"] != true {
+			t.Fatalf("%s again: %d %s, want a duplicate", id, r.status, r.text)
+		}
+	}
+	now := time.Now()
+	send("evt_late", "customer.subscription.created", now.Add(-40*time.Minute))
+	send("evt_ahead", "customer.subscription.created", now.Add(time.Hour))
+	send("evt_other", "customer.tax_id.created", now.Add(-40*time.Minute))
+	const series = "latchkey_writer_provider_event_to_record_seconds"
+	for line, want := range map[string]string{
+		series + `_bucket{by="webhook",provider="stripe",le="1"}`:    "1",
+		series + `_bucket{by="webhook",provider="stripe",le="900"}`:  "1",
+		series + `_bucket{by="webhook",provider="stripe",le="3600"}`: "2",
+		series + `_count{by="webhook",provider="stripe"}`:            "2",
+		series + `_count{by="pull",provider="stripe"}`:               "0",
+		series + `_count{by="webhook",provider="apple"}`:             "0",
+	} {
+		if got := w.metric(line); got != want {
+			t.Errorf("%s = %s, want %s", line, got, want)
+		}
+	}
+}
