@@ -28,7 +28,7 @@ type figure struct {
 	Name  string   `json:"name"`
 	Value float64  `json:"value"`
 	Unit  string   `json:"unit"`
-	Goal  *float64 `json:"goal"`  // for "of floor" and "of undisturbed" the least, for times the most that Value may be; null where there is none
+	Goal  *float64 `json:"goal"`  // for "of floor", "of undisturbed" and "a second" the least, for times the most that Value may be; null where there is none
 	Floor *float64 `json:"floor"` // what the floor program reached, answers a second; null where there is none
 	Min   float64  `json:"min"`   // of the single runs, in Unit
 	Max   float64  `json:"max"`
@@ -41,11 +41,14 @@ const ofFloor = "of floor"
 // ofUndisturbed is the unit of figures that are measured against the same without the disturbance.
 const ofUndisturbed = "of undisturbed"
 
+// aSecond is the unit of rates.
+const aSecond = "a second"
+
 func (f figure) holds() bool {
 	switch {
 	case f.Goal == nil:
 		return true
-	case f.Unit == ofFloor, f.Unit == ofUndisturbed:
+	case f.Unit == ofFloor, f.Unit == ofUndisturbed, f.Unit == aSecond:
 		return f.Value >= *f.Goal
 	}
 	return f.Value < *f.Goal
@@ -55,12 +58,14 @@ func goal(g float64) *float64 { return &g }
 
 // takers are the figures by name. One function may yield several that come from the same runs.
 var takers = map[string]func(context.Context, config) ([]figure, error){
+	"adapters":             takeAdapters,
 	"edge_check_again":     takeAgain,
 	"edge_check_fresh":     takeFresh,
 	"edge_check_304":       takeNotModified,
 	"edge_check_half_peak": takeHalfPeak,
 	"edge_start_1m":        takeStart,
 	"production_in_flood":  takeFlood,
+	"import_revenuecat":    takeImport,
 	"propagation":          takePropagation,
 	"rebootstrap_1m":       takeRebootstrap,
 	"herd":                 takeHerd,
@@ -154,6 +159,10 @@ func machine() string {
 		}
 	}
 	return name
+}
+
+func sortByName(figures []figure) {
+	slices.SortFunc(figures, func(a, b figure) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // spread is the least and the greatest of values, and the one in the middle.

@@ -20,6 +20,8 @@ func TestKeptFigures(t *testing.T) {
 		{figure{"b", 0.69, ofFloor, goal(0.7), &floor, 0.6, 0.8, 5}, false, `{"name":"b","value":0.69,"unit":"of floor","goal":0.7,"floor":1000,"min":0.6,"max":0.8,"runs":5}`},
 		{figure{"c", 1000, "ms", goal(1000), nil, 1, 2, 3}, false, `{"name":"c","value":1000,"unit":"ms","goal":1000,"floor":null,"min":1,"max":2,"runs":3}`},
 		{figure{"d", 5, "us of CPU a webhook", nil, nil, 1, 2, 3}, true, `{"name":"d","value":5,"unit":"us of CPU a webhook","goal":null,"floor":null,"min":1,"max":2,"runs":3}`},
+		{figure{"e", 2000, aSecond, goal(2000), nil, 1, 2, 1}, true, `{"name":"e","value":2000,"unit":"a second","goal":2000,"floor":null,"min":1,"max":2,"runs":1}`},
+		{figure{"f", 1999, aSecond, goal(2000), nil, 1, 2, 1}, false, `{"name":"f","value":1999,"unit":"a second","goal":2000,"floor":null,"min":1,"max":2,"runs":1}`},
 	}
 	var figures []figure
 	var want []any
@@ -51,5 +53,30 @@ func TestKeptFigures(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("kept %s, want %v", b, want)
+	}
+}
+
+// TestAdapterFigures: the figures are those of the benchmarks' lines, whatever processors the name ends with, and a provider that is missing is an error.
+func TestAdapterFigures(t *testing.T) {
+	var out strings.Builder
+	for benchmark := range adapterBenchmarks {
+		for _, ns := range []string{"3000000", "15000.5", "2000000"} {
+			out.WriteString("Benchmark" + benchmark + "-2   \t 681\t " + ns + " ns/op\t 97125 B/op\t 215 allocs/op\n")
+		}
+	}
+	figures, err := adapterFigures(out.String())
+	if err != nil || len(figures) != len(adapterBenchmarks) {
+		t.Fatalf("%d figures, %v, want %d", len(figures), err, len(adapterBenchmarks))
+	}
+	for _, f := range figures {
+		if f.Value != 2 || f.Min != 0.0150005 || f.Max != 3 || f.Runs != 3 {
+			t.Errorf("%+v, want 2 ms between 0.0150005 and 3 in 3 runs", f)
+		}
+		if apple := f.Name == "adapter_apple"; (f.Goal != nil) != apple || f.holds() == apple {
+			t.Errorf("%+v: only Apple has a goal, and 2 ms misses it", f)
+		}
+	}
+	if _, err := adapterFigures("BenchmarkWebhook 1 5 ns/op\n"); err == nil || !strings.Contains(err.Error(), "apple") {
+		t.Errorf("one line alone gives %v, want to know who is missing", err)
 	}
 }
