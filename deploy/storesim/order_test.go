@@ -26,8 +26,10 @@ import (
 	"github.com/latchkey/latchkey/writer"
 )
 
+// serverKeys are the writer's, by environment.
+var serverKeys = map[Environment]string{Sandbox: "lk_sandbox_sk_aaaaaaaaaaaaaaaaaaaaaaaa", Production: "lk_production_sk_aaaaaaaaaaaaaaaaaaaaaaaa"}
+
 const (
-	serverKey = "lk_sandbox_sk_aaaaaaaaaaaaaaaaaaaaaaaa"
 	// settleWithin is how long a writer may take until its answer is the oracle's: pulls keep to a rate.
 	settleWithin = 20 * time.Second
 )
@@ -72,44 +74,30 @@ func freeAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// startNode runs a writer until the test ends. Its providers are those of the simulation's sandbox; stores, unless empty, is where their APIs are.
-func startNode(t testing.TB, stores string) *node {
+// startNode runs a writer until the test ends. It has the environments that stores names, with the simulation's providers; their APIs are at the address
+// there, unless it is empty.
+func startNode(t testing.TB, stores map[Environment]string) *node {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lks") // the path of a unix socket is short
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	keys, catalog := filepath.Join(dir, "keys"), filepath.Join(dir, "catalog.json")
-	must(t, writer.MakeKeys(keys, "testcluster", []entitlement.Environment{entitlement.Sandbox}))
+	var names []entitlement.Environment
+	environments, sessionKeys := object{}, object{}
 	must(t, os.WriteFile(catalog, testCatalog(), 0o600))
-	c := credentials[Sandbox]
-	jwks := filepath.Join(dir, "jwks.json")
-	must(t, os.WriteFile(jwks, encode(testSim(t, 1).JWKS(Sandbox)), 0o600))
-	sections := object{
-		"audience": "com.example.app/sandbox", "catalog_file": catalog, "api_keys": []object{{"name": "server", "scope": "sk", "key": serverKey}},
-		"stripe": object{"webhook_secrets": []string{c.Stripe.WebhookSecret}},
-		"apple":  object{"bundle_id": c.Apple.BundleID, "root_ca_files": []string{c.Apple.RootFile}},
-		"google": object{"package": c.Google.Package, "audience": c.Google.Audience, "email": c.Google.Email, "jwks_file": jwks},
+	for env, api := range stores {
+		names = append(names, entitlement.Environment(env))
+		environments[string(env)] = environmentSections(t, dir, catalog, env, api)
+		sessionKeys[string(env)] = filepath.Join(keys, "session-"+string(env)+".key.pem")
 	}
-	if stores != "" {
-		sections["stripe"].(object)["api_key"], sections["stripe"].(object)["api_base"] = c.Stripe.APIKey, stores
-		google := sections["google"].(object)
-		account, err := c.Google.ServiceAccount(stores + "/token")
-		must(t, err)
-		google["service_account"], google["api_base"], google["token_url"] = string(account), stores, stores+"/token"
-	}
-	for provider, section := range aggregatorSections(c) {
-		sections[provider] = section
-	}
-	if stores != "" {
-		sections["web2wave"].(object)["api_key"], sections["web2wave"].(object)["api_base"] = c.Web2Wave.APIKey, stores+"/api"
-	}
+	must(t, writer.MakeKeys(keys, "testcluster", names))
 	listen, internal, raft := freeAddress(t), freeAddress(t), freeAddress(t)
 	b, err := yaml.Marshal(object{
 		"node":         object{"id": "w1", "data_dir": filepath.Join(dir, "w1"), "cluster": "testcluster", "listen": listen, "internal_listen": internal, "raft_listen": raft},
 		"cluster":      object{"voters": []object{{"id": "w1", "raft": raft, "internal": "http://" + internal}}},
-		"keys":         object{"issuer_key_file": filepath.Join(keys, "issuer.key.pem"), "issuer_cert_file": filepath.Join(keys, "issuer.cert"), "session_key_files": object{"sandbox": filepath.Join(keys, "session-sandbox.key.pem")}},
+		"keys":         object{"issuer_key_file": filepath.Join(keys, "issuer.key.pem"), "issuer_cert_file": filepath.Join(keys, "issuer.cert"), "session_key_files": sessionKeys},
 		"trust":        object{"root_public_keys": []string{filepath.Join(keys, "root.pub.pem")}},
-		"environments": object{"sandbox": sections},
+		"environments": environments,
 	})
 	must(t, err)
 	path := filepath.Join(dir, "writer.yaml")
@@ -137,10 +125,42 @@ func startNode(t testing.TB, stores string) *node {
 	})
 	poll(t, "a writer that is ready and has its catalog", func() bool {
 		status, _ := n.get(t, "/readyz")
-		_, catalog := n.get(t, "/v1/catalog")
-		return status == http.StatusOK && strings.Contains(string(catalog), "price_lifetime")
+		for env := range stores {
+			_, catalog := n.ask(t, env, http.MethodGet, "/v1/catalog", nil)
+			if !strings.Contains(string(catalog), "price_lifetime") {
+				return false
+			}
+		}
+		return status == http.StatusOK
 	})
 	return n
+}
+
+// environmentSections are a writer's settings of an environment, whose files lie in dir.
+func environmentSections(t testing.TB, dir, catalog string, env Environment, api string) object {
+	t.Helper()
+	c := credentials[env]
+	jwks := filepath.Join(dir, "jwks-"+string(env)+".json")
+	must(t, os.WriteFile(jwks, encode(testSim(t, 1).JWKS(env)), 0o600))
+	stripe := object{"webhook_secrets": []string{c.Stripe.WebhookSecret}}
+	google := object{"package": c.Google.Package, "audience": c.Google.Audience, "email": c.Google.Email, "jwks_file": jwks}
+	sections := object{
+		"audience": "com.example.app/" + string(env), "catalog_file": catalog, "api_keys": []object{{"name": "server", "scope": "sk", "key": serverKeys[env]}},
+		"stripe": stripe, "google": google,
+		"apple": object{"bundle_id": c.Apple.BundleID, "app_apple_id": c.Apple.AppAppleID, "root_ca_files": []string{c.Apple.RootFile}},
+	}
+	for provider, section := range aggregatorSections(c) {
+		sections[provider] = section
+	}
+	if api != "" {
+		stripe["api_key"], stripe["api_base"] = c.Stripe.APIKey, api
+		account, err := c.Google.ServiceAccount(api + "/token")
+		must(t, err)
+		google["service_account"], google["api_base"], google["token_url"] = string(account), api, api+"/token"
+		web2wave := sections["web2wave"].(object)
+		web2wave["api_key"], web2wave["api_base"] = c.Web2Wave.APIKey, api+"/api"
+	}
+	return sections
 }
 
 // poll waits for what nothing announces.
@@ -170,10 +190,10 @@ func testCatalog() []byte {
 }
 
 func (n *node) get(t testing.TB, path string) (int, []byte) {
-	return n.ask(t, http.MethodGet, path, nil)
+	return n.ask(t, Sandbox, http.MethodGet, path, nil)
 }
 
-func (n *node) ask(t testing.TB, method, path string, body any) (int, []byte) {
+func (n *node) ask(t testing.TB, env Environment, method, path string, body any) (int, []byte) {
 	t.Helper()
 	var sent io.Reader
 	if body != nil {
@@ -181,7 +201,7 @@ func (n *node) ask(t testing.TB, method, path string, body any) (int, []byte) {
 	}
 	r, err := http.NewRequestWithContext(t.Context(), method, n.url+path, sent)
 	must(t, err)
-	r.Header.Set("Authorization", "Bearer "+serverKey)
+	r.Header.Set("Authorization", "Bearer "+serverKeys[env])
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return 0, nil // not up yet
@@ -193,9 +213,9 @@ func (n *node) ask(t testing.TB, method, path string, body any) (int, []byte) {
 }
 
 // newAccount makes an account at the writer.
-func (n *node) newAccount(t testing.TB) string {
+func (n *node) newAccount(t testing.TB, env Environment) string {
 	t.Helper()
-	status, b := n.ask(t, http.MethodPost, "/v1/accounts", object{})
+	status, b := n.ask(t, env, http.MethodPost, "/v1/accounts", object{})
 	var made struct {
 		ID string `json:"account_id"`
 	}
@@ -247,7 +267,7 @@ func TestAnyOrderComesToTheOraclesWord(t *testing.T) {
 			if provider == Google || provider == Web2Wave {
 				asked = front.URL
 			}
-			n := startNode(t, asked)
+			n := startNode(t, map[Environment]string{Sandbox: asked})
 			begin := time.Now()
 			for seed := uint64(1); seed <= 2; seed++ {
 				s := New(Config{Seed: seed, Start: begin, Credentials: credentials, Writers: []string{n.url}, Logger: slog.New(slog.DiscardHandler)})
@@ -267,7 +287,7 @@ func history(t *testing.T, n *node, s *Sim, provider Provider, dice *rand.Rand) 
 	t.Helper()
 	var accounts, ids []string
 	for range 4 {
-		accounts = append(accounts, n.newAccount(t))
+		accounts = append(accounts, n.newAccount(t, Sandbox))
 	}
 	for round := range 4 {
 		s.SetChaos(Chaos{Delay: Duration(18 * time.Hour), Reorder: 0.5, Repeat: 0.4})

@@ -1,0 +1,267 @@
+package storesim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// tellAfter is how long after an action its messages have come and a provider can be asked about it: an answer has the version of a whole second.
+const tellAfter = 2 * time.Second
+
+// stage is a writer and a simulation on which one script after the other is played: the clocks are everybody's.
+type stage struct {
+	*node
+	sim     *Sim
+	playing sync.Mutex // held by the script that is played
+}
+
+// customerOf is an account as a script names it.
+type customerOf struct {
+	id  string
+	env Environment
+}
+
+// playedKey is the key of a *scripted among a script's values.
+type playedKey struct{}
+
+// scripted is one script that is played.
+type scripted struct {
+	t testing.TB
+	*stage
+	name  string
+	named map[string]customerOf
+	ids   []string // of its purchases
+}
+
+// TestLives plays the lives of subscriptions in testdata/scripts on a real writer, which hears of them by webhooks and, where a provider does not say enough,
+// asks. After each action the writer must come to say what the script says, and the oracle must agree with it.
+//
+// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
+// resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
+// its first message to another environment's address; entitled NAME; status NAME STATUS REASON.
+// With ! before it, an action must be refused by the provider, or by the writer, and access must be closed.
+func TestLives(t *testing.T) {
+	t.Parallel()
+	stores, fronts := map[Environment]string{}, map[Environment]*httptest.Server{}
+	for _, env := range Environments {
+		fronts[env] = httptest.NewUnstartedServer(nil)
+		stores[env] = "http://" + fronts[env].Listener.Addr().String()
+		t.Cleanup(fronts[env].Close)
+	}
+	st := &stage{node: startNode(t, stores)}
+	sim := New(Config{Seed: 1, Credentials: credentials, Writers: []string{st.url}, Logger: slog.New(slog.DiscardHandler)})
+	for env, front := range fronts {
+		front.Config.Handler = sim.Stores(env)
+		front.Start()
+	}
+	st.sim = sim
+	st.follow(sim.Now)
+	commands := map[string]func(*scripted, *testscript.TestScript, bool, []string){
+		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
+		"entitled": (*scripted).entitled, "status": (*scripted).status,
+	}
+	for name, do := range actions {
+		commands[name] = func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
+			if len(args) == 0 {
+				ts.Fatalf("%s of what?", name)
+			}
+			s.done(ts, neg, do(s.sim, s.called(args[0]), args[1:]))
+		}
+	}
+	p := testscript.Params{Dir: "testdata/scripts", RequireUniqueNames: true, Cmds: map[string]func(*testscript.TestScript, bool, []string){}}
+	for name, do := range commands {
+		p.Cmds[name] = func(ts *testscript.TestScript, neg bool, args []string) {
+			do(ts.Value(playedKey{}).(*scripted), ts, neg, args)
+		}
+	}
+	p.Setup = func(env *testscript.Env) error {
+		st.playing.Lock()
+		s := &scripted{t: env.T().(testing.TB), stage: st, name: filepath.Base(env.WorkDir), named: map[string]customerOf{}}
+		env.Values[playedKey{}] = s
+		env.Defer(func() {
+			defer st.playing.Unlock()
+			for _, id := range s.ids { // so that nothing renews while others are played
+				if err := sim.Cancel(id); err != nil && !errors.Is(err, ErrRefused) {
+					s.t.Error(err)
+				}
+			}
+		})
+		return nil
+	}
+	testscript.Run(t, p)
+}
+
+// actions are what can happen to a purchase.
+var actions = map[string]func(s *Sim, id string, rest []string) error{
+	"renew":     func(s *Sim, id string, _ []string) error { return s.Renew(context.Background(), id) },
+	"cancel":    func(s *Sim, id string, _ []string) error { return s.Cancel(id) },
+	"resume":    func(s *Sim, id string, _ []string) error { return s.Resume(id) },
+	"fail-card": func(s *Sim, id string, _ []string) error { return s.FailCard(id) },
+	"recover":   func(s *Sim, id string, _ []string) error { return s.Recover(id) },
+	"dispute":   func(s *Sim, id string, _ []string) error { return s.Dispute(id) },
+	"won":       func(s *Sim, id string, _ []string) error { return s.CloseDispute(id, true) },
+	"lost":      func(s *Sim, id string, _ []string) error { return s.CloseDispute(id, false) },
+	"resubscribe": func(s *Sim, id string, _ []string) error {
+		_, err := s.Resubscribe(id)
+		return err
+	},
+	"refund":         func(s *Sim, id string, rest []string) error { return s.Refund(id, termOf(rest), 0) },
+	"reverse-refund": func(s *Sim, id string, rest []string) error { return s.ReverseRefund(id, termOf(rest)) },
+	"change":         func(s *Sim, id string, rest []string) error { return s.Change(id, strings.Join(rest, " ")) },
+}
+
+// termOf is the term that a script names, or the last one.
+func termOf(rest []string) int {
+	if len(rest) == 0 {
+		return -1
+	}
+	n, err := strconv.Atoi(rest[0])
+	if err != nil {
+		return 1 << 30 // which no purchase has
+	}
+	return n
+}
+
+// done tells of what was done, if it was as the script says.
+func (s *scripted) done(ts *testscript.TestScript, refused bool, err error) {
+	switch {
+	case refused && !errors.Is(err, ErrRefused):
+		ts.Fatalf("was not refused: %v", err)
+	case !refused:
+		ts.Check(err)
+		ts.Check(s.sim.Advance(s.t.Context(), tellAfter))
+	}
+}
+
+func (s *scripted) account(ts *testscript.TestScript, _ bool, args []string) {
+	env := Sandbox
+	if len(args) > 1 {
+		env = Environment(args[1])
+	}
+	if len(args) == 0 || !slices.Contains(Environments, env) {
+		ts.Fatalf("want: account NAME [sandbox|production]")
+	}
+	s.named[args[0]] = customerOf{id: s.newAccount(s.t, env), env: env}
+}
+
+// called is the name in the simulation of a script's purchase.
+func (s *scripted) called(purchase string) string { return s.name + " " + purchase }
+
+// customer is the account that a script made under a name.
+func (s *scripted) customer(ts *testscript.TestScript, name string) customerOf {
+	c, ok := s.named[name]
+	if !ok {
+		ts.Fatalf("nobody made account %q", name)
+	}
+	return c
+}
+
+func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 4 {
+		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE")
+	}
+	c := s.customer(ts, args[2])
+	p, err := s.sim.Buy(Order{Provider: Provider(args[0]), Env: c.env, Product: args[1], Account: c.id, Name: s.called(args[3])})
+	if err == nil {
+		s.ids = append(s.ids, p.ID)
+	}
+	s.done(ts, neg, err)
+}
+
+func (s *scripted) advance(ts *testscript.TestScript, _ bool, args []string) {
+	d, err := ParseDuration(strings.Join(args, " "))
+	ts.Check(err)
+	ts.Check(s.sim.Advance(s.t.Context(), time.Duration(d)))
+}
+
+// forge posts the first message about a purchase where it does not belong, as if to sell a test purchase for a real one.
+func (s *scripted) forge(ts *testscript.TestScript, refused bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("want: forge PURCHASE ENVIRONMENT")
+	}
+	messages := s.sim.Messages()
+	i := slices.IndexFunc(messages, func(m Message) bool { return m.Purchase == s.called(args[0]) })
+	if i < 0 {
+		ts.Fatalf("nobody told of %q", args[0])
+	}
+	m := messages[i]
+	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/v1/webhooks/"+args[1]+"/"+string(m.Provider), strings.NewReader(string(m.Body)))
+	ts.Check(err)
+	r.Header = s.sim.Header(m)
+	res, err := http.DefaultClient.Do(r)
+	ts.Check(err)
+	res.Body.Close()
+	if is2xx(res.StatusCode) == refused {
+		ts.Fatalf("POST of %s to %s: status %d", m.Type, args[1], res.StatusCode)
+	}
+}
+
+// shown is what the writer says of pro.
+type shown struct{ ID, Status, Reason string }
+
+// said is the writer's word on an account, now.
+func (s *scripted) said(c customerOf) (said shown, active bool, answer string) {
+	_, b := s.node.ask(s.t, c.env, http.MethodGet, "/v1/accounts/"+c.id+"/entitlements", nil)
+	var all struct {
+		Entitlements []struct {
+			shown
+			Active bool
+		}
+	}
+	if err := json.Unmarshal(b, &all); err != nil {
+		return shown{}, false, err.Error() + ": " + string(b)
+	}
+	for _, e := range all.Entitlements {
+		if e.ID == "pro" {
+			return e.shown, e.Active, string(b)
+		}
+	}
+	return shown{}, false, string(b)
+}
+
+// settle asks the writer until it says what is wanted: pulls take their time, and none can be awaited. A provider's clock goes on meanwhile.
+func (s *scripted) settle(ts *testscript.TestScript, c customerOf, want string, ok func(said shown, active bool) bool) {
+	for deadline := time.Now().Add(settleWithin); ; <-time.After(20 * time.Millisecond) {
+		said, active, answer := s.said(c)
+		if ok(said, active) {
+			break
+		}
+		if time.Now().After(deadline) {
+			_, unclaimed := s.node.ask(s.t, c.env, http.MethodGet, "/v1/unclaimed", nil)
+			ts.Fatalf("want %s at %s; the writer says %s\nfacts:\n%s\nunclaimed: %s", want, s.sim.Now(), answer, factsOf(s.sim, c.id), unclaimed)
+		}
+		ts.Check(s.sim.Advance(s.t.Context(), time.Second))
+	}
+	_, active, answer := s.said(c)
+	if by := s.sim.Ledger().EntitledBy(DefaultPromises, c.env, c.id, "pro", s.sim.Now()); active != (len(by) > 0) {
+		ts.Fatalf("%s: the oracle says by %v, the writer %s\nfacts:\n%s", s.sim.Now(), by, answer, factsOf(s.sim, c.id))
+	}
+	ts.Check(s.sim.Advance(s.t.Context(), time.Second)) // so that what the script does next has a second of its own
+}
+
+func (s *scripted) entitled(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("want: entitled NAME")
+	}
+	s.settle(ts, s.customer(ts, args[0]), "access "+strconv.FormatBool(!neg), func(_ shown, active bool) bool { return active != neg })
+}
+
+func (s *scripted) status(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 || neg {
+		ts.Fatalf("want: status NAME STATUS REASON")
+	}
+	s.settle(ts, s.customer(ts, args[0]), args[1]+" "+args[2], func(said shown, _ bool) bool { return said == shown{"pro", args[1], args[2]} })
+}
