@@ -67,6 +67,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"production_in_flood":  takeFlood,
 	"import_revenuecat":    takeImport,
 	"propagation":          takePropagation,
+	"purchase_to_edge":     takePurchases,
 	"rebootstrap_1m":       takeRebootstrap,
 	"herd":                 takeHerd,
 	"webhooks":             takeWebhooks,

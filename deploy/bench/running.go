@@ -25,6 +25,15 @@ type running struct {
 
 // startSystem starts a system in a folder that is removed afterwards.
 func startSystem(config config, writers, edges int) (*running, error) {
+	return start(system.Config{Writers: writers, Edges: edges, Programs: config.programs})
+}
+
+// startStores starts one with the simulated providers.
+func startStores(config config, writers, edges int) (*running, error) {
+	return start(system.Config{Writers: writers, Edges: edges, Programs: config.programs, Storesim: true})
+}
+
+func start(config system.Config) (*running, error) {
 	dir, err := os.MkdirTemp("", "latchkey-bench-")
 	if err != nil {
 		return nil, err
@@ -33,7 +42,8 @@ func startSystem(config config, writers, edges int) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := system.Start(context.Background(), system.Config{Dir: dir, Port: port, Writers: writers, Edges: edges, Programs: config.programs, Out: io.Discard})
+	config.Dir, config.Port, config.Out = dir, port, io.Discard
+	s, err := system.Start(context.Background(), config)
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err
