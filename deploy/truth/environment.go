@@ -19,12 +19,20 @@ func (s *stage) environment(env storesim.Environment, c *storesim.Credentials) (
 	if err != nil {
 		return writer.EnvironmentConfig{}, err
 	}
+	appleKey, err := os.ReadFile(c.Apple.APIKeyFile)
+	if err != nil {
+		return writer.EnvironmentConfig{}, err
+	}
 	return writer.EnvironmentConfig{
 		Stripe: &writer.StripeConfig{WebhookSecrets: secrets(c.Stripe.WebhookSecret), APIKey: config.Secret(c.Stripe.APIKey), APIBase: api},
-		Apple:  &writer.AppleConfig{BundleID: c.Apple.BundleID, AppAppleID: c.Apple.AppAppleID, RootCAFiles: []string{c.Apple.RootFile}},
+		Apple: &writer.AppleConfig{BundleID: c.Apple.BundleID, AppAppleID: c.Apple.AppAppleID, RootCAFiles: []string{c.Apple.RootFile},
+			APIKey: config.Secret(appleKey), APIKeyID: c.Apple.APIKeyID, APIIssuerID: c.Apple.IssuerID, APIBase: api, SandboxAPIBase: api},
 		Google: google,
-		Adapty: &writer.AdaptyConfig{Authorizations: secrets(c.Adapty.Authorization), APIKey: config.Secret(c.Adapty.SecretKey), APIBase: api},
-		Iaptic: &writer.IapticConfig{Passwords: secrets(c.Iaptic.Password), AppName: c.Iaptic.AppName, APIKey: config.Secret(c.Iaptic.Password), APIBase: api},
+		RevenueCat: &writer.RevenueCatConfig{Authorizations: secrets(c.RevenueCat.Authorization), APIKey: config.Secret(c.RevenueCat.APIKey), Project: c.RevenueCat.Project,
+			APIKeyV1: config.Secret(c.RevenueCat.APIKey), APIBase: api},
+		Adapty:   &writer.AdaptyConfig{Authorizations: secrets(c.Adapty.Authorization), APIKey: config.Secret(c.Adapty.SecretKey), APIBase: api},
+		Web2Wave: &writer.Web2WaveConfig{WebhookTokens: secrets(c.Web2Wave.Token), APIKey: config.Secret(c.Web2Wave.APIKey), APIBase: api},
+		Iaptic:   &writer.IapticConfig{Passwords: secrets(c.Iaptic.Password), AppName: c.Iaptic.AppName, APIKey: config.Secret(c.Iaptic.Password), APIBase: api},
 	}, nil
 }
 

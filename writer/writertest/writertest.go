@@ -74,8 +74,11 @@ var (
 // RulesVersion is the newest version of the rules that writers know.
 const RulesVersion = store.RulesVersion
 
-// ErrGone: a provider has no such object.
-var ErrGone = provider.ErrGone
+// What asking a provider can come to.
+var (
+	ErrGone       = provider.ErrGone
+	ErrCredential = provider.ErrCredential
+)
 
 // Conflicting is the outcome of a message whose id was used with another content.
 const Conflicting = store.Conflicting
