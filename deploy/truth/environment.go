@@ -31,7 +31,7 @@ func (s *stage) environment(env storesim.Environment, c *storesim.Credentials) (
 		RevenueCat: &writer.RevenueCatConfig{Authorizations: secrets(c.RevenueCat.Authorization), APIKey: config.Secret(c.RevenueCat.APIKey), Project: c.RevenueCat.Project,
 			APIKeyV1: config.Secret(c.RevenueCat.APIKey), APIBase: api},
 		Adapty:   &writer.AdaptyConfig{Authorizations: secrets(c.Adapty.Authorization), APIKey: config.Secret(c.Adapty.SecretKey), APIBase: api},
-		Web2Wave: &writer.Web2WaveConfig{WebhookTokens: secrets(c.Web2Wave.Token), APIKey: config.Secret(c.Web2Wave.APIKey), APIBase: api},
+		Web2Wave: &writer.Web2WaveConfig{WebhookTokens: secrets(c.Web2Wave.Token), APIKey: config.Secret(c.Web2Wave.APIKey), APIBase: api + "/api"},
 		Iaptic:   &writer.IapticConfig{Passwords: secrets(c.Iaptic.Password), AppName: c.Iaptic.AppName, APIKey: config.Secret(c.Iaptic.Password), APIBase: api},
 	}, nil
 }

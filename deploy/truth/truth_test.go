@@ -9,7 +9,7 @@ import (
 func TestHistoriesOfAllProvidersAgreeWithTheOracle(t *testing.T) {
 	const histories = 250
 	var out strings.Builder
-	failed, err := playAll(t.Context(), &out, 1, histories, 2)
+	failed, err := playAll(t.Context(), &out, 1, histories, 2, 3)
 	if err != nil || failed > 0 {
 		t.Errorf("%d of %d histories are wrong, %v\n%s", failed, histories, err, out.String())
 	}

@@ -57,6 +57,13 @@ func pace(base string, limit rate.Limit, burst int) *rate.Limiter {
 	return rate.NewLimiter(limit, burst)
 }
 
+// slowTo follows what the provider says that is left of its allowance.
+func (a *jsonAPI) slowTo(limit rate.Limit) {
+	if a.limit.Limit() != rate.Inf {
+		a.limit.SetLimit(limit)
+	}
+}
+
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()

@@ -126,11 +126,11 @@ func NewAppleAPI(c AppleAPIConfig) (*AppleAPI, error) {
 		}
 	}
 	sandbox := func(base string) applePlace {
-		return applePlace{appleSandbox, strings.TrimSuffix(base, "/"), rate.NewLimiter(appleSandboxRequestsPerSecond, appleBurst)}
+		return applePlace{appleSandbox, strings.TrimSuffix(base, "/"), pace(base, appleSandboxRequestsPerSecond, appleBurst)}
 	}
 	places := []applePlace{sandbox(cmp.Or(c.BaseURL, appleAPISandbox))}
 	if c.Environment == entitlement.Production {
-		places[0] = applePlace{appleProduction, strings.TrimSuffix(cmp.Or(c.BaseURL, appleAPI), "/"), rate.NewLimiter(appleRequestsPerSecond, appleBurst)}
+		places[0] = applePlace{appleProduction, strings.TrimSuffix(cmp.Or(c.BaseURL, appleAPI), "/"), pace(c.BaseURL, appleRequestsPerSecond, appleBurst)}
 		if c.BaseURL == "" {
 			c.SandboxURL = cmp.Or(c.SandboxURL, appleAPISandbox)
 		}

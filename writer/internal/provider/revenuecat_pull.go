@@ -254,7 +254,7 @@ func (a *RevenueCatAPI) get(ctx context.Context, path, auth string) (gjson.Resul
 	used, errUsed := strconv.Atoi(head.header.Get("RevenueCat-Rate-Limit-Current-Usage"))
 	most, errMost := strconv.Atoi(head.header.Get("RevenueCat-Rate-Limit-Current-Limit"))
 	if errUsed == nil && errMost == nil {
-		a.api.limit.SetLimit(rate.Limit(min(max(float64(most-used)/60, revenueCatSlowest), revenueCatRequestsPerSecond)))
+		a.api.slowTo(rate.Limit(min(max(float64(most-used)/60, revenueCatSlowest), revenueCatRequestsPerSecond)))
 	}
 	if head.status == http.StatusLocked {
 		err = head.fail(ErrUnavailable, "the customer is being changed")

@@ -80,7 +80,7 @@ func NewWeb2WaveAPI(c Web2WaveAPIConfig) (*Web2WaveAPI, error) {
 		c.Now = time.Now
 	}
 	return &Web2WaveAPI{client: web2waveClient(), base: strings.TrimRight(c.BaseURL, "/"), key: c.Key, env: c.Environment, now: c.Now,
-		limit: rate.NewLimiter(web2waveRequestsPerSecond, web2waveBurst)}, nil
+		limit: pace(c.BaseURL, web2waveRequestsPerSecond, web2waveBurst)}, nil
 }
 
 // CheckWeb2WaveBase returns ErrWeb2WaveBase for an address that the key may not be sent to, or nil. Empty is Web2WaveBase.
