@@ -21,6 +21,7 @@ type Term struct {
 	PaidAt     time.Time // zero: not yet
 	Refunded   int64     // cents given back
 	Refunds    int       // how often
+	LastRefund int64     // cents given back the last time
 	RefundedAt time.Time // last; zero: never
 	RevokedAt  time.Time // given back in full, or taken back; zero: it stands
 	Upgraded   bool      // a better product took over before its end

@@ -64,7 +64,7 @@ func (s *Sim) open(o Order, product Product) *Purchase {
 	p.Terms = []Term{s.term(p, product, s.clock, o.Trial)}
 	s.order = append(s.order, p)
 	s.purchases[p.ID] = p
-	s.sold[p.ID] = Sold{Provider: p.Provider, Env: p.Env, Owner: p.Owner, Entitlement: product.Entitlement, Recurring: p.recurs()}
+	s.sold[p.ID] = Sold{Provider: p.Provider, Store: p.Store, Env: p.Env, Owner: p.Owner, Entitlement: product.Entitlement, Recurring: p.recurs()}
 	return p
 }
 
@@ -325,7 +325,7 @@ func (s *Sim) Refund(id string, term int, cents int64) error {
 			return refuse("%s gives back all or nothing", p.Provider)
 		}
 		cents = cmp.Or(cents, rest)
-		t.Refunded, t.Refunds, t.RefundedAt = t.Refunded+cents, t.Refunds+1, s.clock
+		t.Refunded, t.Refunds, t.LastRefund, t.RefundedAt = t.Refunded+cents, t.Refunds+1, cents, s.clock
 		full := t.Refunded == t.Cents
 		if full {
 			t.RevokedAt = s.clock

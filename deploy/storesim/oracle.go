@@ -15,6 +15,7 @@ type Ledger struct {
 // Sold is what does not change about a purchase.
 type Sold struct {
 	Provider    Provider
+	Store       Store
 	Env         Environment
 	Owner       string // at first
 	Entitlement string
@@ -28,6 +29,8 @@ type Promises struct {
 	Leeway time.Duration
 	// Grace is how long access goes on while a card fails whose provider grants no grace of its own.
 	Grace map[Provider]time.Duration
+	// StoreGrace is the same by the store that took the money, where Latchkey can ask it: then its word counts and not that of an aggregator.
+	StoreGrace map[Store]time.Duration
 }
 
 // DefaultPromises are Latchkey's.
@@ -44,6 +47,7 @@ type standing struct {
 	failed   bool
 	ended    time.Time // all access ended here, whatever was paid for; zero: it did not
 	disputed bool
+	lost     bool // the dispute: a term that is paid afterwards ends it
 	pending  bool
 }
 
@@ -94,7 +98,8 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 	case PaymentFailed:
 		s.pending = false
 	case Bought, Renewed, Recovered, Resumed, Resubscribed, Upgraded:
-		s.pending, s.failed, s.stopped, s.disputed, s.ended, s.until = false, false, false, false, time.Time{}, time.Time{}
+		s.pending, s.failed, s.stopped, s.ended, s.until = false, false, false, time.Time{}, time.Time{}
+		s.disputed, s.lost = s.disputed && !s.lost, false
 		from := f.At
 		if last := s.terms[f.Term-1]; f.Kind == Renewed && last != nil || f.Kind == Recovered && last != nil && last.to.After(f.At.Add(-f.Until.Sub(last.to))) {
 			from = last.to
@@ -112,8 +117,8 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 		s.renews = true
 	case RenewalFailed:
 		s.failed, s.until = true, f.Until
-		if grace := rules.Grace[sold.Provider]; f.Until.IsZero() && grace > 0 {
-			if paid := s.terms[f.Term-1]; paid != nil { // the term that was not paid for has been counted
+		if grace := max(rules.Grace[sold.Provider], rules.StoreGrace[sold.Store]); f.Until.IsZero() && grace > 0 {
+			if paid := s.terms[s.newest()]; paid != nil {
 				s.until = paid.to.Add(grace)
 			}
 		}
@@ -133,7 +138,7 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 	case RefundReversed:
 		s.terms[f.Term].revoked = false
 	case DisputeOpened, DisputeLost:
-		s.disputed = true
+		s.disputed, s.lost = true, f.Kind == DisputeLost
 	case DisputeWon:
 		s.disputed = false
 	case Transferred:

@@ -160,7 +160,7 @@ func (s *Sim) shareAtApple(p *Purchase, member string) {
 	child.Terms = child.Terms[child.present():]
 	s.order = append(s.order, child)
 	s.purchases[child.ID] = child
-	s.sold[child.ID] = Sold{Provider: p.Provider, Env: p.Env, Owner: member, Entitlement: p.Product.Entitlement, Recurring: p.recurs()}
+	s.sold[child.ID] = Sold{Provider: p.Provider, Store: p.Store, Env: p.Env, Owner: member, Entitlement: p.Product.Entitlement, Recurring: p.recurs()}
 	s.record(child, Fact{Kind: Bought, Until: child.last().EndsAt, Trial: child.last().Trial})
 }
 

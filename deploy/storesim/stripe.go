@@ -317,7 +317,11 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 			if !ok {
 				return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
 			}
-			return http.StatusOK, answer(r, x)
+			o := answer(r, x)
+			if o == nil {
+				return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
+			}
+			return http.StatusOK, o
 		})
 	}
 	get("/v1/subscriptions/{id}", func(r *http.Request, x ref) object {
@@ -332,7 +336,11 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 	get("/v1/invoice_payments/{id}", func(_ *http.Request, x ref) object { return s.stripePayment(x.p, x.term) })
 	get("/v1/charges/{id}", func(_ *http.Request, x ref) object { return s.stripeCharge(x.p, x.term) })
 	get("/v1/refunds/{id}", func(r *http.Request, x ref) object {
-		o := s.stripeRefund(x.p, x.term, cmp.Or(x.p.Terms[x.term].Refunded, x.p.Terms[x.term].Cents), x.p.Terms[x.term].Refunded == 0)
+		t := &x.p.Terms[x.term]
+		o := s.stripeRefund(x.p, x.term, cmp.Or(t.LastRefund, t.Cents), t.Refunded == 0)
+		if o["id"] != r.PathValue("id") {
+			return nil // an earlier one, whose amount the books do not keep
+		}
 		if expands(r, "charge") {
 			o["charge"] = s.stripeCharge(x.p, x.term)
 		}

@@ -182,6 +182,21 @@ func TestOneSaleToldByStoreAndAggregator(t *testing.T) {
 	}
 }
 
+// A subscription of Stripe's says active whatever became of its money.
+func TestARefundThatAnAggregatorKnowsOf(t *testing.T) {
+	sold := Object{Kind: KindTransaction, ID: "sub_1:1", By: Iaptic, At: april * 1e9, Links: []Link{"stripe:sub_1"}, Transaction: &Transaction{
+		Chain: "sub_1", Sold: Sold{Product: "pro"}, Recurring: true, StartsAt: april, EndsAt: may, Store: "stripe", RevokedAt: april + 5}}
+	subscription := Object{Kind: KindSubscription, ID: "sub_1", At: (april + 6) * 1e9, Links: []Link{"stripe:sub_1"}, Subscription: &Subscription{
+		Status: Active, Items: []SubscriptionItem{{ID: "si_1", Sold: Sold{Product: "pro"}, StartsAt: april, EndsAt: may}}}}
+	if p := Fold(Evidence{}.Add(sold, subscription), Policy{}); p.Provider != Iaptic || p.Items[0].State != Revoked {
+		t.Errorf("refunded at the aggregator: %+v", p)
+	}
+	subscription.Subscription.Items[0].StartsAt, subscription.Subscription.Items[0].EndsAt = may, june
+	if p := Fold(Evidence{}.Add(sold, subscription), Policy{}); p.Provider != Stripe || p.Items[0].State != Live {
+		t.Errorf("a term later: %+v", p)
+	}
+}
+
 func TestWhatAnAggregatorsStatementGives(t *testing.T) {
 	catalog := &Catalog{
 		Products:   []Product{{Provider: Apple, ID: "pro", Kind: KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly"}},

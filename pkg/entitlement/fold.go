@@ -20,8 +20,8 @@ const (
 // Fold decides what evidence gives. It is a pure function: equal evidence and policy give an equal purchase. The billing grace of a
 // provider that the policy does not name is that of DefaultPolicy.
 //
-// Where several providers tell of one purchase, the one counts whose word is the newest, with two exceptions: what its store took back no other
-// provider gives back, unless a term began since; and an open or lost dispute is one whoever else says what.
+// Where several providers tell of one purchase, the one counts whose word is the newest, with these exceptions: what its store took back no other
+// provider gives back, unless a term began since, nor does a subscription of Stripe's what an aggregator knows to be refunded; and an open or lost dispute is one whoever else says what.
 func Fold(e Evidence, p Policy) Purchase {
 	f := read(e)
 	f.policy = p
@@ -70,7 +70,20 @@ func (f *facts) newestTelling(store Provider) telling {
 	if best.by != store && own.takenBack() >= max(best.began(), 1) {
 		return own
 	}
+	if best.by == Stripe {
+		// A subscription of Stripe's does not show that its money was given back: charges do, which may not have been heard of.
+		for _, by := range f.tellers {
+			if t := f.telling(by); by != Stripe && t.refunded() && t.takenBack() >= max(best.began(), 1) {
+				return t
+			}
+		}
+	}
 	return best
+}
+
+// refunded reports whether all of it was given back, as opposed to taken back for another reason.
+func (t *telling) refunded() bool {
+	return len(t.items) > 0 && !slices.ContainsFunc(t.items, func(i Item) bool { return i.Reason != ReasonRefunded })
 }
 
 // takenBack returns when all of it was taken back, or 0.

@@ -386,6 +386,11 @@ func (m *revenueCatMessage) cancelled() error {
 		}
 	case reason == "BILLING_ERROR":
 		// A billing issue is told beside it, at the same moment and in any order, and that one knows the grace.
+	case m.sale.recurring && m.sale.endsAt > 0 && m.sale.endsAt <= m.at:
+		// Turned off after its end: a card is being retried, and whether access goes on meanwhile is not told.
+		if err := m.customerChanged(); err != nil {
+			return err
+		}
 	case m.sale.recurring:
 		m.standing(entitlement.Renewal{Phase: entitlement.PhaseActive})
 	}
@@ -587,9 +592,10 @@ func orderOf(id string) string {
 	return order
 }
 
-// termID is the store's id of the transaction. Stripe's is that of the subscription, term after term, so its start makes it one.
+// termID is the store's id of the transaction. Stripe's is that of the subscription, term after term, so its start makes it one; a payment intent
+// is one by itself, also where the end that a refund has cut makes it look like a term.
 func (s *revenueCatSale) termID() string {
-	if s.transaction != "" && s.store == string(entitlement.Stripe) && s.recurring {
+	if s.transaction != "" && s.store == string(entitlement.Stripe) && s.recurring && !strings.HasPrefix(s.transaction, "pi_") {
 		return s.transaction + ":" + strconv.FormatInt(s.startsAt, 10)
 	}
 	return s.transaction
