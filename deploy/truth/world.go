@@ -161,7 +161,9 @@ type world struct {
 	events []entitlement.Event                   // as they were recorded; pulled ones too
 	asked  map[string]bool                       // doubts that no answer settles
 	told   []string                              // what was done, for people
-	fault  error
+
+	punctual bool // every message comes at once: each step can be held against the oracle
+	fault    error
 }
 
 // RoundTrip implements http.RoundTripper: it is what the simulated providers post to.
