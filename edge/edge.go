@@ -51,6 +51,7 @@ type Edge struct {
 	listener net.Listener
 	server   *fasthttp.Server
 	draining atomic.Bool
+	relays   chan struct{} // requests that are under way at a writer
 	stopped  chan struct{} // closed when draining begins: who waits for a revision is let go
 	close    sync.Once
 	closeErr error
@@ -63,7 +64,7 @@ func Open(cfg Config) (*Edge, error) {
 		return nil, err
 	}
 	cfg.Now = cfg.clock()
-	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, clock: clock{wall: cfg.Now}, stopped: make(chan struct{})}
+	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, clock: clock{wall: cfg.Now}, stopped: make(chan struct{}), relays: make(chan struct{}, maxRelays)}
 	e.room = &room.Watch{Dir: cfg.Node.DataDir, Reserve: cfg.Node.DiskReserveBytes, Stat: cfg.StatFS, Logger: e.log}
 	if err := e.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open edge: %w", err), e.Close())

@@ -84,8 +84,10 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		e.metrics.duration.Observe(time.Since(began).Seconds())
 		return
 	}
-	err := e.refuse(ctx)
-	if err == nil {
+	var err error
+	if string(path) == receiptsPath && ctx.IsPost() {
+		err = e.handleRelay(ctx)
+	} else if err = e.refuse(ctx); err == nil {
 		err = e.handleOther(ctx, string(path))
 	}
 	if err != nil {
@@ -98,12 +100,13 @@ const chunkedMethod = "CHUNKED"
 
 // markChunked marks requests with Transfer-Encoding while it can still be seen: fasthttp drops the header once it has read the body. Of
 // Content-Length and Transfer-Encoding in one request it believes the latter, a proxy in front perhaps the former: one of them would take the
-// rest for another request. No route here takes a chunked body.
-func markChunked(h *fasthttp.RequestHeader) (none fasthttp.RequestConfig) {
+// rest for another request. No route here takes a chunked body. A route that is passed on takes a longer one than others.
+func markChunked(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	if h.ContentLength() == -1 {
 		h.SetMethod(chunkedMethod)
 	}
-	return none
+	larger, _ := relayed(h)
+	return larger
 }
 
 // refuse turns away what no route here takes.
@@ -169,7 +172,7 @@ func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 	}
 	p := problem.New(problem.InvalidRequest, "This is no HTTP request that can be read.")
 	if strings.Contains(err.Error(), fasthttp.ErrBodyTooLarge.Error()) {
-		p = problem.Newf(problem.BodyTooLarge, "The body is longer than %d bytes.", maxBody)
+		p = problem.New(problem.BodyTooLarge, "The body is longer than this address takes.")
 	}
 	e.sendProblem(ctx, p)
 	ctx.SetConnectionClose()

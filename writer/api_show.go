@@ -23,26 +23,41 @@ func (c *apiCall) showEntitlements(reader *store.Reader) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	account, _, err := reader.Account(c.env, id)
+	b, err := c.appendEntitlements([]byte{'{'}, reader, c.env, id, stateSettled)
 	if err != nil {
 		return answer{}, err
 	}
-	index, err := c.catalogs.index(reader, c.env)
+	return answer{status: http.StatusOK, raw: append(b, "}\n"...), media: "application/json"}, nil
+}
+
+// What an answer says of the account's purchases: whether one that was told of cannot be confirmed yet.
+const (
+	stateSettled = "settled"
+	statePending = "pending"
+)
+
+// appendEntitlements appends the members of the answer to a check, without the braces around them.
+func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlement.Environment, id entitlement.AccountID, state string) ([]byte, error) {
+	account, _, err := reader.Account(env, id)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
-	now := c.now().Unix()
-	view := account.View(index, now, c.cfg.ManageURLs)
-	b := append([]byte(`{"account_id":"`), id...)
-	b = append(append(b, `","environment":"`...), c.env...)
+	index, err := w.catalogs.index(reader, env)
+	if err != nil {
+		return nil, err
+	}
+	now := w.now().Unix()
+	view := account.View(index, now, w.cfg.ManageURLs)
+	b = append(append(b, `"account_id":"`...), id...)
+	b = append(append(b, `","environment":"`...), env...)
 	b = reader.Position().Revision().Append(append(b, `","revision":"`...))
 	b = entitlement.AppendTime(append(b, `","server_time":`...), now)
 	b = entitlement.AppendTime(append(b, `,"as_of":`...), now)
 	b = entitlement.AppendTime(append(b, `,"fresh_until":`...), now+freshSeconds)
-	b = append(b, `,"stale":false,"state":"settled",`...)
-	b = view.AppendJSON(b, c.env, now+graceSeconds)
+	b = append(append(b, `,"stale":false,"state":"`...), state...)
+	b = view.AppendJSON(append(b, `",`...), env, now+graceSeconds)
 	b = append(append(b, `,"apple_app_account_token":"`...), id.AppleAppAccountToken()...)
-	return answer{status: http.StatusOK, raw: append(b, "\"}\n"...), media: "application/json"}, nil
+	return append(b, '"'), nil
 }
 
 // catalogCache keeps the index of each environment's catalog while the record stays the same.

@@ -47,6 +47,7 @@ func (w *Writer) routeInternal(s *server) {
 		"GET " + vitalsPath:                   w.ofWriter(w.handleVitals),
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
 		"GET " + marksPath:                    w.ofWriter(w.handleMarks),
+		receiptsRoute:                         w.handleReceipts,
 	} {
 		s.handle(pattern, w.fromNodes(h))
 	}

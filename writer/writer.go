@@ -220,6 +220,7 @@ func (w *Writer) listen() error {
 	w.routeAccounts(s)
 	w.routeCatalog(s)
 	w.routeEvents(s)
+	w.routeReceipts(s)
 	w.routeOps(s)
 	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
 	if err != nil {

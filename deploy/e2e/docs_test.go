@@ -221,6 +221,12 @@ func TestRoutesPageIsComplete(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?:case|entitlementsPath =) "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
 		routes = append(routes, "GET "+m[1])
 	}
+	if source, err = os.ReadFile(filepath.Join("..", "..", "edge", "relay.go")); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`Path += "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
+		routes = append(routes, "POST "+m[1])
+	}
 	slices.Sort(routes)
 	slices.Sort(documented)
 	if !slices.Equal(routes, documented) {

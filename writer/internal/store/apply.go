@@ -22,6 +22,8 @@ type command struct {
 
 	// customers holds whom the command's own event names as an aggregator's customers, empty for nobody: it is not written yet.
 	customers map[entitlement.Link]entitlement.AccountID
+
+	claim *claimRow // of the one purchase that the command is about; nil: it claims none
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a
@@ -110,6 +112,8 @@ func (c *command) run(d *decoded) Result {
 		return plain(c, c.putMember)
 	case TypeRemoveMember:
 		return plain(c, c.removeMember)
+	case TypeClaim:
+		return api(c, "purchase.claimed", c.claimPurchase)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -184,7 +188,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 }
 
 // known reports whether this version knows the command's type.
-func (t CommandType) known() bool { return t >= TypeInit && t <= TypeRemoveMember }
+func (t CommandType) known() bool { return t >= TypeInit && t <= TypeClaim }
 
 // prepared keeps what Propose decoded until the state machine of this node applies the same bytes, so that a leader decodes
 // once. The key is where the bytes lie: Raft hands the leader's state machine the slice that was proposed.

@@ -35,6 +35,7 @@ const (
 	TypeStartSession CommandType = 18 // StartSession: the audit trail and idempotency of a signed session
 	TypePutMember    CommandType = 19 // PutMember
 	TypeRemoveMember CommandType = 20 // RemoveMember
+	TypeClaim        CommandType = 21 // ClaimPurchase
 )
 
 // Init founds a cluster: epoch 1.
@@ -166,6 +167,12 @@ type PutMember struct {
 // RemoveMember ends a node's membership; its id never comes back.
 type RemoveMember struct {
 	ID string `cbor:"1,keyasint"`
+}
+
+// ClaimPurchase gives a purchase that has no owner to an account, which has shown that it is theirs. It takes from nobody.
+type ClaimPurchase struct {
+	Account  entitlement.AccountID  `cbor:"1,keyasint"`
+	Purchase entitlement.PurchaseID `cbor:"2,keyasint"` // any id that it ever had
 }
 
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and

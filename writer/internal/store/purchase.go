@@ -76,6 +76,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 	}
+	e.row.Claim = newerClaim(e.row.Claim, c.claim)
 	e.row.Evidence = e.row.Evidence.Add(objects...)
 	e.id = e.row.Evidence.ID()
 	e.row.Owner = c.ownerOf(&e.row)

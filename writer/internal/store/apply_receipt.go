@@ -1,0 +1,36 @@
+package store
+
+import (
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// claimPurchase gives a purchase without an owner to an account. What it takes from nobody it may do for whoever proves the purchase: that is
+// asked here again, because another claim may have come first.
+func (c *command) claimPurchase(body *ClaimPurchase) Result {
+	if c.st.Rules < rulesChains {
+		return rejected(SlugInvalidRequest, "not every writer knows how to claim a purchase yet")
+	}
+	if body.Account == "" || !c.exists(body.Account) {
+		return rejected(SlugNotFound, "account")
+	}
+	id, ok := c.purchaseOf(entitlement.Link(body.Purchase))
+	if !ok {
+		return rejected(SlugNotFound, "purchase")
+	}
+	p, ok := c.loadPurchase(id)
+	if !ok || !p.row.Evidence.IsPurchase() {
+		return rejected(SlugNotFound, "purchase")
+	}
+	switch p.row.Owner {
+	case body.Account:
+		return Result{Account: body.Account, Existing: true}
+	case "":
+	default:
+		return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to another account", Owner: p.row.Owner}}
+	}
+	c.claim = &claimRow{Account: body.Account, Stamp: c.now}
+	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
+}
+
+// AsTest returns an event about a test purchase as production keeps it: see RecordEvent.
+func AsTest(ev entitlement.Event) entitlement.Event { return *asTest(&ev) }
