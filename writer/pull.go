@@ -24,8 +24,11 @@ import (
 // All of the memory here is about when to ask again: a new leader starts without it and asks once more.
 
 const (
-	// pullWorkers is how many purchases of one environment are asked about at a time. Requests keep to the Puller's own rate.
+	// pullWorkers is how many purchases are asked about at a time of each provider of an environment. Requests keep to the Puller's own rate, and
+	// those of one provider wait for no other's.
 	pullWorkers = 4
+	// pullBusyPause is how long a purchase waits whose provider has pullWorkers questions to answer.
+	pullBusyPause = 250 * time.Millisecond
 	// pullQueue is how many purchases one look at the state hands to the workers. It is short, so that a new purchase does not wait behind
 	// an old backlog.
 	pullQueue = 16
@@ -87,6 +90,7 @@ type pulling struct {
 	freed chan struct{} // a worker has ended
 
 	mu          sync.Mutex
+	asking      map[entitlement.Provider]int // how many of slots are at each provider
 	tried       map[entitlement.PurchaseID]*pullTry
 	busy        map[entitlement.PurchaseID]bool
 	pausedUntil map[entitlement.Provider]time.Time // the provider asked for patience
@@ -94,7 +98,7 @@ type pulling struct {
 }
 
 func newPulling(w *Writer, env entitlement.Environment, apis map[entitlement.Provider]provider.Puller) *pulling {
-	return &pulling{Writer: w, env: env, apis: apis, slots: make(chan struct{}, pullWorkers), freed: make(chan struct{}, 1),
+	return &pulling{Writer: w, env: env, apis: apis, slots: make(chan struct{}, pullWorkers*max(len(apis), 1)), asking: map[entitlement.Provider]int{}, freed: make(chan struct{}, 1),
 		tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}, pausedUntil: map[entitlement.Provider]time.Time{}}
 }
 
@@ -264,14 +268,47 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 	}
 	ctx = problem.WithRequestID(ctx, newID())
 	p.acknowledge(ctx, purchase, pull)
-	answers, pause, complete := p.askAll(ctx, purchase, targets)
+	answers, pause, busy, complete := p.askAll(ctx, purchase, targets)
 	if ctx.Err() != nil {
 		return // the next leader asks
+	}
+	if busy && len(answers) == 0 {
+		p.soon(pull, max(pause, pullBusyPause))
+		return
 	}
 	if !p.record(ctx, purchase, pull, answers, complete) {
 		pause = max(pause, pullPauseMin)
 	}
 	p.later(pull, pause)
+}
+
+// enter takes one of a provider's workers, and reports false where all of them are asking.
+func (p *pulling) enter(from entitlement.Provider) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking[from] >= pullWorkers {
+		return false
+	}
+	p.asking[from]++
+	return true
+}
+
+func (p *pulling) leave(from entitlement.Provider) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asking[from]--
+}
+
+// soon notes that a purchase was not asked about for want of a worker: that is no try.
+func (p *pulling) soon(pull store.Pull, pause time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	try := p.tried[pull.ID]
+	if try == nil || !try.isFor(pull) {
+		try = &pullTry{}
+	}
+	try.next = time.Now().Add(pause/2 + rand.N(pause))
+	p.remember(pull, try)
 }
 
 // targets returns what to ask for, the newest first: of each provider that can be asked, what it makes of the doubts about its objects.
@@ -320,9 +357,9 @@ func (p *pulling) tooEarly(targets []entitlement.Doubt, pull store.Pull) time.Du
 	return min(from.Sub(p.now()), pullSettleWait)
 }
 
-// askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, complete
-// says that each was answered or does not exist.
-func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, complete bool) {
+// askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, busy says that a
+// provider had no worker left, complete that each was answered or does not exist.
+func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, busy, complete bool) {
 	complete = true
 	for _, target := range targets {
 		from := target.Provider()
@@ -330,9 +367,14 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 			pause, complete = max(pause, left), false
 			continue
 		}
+		if !p.enter(from) {
+			busy, complete = true, false
+			continue
+		}
 		ev, err := p.apis[from].Pull(ctx, target.Kind, target.ID)
+		p.leave(from)
 		if ctx.Err() != nil {
-			return answers, pause, false
+			return answers, pause, busy, false
 		}
 		if err == nil {
 			answers = append(answers, ev)
@@ -347,7 +389,7 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 			break // the rest would only take as long
 		}
 	}
-	return answers, pause, complete && len(answers) > 0
+	return answers, pause, busy, complete && len(answers) > 0
 }
 
 // shownObject is a target's id as logs show it: a Play purchase token is a credential of its buyer, and a customer's id may be an address.

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -619,5 +620,57 @@ func TestManyDoubts(t *testing.T) {
 	}
 	if n := len(w.pulls()); n != many {
 		t.Errorf("%d stay marked, want %d", n, many)
+	}
+}
+
+// slowPuller is a provider that answers when it is told to.
+type slowPuller struct {
+	name   entitlement.Provider
+	asked  chan struct{}
+	answer chan struct{}
+}
+
+func (s *slowPuller) Provider() entitlement.Provider { return s.name }
+
+func (s *slowPuller) Targets(_ entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
+	return doubts
+}
+
+func (s *slowPuller) Pull(ctx context.Context, _ entitlement.ObjectKind, _ string) (entitlement.Event, error) {
+	s.asked <- struct{}{}
+	select {
+	case <-s.answer:
+	case <-ctx.Done():
+	}
+	return entitlement.Event{}, &provider.PullError{Reason: provider.ErrGone}
+}
+
+// A provider that keeps all of its workers waiting leaves those of the others alone.
+func TestASlowProviderHoldsUpNoOther(t *testing.T) {
+	w := oneWriter(t)
+	slow := &slowPuller{entitlement.Web2Wave, make(chan struct{}), make(chan struct{})}
+	quick := &slowPuller{entitlement.Google, make(chan struct{}), make(chan struct{})}
+	close(quick.answer)
+	p := newPulling(w.Writer, entitlement.Sandbox, map[entitlement.Provider]provider.Puller{slow.name: slow, quick.name: quick})
+	doubt := func(by entitlement.Provider) []entitlement.Doubt {
+		return []entitlement.Doubt{{Kind: entitlement.KindCustomer, ID: "1", By: by}}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	for range pullWorkers {
+		asking.Go(func() { p.askAll(ctx, store.PurchaseDetail{}, doubt(slow.name)) })
+		<-slow.asked
+	}
+	if _, _, busy, complete := p.askAll(ctx, store.PurchaseDetail{}, doubt(slow.name)); !busy || complete {
+		t.Errorf("one more of the slow provider: busy %v, complete %v", busy, complete)
+	}
+	asking.Go(func() { <-quick.asked })
+	if _, _, busy, _ := p.askAll(ctx, store.PurchaseDetail{}, doubt(quick.name)); busy {
+		t.Error("the other provider is held up")
+	}
+	if cap(p.slots) < 2*pullWorkers {
+		t.Errorf("%d slots for two providers", cap(p.slots))
 	}
 }

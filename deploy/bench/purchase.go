@@ -24,8 +24,7 @@ const (
 	purchasePoll = 2 * time.Millisecond
 )
 
-// soldBy are the providers with a product that each sells. Web2Wave comes last: it is asked twice a second at most, and while it is asked about its
-// purchases, those that only an answer proves, such as Google Play's, wait behind them.
+// soldBy are the providers with a product that each sells.
 var soldBy = []struct{ provider, product string }{
 	{"stripe", "price_pro_monthly"}, {"apple", "com.example.pro_monthly"}, {"google", "pro:monthly"}, {"revenuecat", "com.example.pro_monthly"},
 	{"iaptic", "com.example.pro_monthly"}, {"adapty", "com.example.pro_monthly"}, {"web2wave", "price_pro_monthly"},
