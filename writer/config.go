@@ -131,6 +131,11 @@ type NATSConfig struct {
 	Listen        string   `config:"listen"`
 	ClusterListen string   `config:"cluster_listen"`
 	Routes        []string `config:"routes"`
+
+	// Advertise and ClusterAdvertise are how edges and the other writers' servers reach the own server, host:port, where they are told of it by
+	// another server: behind a translation of addresses. Empty: as it listens.
+	Advertise        string `config:"advertise"`
+	ClusterAdvertise string `config:"cluster_advertise"`
 }
 
 // KeysConfig names the private keys. They are in no log, snapshot or backup of ours: keep them as you keep any private key.
@@ -347,6 +352,11 @@ func (c *Config) validateNATS(m *config.Mistakes) {
 	}
 	if len(n.URLs) > 0 {
 		return
+	}
+	for field, value := range map[string]string{"nats.advertise": n.Advertise, "nats.cluster_advertise": n.ClusterAdvertise} {
+		if host, _, err := net.SplitHostPort(value); value != "" && (err != nil || anyInterface(host)) {
+			m.Add(field, "%q is not host:port", value)
+		}
 	}
 	for _, f := range []struct {
 		field, value string

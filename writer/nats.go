@@ -32,7 +32,7 @@ func (w *Writer) openNATS() error {
 	if len(urls) == 0 {
 		var err error
 		w.natsServer, err = natsd.Start(natsd.Config{Name: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: c.Listen,
-			ClusterListen: c.ClusterListen, Routes: c.Routes, Identity: w.identity, Logger: log})
+			ClusterListen: c.ClusterListen, Routes: c.Routes, Advertise: c.Advertise, ClusterAdvertise: c.ClusterAdvertise, Identity: w.identity, Logger: log})
 		if err != nil {
 			return err
 		}

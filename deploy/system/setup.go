@@ -277,7 +277,11 @@ func (s *System) writerNATS(i int) settings {
 			routes = append(routes, s.scheme("nats://", "tls://")+s.config.reach(natsRoutePort, w))
 		}
 	}
-	return settings{"enabled": true, "listen": s.config.address(natsPort, i), "cluster_listen": s.config.address(natsRoutePort, i), "routes": routes}
+	own := settings{"enabled": true, "listen": s.config.address(natsPort, i), "cluster_listen": s.config.address(natsRoutePort, i), "routes": routes}
+	if s.config.Reach != nil { // what servers tell of each other must not lead past the relay
+		own["advertise"], own["cluster_advertise"] = s.config.reach(natsPort, i), s.config.reach(natsRoutePort, i)
+	}
+	return own
 }
 
 // ownNATS is where the writers' own servers take clients.

@@ -26,6 +26,9 @@ type Config struct {
 	Listen        string   // host:port for clients. Port 0 takes a free one
 	ClusterListen string   // host:port for the other writers' servers; empty: this server stands alone
 	Routes        []string // tls://host:port or nats://host:port of the other writers' cluster listeners
+	// Advertise and ClusterAdvertise are what servers tell clients and each other of how this one is reached, host:port, where that is not as it
+	// listens. Empty: as it listens.
+	Advertise, ClusterAdvertise string
 	// Identity puts clients and routes under mutual TLS: edges may listen, writers also speak. Nil: whoever connects may do both.
 	Identity *mutual.Identity
 	Logger   *slog.Logger
@@ -57,9 +60,10 @@ func Start(cfg Config) (*Server, error) {
 		NoSigs:  true, // else it would end the whole writer at SIGINT by itself
 		MaxConn: maxConnections, MaxPending: maxPendingBytes,
 		LameDuckDuration: lameDuck, LameDuckGracePeriod: lameDuckGrace,
+		ClientAdvertise: cfg.Advertise,
 	}
 	if cfg.ClusterListen != "" {
-		opts.Cluster.Name = cfg.Cluster
+		opts.Cluster.Name, opts.Cluster.Advertise = cfg.Cluster, cfg.ClusterAdvertise
 		if opts.Cluster.Host, opts.Cluster.Port, err = splitHostPort(cfg.ClusterListen); err != nil {
 			return nil, fmt.Errorf("nats cluster listen address: %w", err)
 		}

@@ -76,6 +76,51 @@ func TestClusterCarriesMessagesBetweenServers(t *testing.T) {
 	speakUntilHeard("two servers")
 }
 
+// What servers tell of each other is how they want to be reached, and not where they listen.
+func TestServersTellOfEachOtherAsAdvertised(t *testing.T) {
+	const door = "127.0.0.1:1" // nobody is there
+	addrs := make([]string, 2)
+	for i := range addrs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs[i] = l.Addr().String()
+		l.Close()
+	}
+	var first string
+	for i := range addrs {
+		s, err := natsd.Start(natsd.Config{Name: fmt.Sprint("w", i+1), Cluster: "c1", Listen: "127.0.0.1:0", ClusterListen: addrs[i], Routes: []string{"nats://" + addrs[1-i]},
+			Advertise: door, ClusterAdvertise: addrs[i], Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if i == 0 {
+			first = s.ClientURL()
+		}
+	}
+	told := make(chan []string, 16)
+	nc, err := nats.Connect(first, nats.DiscoveredServersHandler(func(nc *nats.Conn) { told <- nc.DiscoveredServers() }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	deadline := time.After(10 * time.Second)
+	for servers := nc.DiscoveredServers(); ; {
+		for _, s := range servers {
+			if s == "nats://"+door {
+				return
+			}
+		}
+		select {
+		case servers = <-told:
+		case <-deadline:
+			t.Fatalf("the client was told of %q, want %s", servers, door)
+		}
+	}
+}
+
 func TestStartSaysWhatIsWrongWithAnAddress(t *testing.T) {
 	for _, address := range []string{"", "127.0.0.1", "127.0.0.1:http!"} {
 		if s, err := natsd.Start(natsd.Config{Name: "w1", Listen: address, Logger: slog.New(slog.DiscardHandler)}); err == nil {

@@ -123,6 +123,7 @@ func (c *Cluster) configureGuest(id, path string) error {
 	node["raft_advertise"], node["internal_advertise"] = c.reach(raft), "http://"+c.reach(internal)
 	if nats, ok := config["nats"].(map[string]any); ok {
 		nats["listen"], nats["cluster_listen"] = address(3), address(6)
+		nats["advertise"], nats["cluster_advertise"] = c.reach(address(3)), c.reach(address(6))
 	}
 	if b, err = yaml.Marshal(config); err != nil {
 		return err
