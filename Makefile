@@ -66,10 +66,10 @@ bench: build ## the figures, as a table and into deploy/bench/results; ONLY=<nam
 	go run ./deploy/bench $(if $(ONLY),--only $(ONLY))
 
 .PHONY: chaos
-chaos: commands ## faults on real processes for FOR (5m), in an order that SEED decides, then linearizability
+chaos: commands ## linearizability, then faults on real processes for FOR (5m), in an order that SEED decides
 	go build -tags faults -o bin/faults/ ./writer/cmd/... ./edge/cmd/...
-	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 	@$(if $(SEED),E2E_SEED=$(SEED)) go test ./deploy/e2e -run '^TestHistories$$' -count=1
+	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 
 .PHONY: sim
 sim: ## random histories under virtual time: customers over all providers (HISTORIES=100000) and a cluster under every fault (SEEDS=1000); naming one plays it alone
