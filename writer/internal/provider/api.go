@@ -34,19 +34,26 @@ type jsonAPI struct {
 
 func newJSONAPI(base string, perSecond, burst int) *jsonAPI {
 	return &jsonAPI{
-		base:  strings.TrimRight(base, "/"),
-		limit: pace(base, rate.Limit(perSecond), burst),
-		client: &http.Client{
-			Transport: &http.Transport{
-				DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-				TLSHandshakeTimeout: 5 * time.Second,
-				MaxIdleConnsPerHost: burst,
-				IdleConnTimeout:     90 * time.Second,
-				ForceAttemptHTTP2:   true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		base:   strings.TrimRight(base, "/"),
+		limit:  pace(base, rate.Limit(perSecond), burst),
+		client: keyClient(keyTransport(burst)),
 	}
+}
+
+// keyTransport keeps so many idle connections to a provider, and asks no proxy of the environment.
+func keyTransport(connections int) *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second,
+		MaxIdleConnsPerHost: connections,
+		IdleConnTimeout:     90 * time.Second,
+		ForceAttemptHTTP2:   true,
+	}
+}
+
+// keyClient follows no redirect: with keyTransport, a key goes to the configured host and nowhere else.
+func keyClient(t http.RoundTripper) *http.Client {
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // pace keeps to what a provider allows. What answers on this machine is a simulator of one, which allows anything.

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -141,17 +140,7 @@ func NewAppleAPI(c AppleAPIConfig) (*AppleAPI, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &AppleAPI{apple: c.Apple, key: key, keyID: c.KeyID, issue: c.IssuerID, places: places, now: c.Now, client: &http.Client{
-		// No redirect is followed and no proxy of the environment asked: the token goes to the configured host and nowhere else.
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 5 * time.Second,
-			MaxIdleConnsPerHost: appleBurst,
-			IdleConnTimeout:     90 * time.Second,
-			ForceAttemptHTTP2:   true,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &AppleAPI{apple: c.Apple, key: key, keyID: c.KeyID, issue: c.IssuerID, places: places, now: c.Now, client: keyClient(keyTransport(appleBurst))}, nil
 }
 
 // CheckAppleBase returns ErrAppleBase for an address that the token may not be sent to, or nil. Empty is Apple's own.

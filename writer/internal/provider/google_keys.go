@@ -67,7 +67,7 @@ func FetchedKeys(url string) (*GoogleKeys, error) {
 	if url == "" {
 		url = googleKeysURL
 	}
-	if err := checkGoogleAddress(url, ErrGoogleKeys); err != nil {
+	if err := checkBase(url, ErrGoogleKeys); err != nil {
 		return nil, err
 	}
 	return &GoogleKeys{url: url, client: googleClient(googleKeysTimeout)}, nil

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -101,37 +99,13 @@ func NewGoogleAPI(c GoogleAPIConfig) (*GoogleAPI, error) {
 
 // CheckGoogleAddresses returns ErrGoogleBase, ErrGoogleTokenURL or both for addresses that secrets may not be sent to. Empty are Google's own.
 func CheckGoogleAddresses(base, token string) error {
-	return errors.Join(checkGoogleAddress(cmp.Or(base, googleAPIURL), ErrGoogleBase), checkGoogleAddress(cmp.Or(token, googleTokenURL), ErrGoogleTokenURL))
+	return errors.Join(checkBase(base, ErrGoogleBase), checkBase(token, ErrGoogleTokenURL))
 }
 
-// checkGoogleAddress returns an error around sentinel for an address that a secret may not be sent to.
-func checkGoogleAddress(address string, sentinel error) error {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("%w: want https://host", sentinel)
-	}
-	if addr, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && addr.IsLoopback()) {
-		return nil
-	}
-	if u.Scheme != "https" {
-		return fmt.Errorf("%w: want https://, or http:// on a loopback address", sentinel)
-	}
-	return nil
-}
-
-// googleClient follows no redirect and asks no proxy of the environment: keys go to the configured host and nowhere else.
 func googleClient(timeout time.Duration) *http.Client {
-	return &http.Client{
-		Timeout: timeout,
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 5 * time.Second,
-			MaxIdleConnsPerHost: pullConnections,
-			IdleConnTimeout:     90 * time.Second,
-			ForceAttemptHTTP2:   true,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	client := keyClient(keyTransport(pullConnections))
+	client.Timeout = timeout
+	return client
 }
 
 // pullConnections is how many connections to Google are kept: as many as purchases are asked about at a time, and some.

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -197,35 +195,17 @@ func checkStripeKey(key string, env entitlement.Environment) error {
 
 // CheckStripeBase returns ErrStripeBase for an address that the key may not be sent to, or nil. Empty is Stripe's own.
 func CheckStripeBase(base string) error {
-	if base == "" {
-		return nil
-	}
-	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+	if u, err := url.Parse(base); err == nil && strings.Trim(u.Path, "/") != "" {
 		return fmt.Errorf("%w: want https://host", ErrStripeBase)
 	}
-	if addr, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && addr.IsLoopback()) {
-		return nil
-	}
-	if u.Scheme != "https" {
-		return fmt.Errorf("%w: want https://, or http:// on a loopback address: the key would be readable on the way", ErrStripeBase)
-	}
-	return nil
+	return checkBase(base, ErrStripeBase)
 }
 
-// stripeClient follows no redirect and asks no proxy of the environment: the key goes to the configured host and nowhere else.
+// stripeClient waits for an answer as long as a request may take.
 func stripeClient() *http.Client {
-	return &http.Client{
-		Transport: stripeTransport{&http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   5 * time.Second,
-			ResponseHeaderTimeout: stripeRequestTimeout,
-			MaxIdleConnsPerHost:   stripeBurst,
-			IdleConnTimeout:       90 * time.Second,
-			ForceAttemptHTTP2:     true,
-		}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	transport := keyTransport(stripeBurst)
+	transport.ResponseHeaderTimeout = stripeRequestTimeout
+	return keyClient(stripeTransport{transport})
 }
 
 // stripeTransport notes what the library does not hand on, and bounds what it reads.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -79,40 +77,13 @@ func NewWeb2WaveAPI(c Web2WaveAPIConfig) (*Web2WaveAPI, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Web2WaveAPI{client: web2waveClient(), base: strings.TrimRight(c.BaseURL, "/"), key: c.Key, env: c.Environment, now: c.Now,
+	return &Web2WaveAPI{client: keyClient(keyTransport(web2waveBurst)), base: strings.TrimRight(c.BaseURL, "/"), key: c.Key, env: c.Environment, now: c.Now,
 		limit: pace(c.BaseURL, web2waveRequestsPerSecond, web2waveBurst)}, nil
 }
 
 // CheckWeb2WaveBase returns ErrWeb2WaveBase for an address that the key may not be sent to, or nil. Empty is Web2WaveBase.
 func CheckWeb2WaveBase(base string) error {
-	if base == "" {
-		return nil
-	}
-	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("%w: want https://host/path", ErrWeb2WaveBase)
-	}
-	if addr, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && addr.IsLoopback()) {
-		return nil
-	}
-	if u.Scheme != "https" {
-		return fmt.Errorf("%w: want https://, or http:// on a loopback address: the key would be readable on the way", ErrWeb2WaveBase)
-	}
-	return nil
-}
-
-// web2waveClient follows no redirect and asks no proxy of the environment: the key goes to the configured host and nowhere else.
-func web2waveClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 5 * time.Second,
-			MaxIdleConnsPerHost: web2waveBurst,
-			IdleConnTimeout:     90 * time.Second,
-			ForceAttemptHTTP2:   true,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return checkBase(base, ErrWeb2WaveBase)
 }
 
 // Provider returns entitlement.Web2Wave.
