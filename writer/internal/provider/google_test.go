@@ -475,3 +475,58 @@ func everyNotificationField(t *testing.T, show func(body []byte)) {
 		})
 	}
 }
+
+func FuzzParseGoogle(f *testing.F) {
+	for _, name := range []string{"rtdn-subscription", "rtdn-product", "rtdn-voided", "rtdn-review", "rtdn-test"} {
+		f.Add(envelope("1", googleSample(f, name)), []byte(googleSample(f, name)))
+	}
+	for _, name := range []string{"active", "on-hold", "replacement", "product"} {
+		f.Add([]byte(`{}`), []byte(googleSample(f, name)))
+	}
+	g := fixedGoogle(f)
+	f.Fuzz(func(t *testing.T, body, inner []byte) {
+		for _, b := range [][]byte{body, envelope("1", string(inner))} {
+			ev, err := g.Parse(b, entitlement.Sandbox)
+			if err != nil || ev.ID == "" || !json.Valid(ev.Raw) || ev.Kind != entitlement.Proof && len(ev.Objects) > 0 {
+				t.Fatalf("event %s, %v", show(ev), err)
+			}
+			for _, o := range ev.Objects {
+				if o.Hint == nil && o.Revocation == nil {
+					t.Fatalf("a message proves more than that something changed: %s", show(o))
+				}
+			}
+		}
+		v, err := decodeObject(inner)
+		if err != nil {
+			return
+		}
+		for _, read := range []func(*playAnswer) error{
+			func(a *playAnswer) error { o, _ := playSubscription(v).(object); return a.subscription(o) },
+			func(a *playAnswer) error { o, _ := playProduct(v).(object); return a.product(o) },
+		} {
+			a := &playAnswer{token: testToken, asked: testToken, at: playNow * 1e9}
+			if read(a) == nil {
+				e := entitlement.Evidence{}.Add(a.finish()...)
+				entitlement.Fold(e, entitlement.DefaultPolicy)
+			}
+		}
+	})
+}
+
+// BenchmarkWebhookGoogle is the adapter's share of one message: verify, parse, encode for the log.
+func BenchmarkWebhookGoogle(b *testing.B) {
+	g := fixedGoogle(b)
+	body := envelope("13000000000000001", googleSample(b, "rtdn-subscription"))
+	r := pushed(bearer(b, jwt.SigningMethodRS256, "key-1", rsaKeys()[0], pushToken(nil)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Verify(r, pushTime); err != nil {
+			b.Fatal(err)
+		}
+		ev, err := g.Parse(body, entitlement.Sandbox)
+		if err != nil || ev.Kind != entitlement.Proof {
+			b.Fatal(ev, err)
+		}
+		entitlement.Encode(&ev)
+	}
+}
