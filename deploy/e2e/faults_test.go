@@ -289,7 +289,7 @@ func TestCutOffEdgeKeepsAnswering(t *testing.T) {
 	still("cut off and restarted")
 	d.signal(syscall.SIGCONT, d.info().Writers...)
 	healed := time.Now()
-	d.eventually("the edge is fresh again", 5*time.Second, func() error {
+	d.eventually("the edge is fresh again", 15*time.Second, func() error {
 		if v := d.mustAsk(a, 0, ""); v.AsOf.Before(healed.Add(-time.Second).Truncate(time.Second)) || v.Stale {
 			return fmt.Errorf("as of %s", v.AsOf)
 		}
