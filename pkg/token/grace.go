@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -147,6 +148,7 @@ func appendEntitlement(dst []byte, e *GraceEntitlement) []byte {
 type GraceSigner struct {
 	key    *ecdsa.PrivateKey
 	header []byte // encoded, with the dot
+	certs  []string
 	chain  Chain
 	keyID  string
 }
@@ -159,11 +161,26 @@ func NewGraceSigner(key *ecdsa.PrivateKey, certs []string, roots Roots, at time.
 	if err != nil {
 		return nil, fmt.Errorf("grace signer: %w", err)
 	}
-	header, keyID, err := chainHeader(key, typGrace, certs, chain)
+	header, keyID, err := chainHeader(key, typGrace, certs, nil, chain)
 	if err != nil {
 		return nil, fmt.Errorf("grace signer: %w", err)
 	}
-	return &GraceSigner{key: key, header: header, chain: *chain, keyID: keyID}, nil
+	return &GraceSigner{key: key, header: header, certs: slices.Clone(certs), chain: *chain, keyID: keyID}, nil
+}
+
+// WithRevocations returns a signer whose tokens carry the lists, those of Revocations.Lists, in place of the ones that s's carry. It costs a token its length
+// and nothing else: the header is made here. Errors: ErrChain with ErrRevoked: apps that see the lists refuse what s signs.
+func (s *GraceSigner) WithRevocations(r *Revocations) (*GraceSigner, error) {
+	if err := r.refuse(&s.chain); err != nil {
+		return nil, fmt.Errorf("grace signer: %w", err)
+	}
+	header, _, err := chainHeader(s.key, typGrace, s.certs, r.Lists(), &s.chain)
+	if err != nil {
+		return nil, fmt.Errorf("grace signer: %w", err)
+	}
+	next := *s
+	next.header = header
+	return &next, nil
 }
 
 // Certificate returns the leaf: what the signer may sign and until when.
@@ -209,8 +226,8 @@ func (s *GraceSigner) AppendSign(dst []byte, c *GraceClaims) ([]byte, error) {
 	return out, nil
 }
 
-// chainHeader returns the encoded header of everything that key signs under certs, and its kid.
-func chainHeader(key *ecdsa.PrivateKey, typ string, certs []string, chain *Chain) ([]byte, string, error) {
+// chainHeader returns the encoded header of everything that key signs under certs, with the lists of revoked keys if there are any, and its kid.
+func chainHeader(key *ecdsa.PrivateKey, typ string, certs, lists []string, chain *Chain) ([]byte, string, error) {
 	if key == nil || !key.PublicKey.Equal(chain.Leaf.Key) {
 		return nil, "", fmt.Errorf("%w: the certificate is for another key", ErrKey)
 	}
@@ -224,8 +241,19 @@ func chainHeader(key *ecdsa.PrivateKey, typ string, certs []string, chain *Chain
 	b = append(b, `,"crt":[`...)
 	b = AppendString(b, certs[0])
 	b = append(b, ',')
-	b = AppendString(b, certs[1])
-	return encodeHeader(append(b, `]}`...)), kid, nil
+	b = append(AppendString(b, certs[1]), ']')
+	for i, list := range lists {
+		if i == 0 {
+			b = append(b, `,"rvk":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = AppendString(b, list)
+	}
+	if len(lists) > 0 {
+		b = append(b, ']')
+	}
+	return encodeHeader(append(b, '}')), kid, nil
 }
 
 // Expect is what an app knows without the token. Roots, Audience, Environment and Subject must be given: an empty one matches nothing.
@@ -236,12 +264,15 @@ type Expect struct {
 	Subject     string    // the account that the app believes to be signed in
 	Nonce       string    // what the app sent with the request; empty accepts a token with or without one
 	At          time.Time // the time that the app trusts
+
+	// Revocations is what the app knows of revoked keys. Lists in the token's header are added to it, be the token accepted or not. Nil: only those count.
+	Revocations *Revocations
 }
 
 // Verify verifies a grace token by the procedure in the package's comment and returns its claims. Errors: ErrMalformed, ErrSignature, ErrChain
 // (with the reason inside), ErrExpired, ErrNotYetValid, ErrLifetime, ErrIssuer, ErrAudience, ErrEnvironment, ErrSubject, ErrNonce.
 func Verify(token string, expect Expect) (*GraceClaims, error) {
-	c, err := Inspect(token, expect.Roots, expect.At)
+	c, err := Inspect(token, expect.Roots, expect.Revocations, expect.At)
 	if err != nil {
 		return nil, err
 	}
@@ -260,14 +291,24 @@ func Verify(token string, expect Expect) (*GraceClaims, error) {
 
 // Inspect is Verify for tools that only look: for any audience, environment and account. No app may decide by it, because a token
 // of another account or of sandbox passes.
-func Inspect(token string, roots Roots, at time.Time) (*GraceClaims, error) {
+func Inspect(token string, roots Roots, known *Revocations, at time.Time) (*GraceClaims, error) {
+	if known == nil {
+		known = new(Revocations)
+	}
 	var (
 		c     graceClaims
 		chain *Chain
 	)
 	err := verifyJWS(token, typGrace, &c, judgedAt(at), func(h header) (*ecdsa.PublicKey, error) {
+		for _, list := range h.rvk {
+			// One that is not genuine takes nothing from anybody: the token is judged by what is known.
+			_, _ = known.Learn(list, roots)
+		}
 		var err error
 		if chain, err = VerifyChain(h.crt, RoleEdge, roots, at); err != nil {
+			return nil, err
+		}
+		if err := known.refuse(chain); err != nil {
 			return nil, err
 		}
 		return chain.keyFor(h)

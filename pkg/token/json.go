@@ -186,6 +186,22 @@ func (m *members) list(name string) []any {
 	return l
 }
 
+// texts is an optional array of strings: nil when absent, and never nil when there.
+func (m *members) texts(name string) []string {
+	if !m.has(name) {
+		return nil
+	}
+	out := []string{}
+	for _, v := range m.list(name) {
+		s, ok := v.(string)
+		if !ok {
+			m.fail(name, "an array of strings")
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
 func (m *members) nested(name string) object {
 	o, ok := m.object[name].(object)
 	if !ok {

@@ -52,6 +52,7 @@ const (
 	typGrace       = "latchkey-grace+jwt"
 	typSession     = "latchkey-session+jwt"
 	typPosition    = "latchkey-position+jwt"
+	typRevocations = "latchkey-revocations+jwt"
 
 	algorithm      = "ES256"
 	signatureBytes = 2 * coordinateBytes
@@ -129,6 +130,7 @@ func rawInteger(dst, der []byte) (rest []byte, ok bool) {
 type header struct {
 	typ, kid string
 	crt      []string // nil when absent
+	rvk      []string // lists of revoked keys; nil when absent
 }
 
 // parseHeader reads the header strictly and refuses any algorithm but ES256 before a key is looked at.
@@ -157,15 +159,9 @@ func parseHeader(tok string) (header, error) {
 		return header{}, fmt.Errorf("%w: header has crit", ErrMalformed)
 	}
 	h := header{typ: m.optionalText("typ"), kid: m.optionalText("kid")}
-	if m.has("crt") {
-		h.crt = []string{}
-		for _, v := range m.list("crt") {
-			s, ok := v.(string)
-			if !ok {
-				m.fail("crt", "an array of strings")
-			}
-			h.crt = append(h.crt, s)
-		}
+	h.crt, h.rvk = m.texts("crt"), m.texts("rvk")
+	if len(h.rvk) > maxLists {
+		m.fail("rvk", "an array of at most two")
 	}
 	if m.err != nil {
 		return header{}, fmt.Errorf("%w: header: %w", ErrMalformed, m.err)

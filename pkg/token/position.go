@@ -43,7 +43,7 @@ func NewPositionSigner(key *ecdsa.PrivateKey, certs []string, roots Roots, at ti
 	if err != nil {
 		return nil, fmt.Errorf("position signer: %w", err)
 	}
-	header, _, err := chainHeader(key, typPosition, certs, chain)
+	header, _, err := chainHeader(key, typPosition, certs, nil, chain)
 	if err != nil {
 		return nil, fmt.Errorf("position signer: %w", err)
 	}
@@ -100,6 +100,9 @@ type PositionVerifier struct {
 	Roots   Roots
 	Cluster string // the iss that every certificate and position must have
 
+	// Revocations is what the one who judges knows of revoked keys. Nil: none.
+	Revocations *Revocations
+
 	mu     sync.Mutex
 	chains map[string]*Chain // by the exact header; only those that verified, so that garbage evicts nothing
 }
@@ -119,6 +122,9 @@ func (v *PositionVerifier) Verify(tok string) (PositionClaims, error) {
 	}
 	chain, err := v.chain(tok, encoded)
 	if err != nil {
+		return PositionClaims{}, fmt.Errorf("position: %w", err)
+	}
+	if err := v.Revocations.refuse(chain); err != nil {
 		return PositionClaims{}, fmt.Errorf("position: %w", err)
 	}
 	encoded, err = verifySignature(tok, chain.Leaf.Key)

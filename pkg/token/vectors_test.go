@@ -37,17 +37,28 @@ type vector struct {
 	Nonce       string          `json:"nonce,omitempty"`
 	Roots       []string        `json:"roots"`
 	Token       string          `json:"token"`
+
+	// Revocations are lists that the verifier was shown before the token, in this order, of which it takes what it may. Kept are the counters of the
+	// newest lists that it holds after the token: of a root, of an issuing key; absent: it holds none.
+	Revocations []string `json:"revocations,omitempty"`
+	Kept        *kept    `json:"kept,omitempty"`
+}
+
+type kept struct {
+	Root   int64 `json:"root"` // 0: none
+	Issuer int64 `json:"issuer"`
 }
 
 const vectorsAbout = "Grace tokens, when and by whom they are looked at, and the verdict that every verifier must reach. " +
-	"The procedure is in the package comment of pkg/token. Generated: go test ./pkg/token -run TestVectors -update"
+	"The procedure is in the package comment of pkg/token. revocations: lists of revoked keys that the verifier was shown before the token, in this order; " +
+	"kept: the counters of the newest lists that it holds afterwards, of a root and of an issuing key. Generated: go test ./pkg/token -run TestVectors -update"
 
 // reasons names the sentinels in the vectors. The first that matches counts: of a chain the reason inside is named, too.
 var reasons = []struct {
 	name string
 	err  error
 }{
-	{"chain", ErrChain}, {"malformed", ErrMalformed}, {"signature", ErrSignature}, {"expired", ErrExpired}, {"not-yet-valid", ErrNotYetValid},
+	{"chain", ErrChain}, {"malformed", ErrMalformed}, {"signature", ErrSignature}, {"expired", ErrExpired}, {"revoked", ErrRevoked}, {"not-yet-valid", ErrNotYetValid},
 	{"lifetime", ErrLifetime}, {"issuer", ErrIssuer}, {"audience", ErrAudience}, {"environment", ErrEnvironment}, {"subject", ErrSubject}, {"nonce", ErrNonce},
 }
 
@@ -86,9 +97,20 @@ func TestVectors(t *testing.T) {
 			for _, name := range v.Roots {
 				pinned = append(pinned, roots[name])
 			}
-			c, err := Verify(v.Token, Expect{Roots: pinned, Audience: v.Audience, Environment: v.Environment, Subject: v.Subject, Nonce: v.Nonce, At: time.Unix(v.At, 0)})
+			known := new(Revocations)
+			for _, list := range v.Revocations {
+				_, _ = known.Learn(list, pinned) // the case is about what it leaves behind
+			}
+			c, err := Verify(v.Token, Expect{Roots: pinned, Audience: v.Audience, Environment: v.Environment, Subject: v.Subject, Nonce: v.Nonce, At: time.Unix(v.At, 0), Revocations: known})
 			if got := reasonName(err); (err == nil) != v.Accept || got != v.Reason {
 				t.Fatalf("Verify = %v (%q), want accept %t, reason %q", err, got, v.Accept, v.Reason)
+			}
+			want := kept{}
+			if v.Kept != nil {
+				want = *v.Kept
+			}
+			if root, issuer := known.Counters(); root != want.Root || issuer != want.Issuer {
+				t.Errorf("Counters() = %d, %d, want %d, %d", root, issuer, want.Root, want.Issuer)
 			}
 			for id, want := range v.Allows {
 				if got := c.Allows(id, time.Unix(v.At, 0)); got != want {
@@ -276,7 +298,7 @@ func lastBits(s string) string {
 
 func vectorCases(t testing.TB) []vectorCase {
 	cases := acceptedCases()
-	for _, group := range [][]vectorCase{expectationCases(), timeCases(), chainCases(t), headerCases(t), signatureCases(t), textCases(), claimCases()} {
+	for _, group := range [][]vectorCase{expectationCases(), timeCases(), chainCases(t), headerCases(t), signatureCases(t), textCases(), claimCases(), revocationCases(t)} {
 		cases = append(cases, group...)
 	}
 	return cases

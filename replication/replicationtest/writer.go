@@ -40,16 +40,18 @@ type Writer struct {
 	body      []byte
 	snapshot  replication.Manifest
 
-	mu      sync.Mutex
-	records map[string]replication.Record
-	changes [][]byte // from floor+1 on
-	floor   uint64
-	pos     replication.Position
-	updated chan struct{}
-	frozen  int64 // as_of that heads stand still at; 0: they do not
-	down    bool
-	spoil   func(path string, body []byte) []byte
-	calls   map[string]int
+	mu          sync.Mutex
+	records     map[string]replication.Record
+	changes     [][]byte // from floor+1 on
+	floor       uint64
+	pos         replication.Position
+	updated     chan struct{}
+	revocations int64 // counter of the newest list
+
+	frozen int64 // as_of that heads stand still at; 0: they do not
+	down   bool
+	spoil  func(path string, body []byte) []byte
+	calls  map[string]int
 }
 
 // New makes a cluster of its own, at revision 1-0, without records.
@@ -102,6 +104,19 @@ func (w *Writer) Roots() token.Roots { return w.roots }
 
 // RootKey is the private root, for tests that forge.
 func (w *Writer) RootKey() *ecdsa.PrivateKey { return w.root }
+
+// SignRevocations signs a list of revoked keys that is newer than all before: with the root's key, or with the issuing key.
+func (w *Writer) SignRevocations(byRoot bool, kids ...string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.Now().Unix()
+	w.revocations = max(w.revocations+1, now)
+	c := token.RevocationClaims{Issuer: w.Cluster, IssuedAt: now, Counter: w.revocations, Revoked: kids}
+	if byRoot {
+		return token.SignRevocations(w.root, "", c)
+	}
+	return token.SignRevocations(w.issuer, w.issuerJWT, c)
+}
 
 // Put makes one change for each record; a nil Value deletes. It returns the position after the last.
 func (w *Writer) Put(records ...replication.Record) replication.Position {

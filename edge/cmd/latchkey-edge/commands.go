@@ -145,6 +145,7 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "verify", Short: "Check a grace token (standard input) offline and say what it allows until when", Args: cobra.NoArgs,
 		Example: "  latchkey-edge verify --root root.pub.pem --root root-spare.pub.pem < token.txt\n  latchkey-edge verify --root root.pub.pem --at 2026-11-22T06:00:00Z < token.txt"}
 	roots := cmd.Flags().StringArray("root", nil, "public root key `FILE` (SPKI PEM) as pinned in the app; may be given twice")
+	lists := cmd.Flags().StringArray("revocations", nil, "`FILE` with lists of revoked keys, one on each line; may be given more than once")
 	at := cmd.Flags().String("at", "", "judge at this `TIME` (RFC 3339) instead of now")
 	if err := cmd.MarkFlagRequired("root"); err != nil {
 		panic(err) // the flag was defined above
@@ -169,11 +170,15 @@ func verifyCommand() *cobra.Command {
 		if err != nil {
 			return failure{err}
 		}
+		known, err := readRevocations(*lists, pinned)
+		if err != nil {
+			return failure{err}
+		}
 		text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), token.MaxTokenBytes+1))
 		if err != nil {
 			return failure{err}
 		}
-		claims, err := token.Inspect(strings.TrimSpace(string(text)), pinned, now)
+		claims, err := token.Inspect(strings.TrimSpace(string(text)), pinned, known, now)
 		if err != nil {
 			return failure{fmt.Errorf("refused: %w", err)}
 		}
@@ -181,4 +186,21 @@ func verifyCommand() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// readRevocations reads the lists in files. One that is not genuine is an error: whoever names it means it to count.
+func readRevocations(files []string, roots token.Roots) (*token.Revocations, error) {
+	known := new(token.Revocations)
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		for i, list := range strings.Fields(string(text)) {
+			if _, err := known.Learn(list, roots); err != nil && !errors.Is(err, token.ErrRevoked) {
+				return nil, fmt.Errorf("%s: list %d: %w", path, i+1, err)
+			}
+		}
+	}
+	return known, nil
 }

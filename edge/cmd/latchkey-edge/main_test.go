@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +31,21 @@ func TestCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := graceToken(t, w)
+	list := func(name, text string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	revoke := func(kid string) string {
+		text, err := w.SignRevocations(false, kid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	revoked, other := list("revoked", revoke("other")+"\n"+revoke(kidOf(t, good))+"\n"), list("other", revoke("other"))
 	tests := []struct {
 		name string
 		args []string
@@ -39,6 +56,10 @@ func TestCommands(t *testing.T) {
 		{"a genuine token", []string{"verify", "--root", root}, good + "\n", exitDone, `"pro": allowed until`},
 		{"a changed token", []string{"verify", "--root", root}, good[:len(good)-4] + "AAAA", exitFailed, "refused"},
 		{"a token two days later", []string{"verify", "--root", root, "--at", time.Now().Add(48 * time.Hour).UTC().Format(time.RFC3339)}, good, exitFailed, "expired"},
+		{"a token of a revoked key", []string{"verify", "--root", root, "--revocations", revoked}, good, exitFailed, "refused: grace token: certificate chain refused: edge: key revoked"},
+		{"a list of other keys", []string{"verify", "--root", root, "--revocations", other}, good, exitDone, `"pro": allowed until`},
+		{"a list that is none", []string{"verify", "--root", root, "--revocations", list("none", "x")}, good, exitFailed, "list 1: revocations: malformed"},
+		{"a list that is not there", []string{"verify", "--root", root, "--revocations", root + "x"}, good, exitFailed, "no such file"},
 		{"no token", []string{"verify", "--root", root}, "", exitFailed, "refused"},
 		{"no root", []string{"verify"}, good, exitUsage, "root"},
 		{"a root that is not there", []string{"verify", "--root", root + "x"}, good, exitFailed, "no such file"},
@@ -56,6 +77,21 @@ func TestCommands(t *testing.T) {
 			}
 		})
 	}
+}
+
+// kidOf reads the kid of a token's header.
+func kidOf(t *testing.T, tok string) string {
+	t.Helper()
+	encoded, _, _ := strings.Cut(tok, ".")
+	text, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var header struct{ Kid string }
+	if err := json.Unmarshal(text, &header); err != nil {
+		t.Fatal(err)
+	}
+	return header.Kid
 }
 
 func graceToken(t *testing.T, w *replicationtest.Writer) string {

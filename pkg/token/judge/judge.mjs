@@ -10,10 +10,12 @@ const DAY = 24 * 3600;
 const MAX_TOKEN = 64 * 1024;
 const MAX_DEPTH = 8;
 
-// verify returns the claims of an accepted token and throws for every other.
-async function verify(token, { roots, audience, environment, subject, nonce, at }) {
+// verify returns the claims of an accepted token and throws for every other. known is what is known of revoked keys: {root, issuer}, each a list that
+// learn took, or absent.
+async function verify(token, { roots, audience, environment, subject, nonce, at }, known) {
   const currentDate = new Date(at * 1000);
   const { header, claims: unverified } = read(token, 'latchkey-grace+jwt');
+  for (const list of header.rvk ?? []) await learn(known, list, roots);
   need(Array.isArray(header.crt) && header.crt.length === 2 && header.crt.every((c) => typeof c === 'string'), 'crt');
 
   const [leafText, issuerText] = header.crt;
@@ -22,7 +24,9 @@ async function verify(token, { roots, audience, environment, subject, nonce, at 
   const leaf = await certificate(leafText, [await importKey(issuer.cnf.jwk)], 'edge', 3 * DAY, currentDate);
   need(text(leaf.aud) && text(leaf.env), 'edge without aud or env');
   need(leaf.iss === issuer.iss, 'iss of the certificates');
-  need(header.kid === await jose.calculateJwkThumbprint(leaf.cnf.jwk), 'kid');
+  need(!names(known.root, await thumbprint(issuer)), 'issuer revoked');
+  need(!names(known.root, await thumbprint(leaf)) && !names(known.issuer, await thumbprint(leaf)), 'edge revoked');
+  need(header.kid === await thumbprint(leaf), 'kid');
 
   const { payload } = await jose.jwtVerify(token, await importKey(leaf.cnf.jwk), {
     algorithms: ['ES256'], issuer: leaf.iss, audience: leaf.aud, currentDate, requiredClaims: ['sub', 'env', 'iat', 'exp', 'as_of', 'fresh_until', 'rev', 'ent'],
@@ -62,6 +66,46 @@ function allows(claims, id, at) {
   return e !== undefined && at < claims.exp && ['trialing', 'active', 'billing_grace'].includes(e.status) && at < (e.offline_until ?? 0);
 }
 
+// learn takes a list of revoked keys if it is genuine and newer than what is known.
+async function learn(known, text, roots) {
+  let list;
+  try {
+    list = await revocations(text, roots);
+  } catch { return; }
+  const newer = (old) => old === undefined || list.counter > old.counter;
+  if (list.issuer === undefined) {
+    if (!newer(known.root)) return;
+    known.root = list;
+    if (known.issuer && names(list, known.issuer.issuer)) delete known.issuer;
+  } else if (!names(known.root, list.issuer) && newer(known.issuer)) {
+    known.issuer = list;
+  }
+}
+
+// revocations verifies one list: under a root, or under the issuing key whose certificate it carries, judged at the list's own iat.
+async function revocations(jws, roots) {
+  const { header, claims } = read(jws, 'latchkey-revocations+jwt');
+  let keys = roots, issuer;
+  need(text(claims.iss) && Number.isSafeInteger(claims.iat) && Number.isSafeInteger(claims.counter) && claims.counter > 0, 'iss, iat or counter');
+  need(Array.isArray(claims.revoked) && claims.revoked.length <= 64 && claims.revoked.every(text) && new Set(claims.revoked).size === claims.revoked.length, 'revoked');
+  if (header.crt !== undefined) {
+    need(Array.isArray(header.crt) && header.crt.length === 1 && typeof header.crt[0] === 'string', 'crt');
+    issuer = await certificate(header.crt[0], roots, 'issuer', 400 * DAY, new Date(claims.iat * 1000));
+    need(issuer.aud === undefined && issuer.env === undefined && issuer.iss === claims.iss, 'issuer');
+    keys = [await importKey(issuer.cnf.jwk)];
+  }
+  for (const key of keys) {
+    try {
+      await jose.compactVerify(jws, key, { algorithms: ['ES256'] });
+      return { ...claims, issuer: issuer && await thumbprint(issuer) };
+    } catch { /* perhaps the next one */ }
+  }
+  throw new Error('signature');
+}
+
+const names = (list, kid) => list !== undefined && list.revoked.includes(kid);
+const thumbprint = (cert) => jose.calculateJwkThumbprint(cert.cnf.jwk);
+
 // certificate verifies one certificate under any of keys.
 async function certificate(cert, keys, role, longest, currentDate) {
   read(cert, 'latchkey-cert+jwt');
@@ -92,6 +136,7 @@ function read(jws, typ) {
   decode(parts[2]);
   need(header.alg === 'ES256' && header.typ === typ && !('crit' in header), 'header');
   need(header.kid === undefined || typeof header.kid === 'string', 'kid');
+  need(header.rvk === undefined || (Array.isArray(header.rvk) && header.rvk.length <= 2 && header.rvk.every((l) => typeof l === 'string')), 'rvk');
   return { header, claims };
 }
 
@@ -136,13 +181,16 @@ for (const [name, pem] of Object.entries(vectors.roots)) pinned[name] = await jo
 
 let differ = 0;
 for (const c of vectors.cases) {
+  const roots = c.roots.map((name) => pinned[name]);
+  const known = {};
+  for (const list of c.revocations ?? []) await learn(known, list, roots);
   let claims, why;
   try {
-    claims = await verify(c.token, { ...c, roots: c.roots.map((name) => pinned[name]) });
+    claims = await verify(c.token, { ...c, roots }, known);
   } catch (err) { why = err.message; }
-  const got = { accept: claims !== undefined, allows: {} };
+  const got = { accept: claims !== undefined, kept: { root: known.root?.counter ?? 0, issuer: known.issuer?.counter ?? 0 }, allows: {} };
   for (const id of Object.keys(c.allows ?? {})) got.allows[id] = claims !== undefined && allows(claims, id, c.at);
-  const want = { accept: c.accept, allows: c.allows ?? {} };
+  const want = { accept: c.accept, kept: c.kept ?? { root: 0, issuer: 0 }, allows: c.allows ?? {} };
   if (JSON.stringify(got) !== JSON.stringify(want)) {
     differ++;
     console.log(`differs: ${c.name}: got ${JSON.stringify(got)} (${why ?? 'no error'}), want ${JSON.stringify(want)}`);
