@@ -38,9 +38,9 @@ unit: commands $(JUDGES)
 	go test -timeout 10m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
 race: commands $(JUDGES)
 	CGO_ENABLED=1 go test -race -timeout 12m $(RACED)
+# Mostly they wait, for elections, restarts and time-outs: four systems side by side keep two cores half busy.
 e2e: commands $(JUDGES)
-	go test -count=1 -timeout 12m -skip '^(TestChaosForAWhile|TestLeaderKilledTenTimesUnderLoad|TestOutsideNATSKilledForGood|TestHistories|TestAHerdThatLosesEverythingDoesNoHarm|TestCertificatesAreRenewedByTheRunbook|TestOutsideNATSAsDocumented|TestAWriterThatLostItsDiskIsReplacedUnderLoad)$$' $(ALONE) # those have three writers anyway
-	E2E_WRITERS=3 E2E_EDGES=2 go test -count=1 -timeout 12m $(ALONE)
+	go test -count=1 -timeout 12m -parallel 4 $(ALONE)
 
 # What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges, curl for the README's commands, a NATS
 # server of others' making.

@@ -34,6 +34,7 @@ func (d *dev) configOf(id string) string { return filepath.Join(d.dir, "config",
 // that was acknowledged before the backup is there, edges take up the new epoch and never go back, apps keep their sessions, and a writer whose
 // disk turns up again finds out and stops for good.
 func TestAllDisksAreLostAndABackupFoundsANewHistory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := start(t, dir, "--writers", "3", "--edges", "2")
 	a, sold := d.buy("sandbox")
@@ -179,6 +180,7 @@ func (d *dev) superseded(aside string) {
 
 // TestAMajorityIsLostAndOneWriterGoesOn: two of three disks are gone. The third writer's data founds the new history, and nothing that it had is lost.
 func TestAMajorityIsLostAndOneWriterGoesOn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := start(t, dir, "--writers", "3", "--edges", "1")
 	a, sold := d.buy("sandbox")

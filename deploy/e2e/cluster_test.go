@@ -15,9 +15,6 @@ import (
 	"github.com/latchkey/latchkey/deploy/system"
 )
 
-// threeWriters makes the real shape, whatever E2E_WRITERS says: without a majority to elect another there is no leader to kill.
-var threeWriters = []string{"--writers", "3", "--edges", "2"}
-
 // leader returns the writer that leads, in the word of all others.
 func (d *dev) leader() (leader system.Node) {
 	d.t.Helper()
@@ -53,6 +50,7 @@ func (d *dev) leader() (leader system.Node) {
 // 200 is at every writer afterwards (I1), there is never more than 10 s without one, and both edges end with the writers' state
 // hash (I3, I6, I19).
 func TestLeaderKilledTenTimesUnderLoad(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir(), threeWriters...)
 	a, before := d.buy("sandbox")
 	watched := d.startWatch(a, 0, before.pro())
@@ -141,10 +139,10 @@ func (d *dev) sources(want string) error {
 // TestOutsideNATSKilledForGood: with a server that runs elsewhere changes come over NATS. Killed, everything goes on by pull, and a change shows
 // at every edge within 2 s of what it would by pull alone; back again, it is used again (I12).
 func TestOutsideNATSKilledForGood(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	outside := startNATS(t, port)
-	t.Setenv("LATCHKEY_NATS_URLS", outside.url)
-	d := start(t, t.TempDir(), threeWriters...)
+	d := startWith(t, t.TempDir(), []string{"LATCHKEY_NATS_URLS=" + outside.url}, threeWriters...)
 	if got := d.info().NATS; got == nil || len(got.URLs) != 1 || got.URLs[0] != outside.url {
 		t.Errorf("the file names %+v, want %s", got, outside.url)
 	}

@@ -11,6 +11,7 @@ import (
 // TestUnusedConnectionGetsNoWrongAnswer: a connection that a client opened ahead of its need is given up after a while. What the edge
 // says then could be taken for the answer to a request that has just been sent, so it must be nothing, or 408: send it again.
 func TestUnusedConnectionGetsNoWrongAnswer(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir())
 	for _, sent := range []string{"", "GET /v1/entitl"} {
 		connection, err := net.Dial("tcp", strings.TrimPrefix(d.info().Edges[0].URL, "http://"))

@@ -42,8 +42,10 @@ type metric struct {
 
 // TestMetricsPageIsComplete: metrics.md names what both programs show and nothing else, with types, labels and their values; and every
 // series is there before anything has happened.
-func TestMetricsPageIsComplete(t *testing.T) {
-	d := start(t, t.TempDir())
+func TestMetricsPageIsComplete(t *testing.T) { inEachSize(t, metricsPageIsComplete) }
+
+func metricsPageIsComplete(t *testing.T, size []string) {
+	d := start(t, t.TempDir(), size...)
 	text := page(t, "metrics.md")
 	for heading, base := range map[string]string{"Writer": d.writer(0), "Edge": d.info().Edges[0].URL} {
 		t.Run(heading, func(t *testing.T) {
@@ -194,6 +196,7 @@ var seriesRoute = regexp.MustCompile(`^listener="(\w+)",route="([^"]*)",`)
 
 // TestRoutesPageIsComplete: api.md names every route of both programs, and none that does not exist.
 func TestRoutesPageIsComplete(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir())
 	got := map[string]map[string]bool{}
 	for series := range d.scrape(t, d.writer(0))["latchkey_writer_http_requests_total"].series {

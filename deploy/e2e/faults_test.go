@@ -228,8 +228,10 @@ func (d *dev) buy(env string) (account, view) {
 
 // TestKilledUnderLoadLosesNothing: writers and edges are killed as by a power cut while messages come in. Every 200 is there afterwards
 // (I1), edges never answer wrongly or go back (I7), and in the end every node holds the same state (I3, I6).
-func TestKilledUnderLoadLosesNothing(t *testing.T) {
-	d := start(t, t.TempDir())
+func TestKilledUnderLoadLosesNothing(t *testing.T) { inEachSize(t, killedUnderLoadLosesNothing) }
+
+func killedUnderLoadLosesNothing(t *testing.T, size []string) {
+	d := start(t, t.TempDir(), size...)
 	a, before := d.buy("sandbox")
 	watched := d.startWatch(a, 0, before.pro())
 	l := d.startLoad(8)
@@ -252,8 +254,10 @@ func TestKilledUnderLoadLosesNothing(t *testing.T) {
 
 // TestCutOffEdgeKeepsAnswering: without any writer an edge answers on, also after its own restart, but proves nothing newer: as_of,
 // fresh_until and exp stand still (I9). It recovers within 5 s of the end of the cut (I19).
-func TestCutOffEdgeKeepsAnswering(t *testing.T) {
-	d := start(t, t.TempDir())
+func TestCutOffEdgeKeepsAnswering(t *testing.T) { inEachSize(t, cutOffEdgeKeepsAnswering) }
+
+func cutOffEdgeKeepsAnswering(t *testing.T, size []string) {
+	d := start(t, t.TempDir(), size...)
 	a, _ := d.buy("production")
 	// Frozen, not ended: connections open and nothing answers, which is worse than a refused connection.
 	d.signal(syscall.SIGSTOP, d.info().Writers...)
@@ -302,6 +306,7 @@ func TestCutOffEdgeKeepsAnswering(t *testing.T) {
 // TestFlippedBitIsNeverAnAnswer: one bit of an edge's file is turned over while it is down, in or near the records or anywhere. The edge
 // never answers wrongly for it, and in the end holds the writers' state again (I13).
 func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir())
 	a, before := d.buy("sandbox")
 	l := d.startLoad(4) // more records, so that a bit anywhere hits one
@@ -372,9 +377,11 @@ func flipBit(t *testing.T, dir string, target []byte, near bool, lot *rand.Rand)
 
 // TestSecondStartKeepsEverything: after an orderly end, and after a power cut of everything, a new start on the same folder, at other
 // ports, has all events, accounts and keys.
-func TestSecondStartKeepsEverything(t *testing.T) {
+func TestSecondStartKeepsEverything(t *testing.T) { inEachSize(t, secondStartKeepsEverything) }
+
+func secondStartKeepsEverything(t *testing.T, size []string) {
 	dir := t.TempDir()
-	d := start(t, dir)
+	d := start(t, dir, size...)
 	a, first := d.buy("sandbox")
 	message := stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())
 	sent := d.mustPost("sandbox", 0, message)
@@ -386,7 +393,7 @@ func TestSecondStartKeepsEverything(t *testing.T) {
 		{"killed", func(d *dev) { d.cmd.Process.Kill(); <-d.ended }},
 	} {
 		end.stop(d)
-		d = start(t, dir)
+		d = start(t, dir, size...)
 		again := d.mustPost("sandbox", 0, message)
 		if !again.Duplicate || again.Revision != sent.Revision {
 			t.Errorf("%s: the same message again is %+v, want a duplicate of %+v", end.name, again, sent)
@@ -407,9 +414,10 @@ func TestSecondStartKeepsEverything(t *testing.T) {
 }
 
 // TestWithoutNATS: the stream is an accelerator. Turned off, everything works by pull, and a change shows within 2 s (I12).
-func TestWithoutNATS(t *testing.T) {
-	t.Setenv("LATCHKEY_NATS_ENABLED", "false")
-	d := start(t, t.TempDir())
+func TestWithoutNATS(t *testing.T) { inEachSize(t, withoutNATS) }
+
+func withoutNATS(t *testing.T, size []string) {
+	d := startWith(t, t.TempDir(), []string{"LATCHKEY_NATS_ENABLED=false"}, size...)
 	if d.info().NATS != nil {
 		t.Errorf("the file names NATS servers: %v", d.info().NATS.URLs)
 	}

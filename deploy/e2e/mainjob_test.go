@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,8 +23,10 @@ var shapes = []stripemsg.Shape{stripemsg.Classic, stripemsg.Basil}
 
 // TestMainJobBeforeJudges: what npm stripe signs is recorded, what an edge answers npm jose verifies up to the pinned root, and a refund
 // is denied with a signature. Both shapes of messages, both environments.
-func TestMainJobBeforeJudges(t *testing.T) {
-	start(t, t.TempDir()).mainJobBeforeJudges(t)
+func TestMainJobBeforeJudges(t *testing.T) { inEachSize(t, mainJobBeforeJudges) }
+
+func mainJobBeforeJudges(t *testing.T, size []string) {
+	start(t, t.TempDir(), size...).mainJobBeforeJudges(t)
 }
 
 func (d *dev) mainJobBeforeJudges(t *testing.T) {
@@ -65,10 +68,12 @@ func (d *dev) mainJobBeforeJudges(t *testing.T) {
 }
 
 // TestDemoHoldsEveryStep: latchkey-dev --demo exits with 0, prints each step with its time, and leaves nothing running.
-func TestDemoHoldsEveryStep(t *testing.T) {
+func TestDemoHoldsEveryStep(t *testing.T) { inEachSize(t, demoHoldsEveryStep) }
+
+func demoHoldsEveryStep(t *testing.T, size []string) {
 	dir := t.TempDir()
 	for _, start := range []string{"the first start", "the second start on the same folder"} {
-		d := launch(t, dir, "--demo")
+		d := launch(t, dir, slices.Concat(size, []string{"--demo"})...)
 		select {
 		case <-d.ended:
 		case <-time.After(60 * time.Second):
@@ -91,6 +96,7 @@ func TestDemoHoldsEveryStep(t *testing.T) {
 
 // TestPrintedCommandsWork: the three commands that latchkey-dev prints can be copied into a shell, one after the other.
 func TestPrintedCommandsWork(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := start(t, dir)
 	d.stop()
@@ -123,6 +129,7 @@ func TestPrintedCommandsWork(t *testing.T) {
 // TestReadmeCommandsWork runs what the README tells a newcomer to run: the whole system until it is ready, then ^C. That the command for
 // testing works is shown by this test, which it runs.
 func TestReadmeCommandsWork(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +140,7 @@ func TestReadmeCommandsWork(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	run := exec.Command("make", "run", fmt.Sprintf("ARGS=--dir %s --port %d --writers %d --edges %d", dir, freeBlock(t), shape("E2E_WRITERS", 1), shape("E2E_EDGES", 1)))
+	run := exec.Command("make", "run", fmt.Sprintf("ARGS=--dir %s --port %d", dir, freeBlock(t)))
 	run.Dir = filepath.Join("..", "..")
 	run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer

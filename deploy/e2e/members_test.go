@@ -20,6 +20,7 @@ import (
 // TestAWriterThatLostItsDiskIsReplacedUnderLoad: under its old id it never takes part again, however often it is started, and the other two go on. A writer
 // with a new id joins, gets its vote, and the old id is removed; the newcomer then holds every event that was acknowledged meanwhile.
 func TestAWriterThatLostItsDiskIsReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := start(t, dir, threeWriters...)
 	l := d.startLoad(4)

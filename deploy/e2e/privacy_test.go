@@ -39,7 +39,8 @@ func expiry(t *testing.T, token string) int64 {
 // TestNothingPersonalIsStored: names, addresses, mails, card data and free text of messages, and every secret in use, are in no file of any
 // node and in no log: not plainly, and not inside what is compressed.
 func TestNothingPersonalIsStored(t *testing.T) {
-	d := start(t, t.TempDir())
+	t.Parallel()
+	d := start(t, t.TempDir(), threeWriters...)
 	a := d.account("sandbox")
 	const mark = "canary7f3a" // in everything that must not be stored
 	personal := stripemsg.Object{

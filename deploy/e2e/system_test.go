@@ -1,7 +1,10 @@
 // Package e2e tests the assembled system from outside: real processes under latchkey-dev, spoken to as providers and apps do.
 //
-// E2E_WRITERS and E2E_EDGES choose the shape of the system (default 1 and 1); every test holds for any. E2E_BUILD gives flags to the build
-// of the programs, such as -race.
+// A test whose claim could break with the number of nodes runs in each size, side by side with others (inEachSize). One about a program alone, such as
+// what it prints or how its listener behaves, runs on the smallest; one about what nodes are to one another, on three writers and two edges.
+// Each has a system of its own. Those that measure the machine as well as the system do not call t.Parallel: they come first, each alone.
+//
+// E2E_BUILD gives flags to the build of the programs, such as -race.
 package e2e
 
 import (
@@ -53,11 +56,22 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-func shape(variable string, fallback int) int {
-	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
-		return n
+// How many nodes a system has, as flags of latchkey-dev.
+var (
+	smallest = []string{"--writers", "1", "--edges", "1"}
+	// threeWriters is the least that outlives a writer: without a majority to elect another there is no leader to kill.
+	threeWriters = []string{"--writers", "3", "--edges", "2"}
+)
+
+// inEachSize runs a test on the smallest system and on one that outlives the loss of a writer, beside each other and other tests.
+func inEachSize(t *testing.T, test func(t *testing.T, size []string)) {
+	t.Parallel()
+	for _, size := range [][]string{smallest, threeWriters} {
+		t.Run(strings.Join(size, " "), func(t *testing.T) {
+			t.Parallel()
+			test(t, size)
+		})
 	}
-	return fallback
 }
 
 // dev is a running latchkey-dev.
@@ -93,10 +107,16 @@ func freeBlock(t *testing.T) int {
 	return 0
 }
 
-// start runs latchkey-dev on dir until the test ends. args come after those for folder, ports and shape.
+// start runs latchkey-dev on dir until the test ends. args come after those for folder, ports and the smallest size.
 func start(t *testing.T, dir string, args ...string) *dev {
 	t.Helper()
-	d := launch(t, dir, args...)
+	return startWith(t, dir, nil, args...)
+}
+
+// startWith is start with variables of the environment, NAME=value, that all nodes get.
+func startWith(t *testing.T, dir string, environment []string, args ...string) *dev {
+	t.Helper()
+	d := launchWith(t, dir, environment, args...)
 	d.eventually("latchkey-dev is ready", 60*time.Second, func() error {
 		select {
 		case <-d.ended:
@@ -111,14 +131,17 @@ func start(t *testing.T, dir string, args ...string) *dev {
 // launch starts latchkey-dev and does not wait for it to be ready.
 func launch(t *testing.T, dir string, args ...string) *dev {
 	t.Helper()
-	args = append([]string{
-		"--dir", dir, "--port", strconv.Itoa(freeBlock(t)),
-		"--writers", strconv.Itoa(shape("E2E_WRITERS", 1)), "--edges", strconv.Itoa(shape("E2E_EDGES", 1)),
-	}, args...)
+	return launchWith(t, dir, nil, args...)
+}
+
+func launchWith(t *testing.T, dir string, environment []string, args ...string) *dev {
+	t.Helper()
+	args = slices.Concat([]string{"--dir", dir, "--port", strconv.Itoa(freeBlock(t))}, smallest, args)
 	d := &dev{t: t, dir: dir, cmd: exec.Command(filepath.Join(bin, "latchkey-dev"), args...), out: &bytes.Buffer{}, ended: make(chan struct{})}
 	d.client = &http.Client{Timeout: 25 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
 	d.cmd.Dir = t.TempDir()
+	d.cmd.Env = append(os.Environ(), environment...)
 	// latchkey-dev removes the earlier run's file itself, but perhaps not before the first look at it.
 	if err := os.Remove(filepath.Join(dir, system.InfoFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)

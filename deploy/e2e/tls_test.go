@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,7 +57,8 @@ func (d *dev) tool(program string, args ...string) string {
 // TestMainJobOverMutualTLS: with --tls everything goes as without, the operator's commands too; changes come over NATS; what passes between the nodes is not
 // plain; and whoever has no certificate, or one of another role or authority, gets nothing.
 func TestMainJobOverMutualTLS(t *testing.T) {
-	d := start(t, t.TempDir(), "--tls")
+	t.Parallel()
+	d := start(t, t.TempDir(), slices.Concat(threeWriters, []string{"--tls"})...)
 	d.mainJobBeforeJudges(t)
 	a := d.account("sandbox")
 	d.eventually("changes come over NATS", 10*time.Second, func() error {
@@ -230,7 +232,8 @@ func onlyListens(t *testing.T, url string, conf *tls.Config) {
 // TestCertificatesAreRenewedByTheRunbook does what operations.md says, to a system that runs: a writer's certificate is renewed, then the authority is changed in
 // three rounds over all nodes. No process ends, and afterwards an edge still follows.
 func TestCertificatesAreRenewedByTheRunbook(t *testing.T) {
-	d := start(t, t.TempDir(), append([]string{"--tls"}, threeWriters...)...)
+	t.Parallel()
+	d := start(t, t.TempDir(), slices.Concat(threeWriters, []string{"--tls"})...)
 	before := d.info()
 	work := t.TempDir()
 	at := func(parts ...string) string { return filepath.Join(append([]string{work}, parts...)...) }
@@ -312,6 +315,7 @@ func TestCertificatesAreRenewedByTheRunbook(t *testing.T) {
 
 // TestOutsideNATSAsDocumented runs Debian's nats-server with the file of configuration.md: the whole system works over it, and edges only listen.
 func TestOutsideNATSAsDocumented(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := filepath.Join(dir, "tls") // where latchkey-dev looks for one before it makes it
 	if err := mutual.MakeAuthority(ca, "test", time.Now()); err != nil {
@@ -340,8 +344,7 @@ func TestOutsideNATSAsDocumented(t *testing.T) {
 	port := freePort(t)
 	outside := startNATS(t, port, "--config", path)
 	url := strings.Replace(outside.url, "nats:", "tls:", 1)
-	t.Setenv("LATCHKEY_NATS_URLS", url)
-	d := start(t, dir, append([]string{"--tls"}, threeWriters...)...)
+	d := startWith(t, dir, []string{"LATCHKEY_NATS_URLS=" + url}, slices.Concat(threeWriters, []string{"--tls"})...)
 	a := d.account("sandbox")
 	d.eventually("changes come over NATS", 10*time.Second, func() error {
 		d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now()))

@@ -18,7 +18,8 @@ import (
 // entitlement at every edge (I20). The history is a purchase, a renewal, a cancel at the period's end, and in the second case a full
 // refund of the renewal.
 func TestAnyOrderGivesOneView(t *testing.T) {
-	d := start(t, t.TempDir())
+	t.Parallel()
+	d := start(t, t.TempDir(), threeWriters...)
 	const orders = 16 // of each case and shape; all orders of short histories are tried in package entitlement
 	began := time.Now().Add(-20 * 24 * time.Hour).Truncate(time.Second)
 	cases := []struct {
@@ -92,6 +93,7 @@ func kinds(messages []stripemsg.Object) string {
 
 // TestRefundOutranksThePurchase: a full refund denies at once, with a signature and a higher revision (R3); a partial one changes nothing.
 func TestRefundOutranksThePurchase(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir())
 	for _, shape := range shapes {
 		a := d.account("sandbox")
@@ -117,8 +119,10 @@ func TestRefundOutranksThePurchase(t *testing.T) {
 }
 
 // TestNineAtOnceHaveOneEffect: the same event posted nine times at the same moment, over all writers, is recorded once (I2).
-func TestNineAtOnceHaveOneEffect(t *testing.T) {
-	d := start(t, t.TempDir())
+func TestNineAtOnceHaveOneEffect(t *testing.T) { inEachSize(t, nineAtOnceHaveOneEffect) }
+
+func nineAtOnceHaveOneEffect(t *testing.T, size []string) {
+	d := start(t, t.TempDir(), size...)
 	for round := range 5 {
 		a := d.account("sandbox")
 		message := stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())
@@ -164,7 +168,8 @@ func TestNineAtOnceHaveOneEffect(t *testing.T) {
 // TestRefusedMessagesLeaveNothing: what is not authentic, not in time or too large is refused with the contract's answer, and no event of
 // it is stored.
 func TestRefusedMessagesLeaveNothing(t *testing.T) {
-	d := start(t, t.TempDir())
+	t.Parallel()
+	d := start(t, t.TempDir(), threeWriters...)
 	a := d.account("sandbox")
 	secret := d.info().Environments["sandbox"].Webhooks["stripe"].Secret
 	tests := []struct {
@@ -207,6 +212,7 @@ func TestRefusedMessagesLeaveNothing(t *testing.T) {
 
 // TestAuthenticMessagesAreAlwaysTaken: what the provider signed is answered 200 and stored, whatever it says (R12).
 func TestAuthenticMessagesAreAlwaysTaken(t *testing.T) {
+	t.Parallel()
 	d := start(t, t.TempDir())
 	a := d.account("sandbox")
 	unhandled := stripemsg.NewSubscription(stripemsg.Basil, a.id, time.Now()).Event("radar.review.opened", time.Now(), stripemsg.Object{"id": "prv_1", "object": "review"})
@@ -246,7 +252,8 @@ func TestAuthenticMessagesAreAlwaysTaken(t *testing.T) {
 // TestWriterAnswersShowAtEveryEdge: with the revision of any write an edge answers at that revision or newer, or says that it cannot
 // yet (I11), and never waits long on a healthy system.
 func TestWriterAnswersShowAtEveryEdge(t *testing.T) {
-	d := start(t, t.TempDir())
+	t.Parallel()
+	d := start(t, t.TempDir(), threeWriters...)
 	var all sync.WaitGroup
 	for worker := range 8 {
 		all.Go(func() {
