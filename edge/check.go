@@ -44,6 +44,7 @@ type check struct {
 	nonce          string // a part of the request
 	noneMatch      []byte // a part of the request
 	wantsToken     bool   // Accept: application/jwt
+	fresh          bool   // no token is handed out again
 
 	claims   token.GraceClaims
 	token    []byte
@@ -78,15 +79,9 @@ func (e *Edge) handleCheck(ctx *fasthttp.RequestCtx) error {
 	}
 	env := s.environment(ses.env)
 	now := e.clock.now(x.Head.AsOf)
-	k, found, err := env.account(&x, ses.account, now, e.cfg.ManageURLs)
+	k, err := e.known(env, &x, ses, now)
 	if err != nil {
 		return err
-	}
-	if !found {
-		return problem.New(problem.UnknownAccount, "This edge has no record of the session's account.").After(retryAfter)
-	}
-	if ses.issuedAt < k.account.SessionsFrom {
-		return problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
 	}
 	fresh := now < x.Head.AsOf+token.FreshSeconds
 	if tag := c.matches(k.digest, x.Head.AsOf); tag != nil && fresh {
@@ -96,6 +91,20 @@ func (e *Edge) handleCheck(ctx *fasthttp.RequestCtx) error {
 		return nil
 	}
 	return e.answer(ctx, c, env, k, ses, x.Head, now)
+}
+
+// known returns the account of ses at now. Errors: those of replica.Reading.Get, and problems: unknown-account, session-ended.
+func (e *Edge) known(env *environment, x *replica.Reading, ses *session, now int64) (*known, error) {
+	k, found, err := env.account(x, ses.account, now, e.cfg.ManageURLs)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return nil, problem.New(problem.UnknownAccount, "This edge has no record of the session's account.").After(retryAfter)
+	case ses.issuedAt < k.account.SessionsFrom:
+		return nil, problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
+	}
+	return k, nil
 }
 
 // read verifies the session and waits for the revision that the client and its session ask for.
@@ -179,84 +188,102 @@ func (e *Edge) verify(x *replica.Reading, bearer string) (*session, error) {
 	return ses, nil
 }
 
-// answer signs and sends what k shows.
-func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *known, ses *session, head replication.Head, now int64) error {
-	asOf, revision := head.AsOf, head.Revision()
+// issued is the token that an answer is given with.
+type issued struct {
+	token    []byte // nil: this edge cannot sign now
+	exp      int64  // 0 without a token
+	asOf     int64  // the token's; without one that of what is held
+	revision replication.Revision
+	again    *signedToken // set where a token is handed out once more
+}
+
+// issue signs what k shows, or hands out a token again that was signed a moment ago.
+func (e *Edge) issue(c *check, env *environment, k *known, ses *session, head replication.Head, now int64) (issued, error) {
+	t := issued{asOf: head.AsOf, revision: head.Revision()}
 	if fault.Planted("as-of-from-clock") {
-		asOf = now
+		t.asOf = now
 	}
 	signer := env.key.signer.Load()
-	var tok []byte
-	var exp int64
-	var again *signedToken
-	if old := k.newest.Load(); signer != nil && c.nonce == "" && old.again(signer, ses, head, now) && c.allows(old.revision, ses.floor) {
-		again, tok, exp, asOf, revision = old, old.token, old.exp, old.asOf, old.revision
+	if old := k.newest.Load(); signer != nil && c.nonce == "" && !c.fresh && old.again(signer, ses, head, now) && c.allows(old.revision, ses.floor) {
 		e.metrics.reused.Inc()
-	} else if signer != nil && asOf > 0 && now < signer.ExpiresAt(asOf) {
-		var err error
-		if tok, exp, err = c.sign(signer, k, ses, asOf, revision, now); err != nil {
-			return err
-		}
-		e.metrics.signed.Inc()
-		if c.nonce == "" {
-			k.keep(&signedToken{asOf: asOf, revision: revision, device: ses.device, exp: exp, signer: signer, token: bytes.Clone(tok)})
-		}
+		return issued{old.token, old.exp, old.asOf, old.revision, old}, nil
+	}
+	if signer == nil || t.asOf == 0 || now >= signer.ExpiresAt(t.asOf) {
+		e.metrics.unsigned.Inc()
+		return t, nil
+	}
+	var err error
+	if t.token, t.exp, err = c.sign(signer, k, ses, t.asOf, t.revision, now); err != nil {
+		return t, err
+	}
+	e.metrics.signed.Inc()
+	if c.nonce == "" {
+		k.keep(&signedToken{asOf: t.asOf, revision: t.revision, device: ses.device, exp: t.exp, signer: signer, token: bytes.Clone(t.token)})
+	}
+	return t, nil
+}
+
+// answer signs and sends what k shows.
+func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *known, ses *session, head replication.Head, now int64) error {
+	t, err := e.issue(c, env, k, ses, head, now)
+	if err != nil {
+		return err
 	}
 	h := &ctx.Response.Header
-	c.body = appendTag(c.body[:0], asOf, k.digest)
+	c.body = appendTag(c.body[:0], t.asOf, k.digest)
 	h.SetBytesV(fasthttp.HeaderETag, c.body)
 	h.Set(fasthttp.HeaderCacheControl, "private, no-cache")
 	h.Set(fasthttp.HeaderVary, "Authorization, Accept")
 	if c.wantsToken {
-		if tok == nil {
-			e.metrics.unsigned.Inc()
+		if t.token == nil {
 			return problem.New(problem.NoData, "This edge cannot sign now: what it holds is too old, or it is not certified.").After(retryAfter)
 		}
 		h.SetContentType("application/jwt")
-		ctx.Response.SetBody(tok)
+		ctx.Response.SetBody(t.token)
 		return nil
 	}
-	if tok == nil {
-		e.metrics.unsigned.Inc()
-	}
 	h.SetContentType("application/json")
-	if again != nil {
-		if sent := again.body.Load(); sent != nil && sent.now == now {
+	if t.again != nil {
+		if sent := t.again.body.Load(); sent != nil && sent.now == now {
 			ctx.Response.SetBodyRaw(sent.bytes)
 			return nil
 		}
 	}
-	b := append(c.body[:0], `{"account_id":"`...)
-	b = append(b, ses.account...)
+	c.body = k.appendAnswer(c.body[:0], env.env, ses.account, t, now)
+	if t.again != nil {
+		t.again.body.Store(&sentBody{now: now, bytes: bytes.Clone(c.body)})
+	}
+	ctx.Response.SetBody(c.body)
+	return nil
+}
+
+// appendAnswer appends the answer's JSON, which says the same as the token in it.
+func (k *known) appendAnswer(b []byte, env entitlement.Environment, id entitlement.AccountID, t issued, now int64) []byte {
+	b = append(b, `{"account_id":"`...)
+	b = append(b, id...)
 	b = append(b, `","environment":"`...)
-	b = append(b, env.env...)
+	b = append(b, env...)
 	b = append(b, `","revision":"`...)
-	b = revision.Append(b)
+	b = t.revision.Append(b)
 	b = append(b, `","server_time":`...)
 	b = entitlement.AppendTime(b, now)
 	b = append(b, `,"as_of":`...)
-	b = entitlement.AppendTime(b, asOf)
+	b = entitlement.AppendTime(b, t.asOf)
 	b = append(b, `,"fresh_until":`...)
-	b = entitlement.AppendTime(b, asOf+token.FreshSeconds)
+	b = entitlement.AppendTime(b, t.asOf+token.FreshSeconds)
 	b = append(b, `,"stale":`...)
-	b = strconv.AppendBool(b, now >= asOf+token.FreshSeconds)
+	b = strconv.AppendBool(b, now >= t.asOf+token.FreshSeconds)
 	b = append(b, `,"state":"settled",`...)
-	b = k.view.AppendJSON(b, env.env, exp)
+	b = k.view.AppendJSON(b, env, t.exp)
 	b = append(b, `,"apple_app_account_token":"`...)
 	b = append(b, k.appleToken...)
 	b = append(b, '"')
-	if tok != nil {
+	if t.token != nil {
 		b = append(b, `,"grace_token":"`...)
-		b = append(b, tok...)
+		b = append(b, t.token...)
 		b = append(b, '"')
 	}
-	b = append(b, '}')
-	c.body = b
-	if again != nil {
-		again.body.Store(&sentBody{now: now, bytes: bytes.Clone(b)})
-	}
-	ctx.Response.SetBody(b)
-	return nil
+	return append(b, '}')
 }
 
 // again reports whether t may be handed out once more: as fresh as reuseSeconds ask, of the same device and key, of the same history. That nothing shown
@@ -298,7 +325,7 @@ func (c *check) recycle() {
 	if cap(c.body) > maxPooledBody {
 		return
 	}
-	c.minRevision, c.hasMinRevision, c.wait, c.nonce, c.noneMatch, c.wantsToken = replication.Revision{}, false, 0, "", nil, false
+	c.minRevision, c.hasMinRevision, c.wait, c.nonce, c.noneMatch, c.wantsToken, c.fresh = replication.Revision{}, false, 0, "", nil, false, false
 	checks.Put(c)
 }
 

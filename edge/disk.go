@@ -27,5 +27,9 @@ func (h heard) Apply(to replication.Position, changes [][]byte) error {
 	if h.edge.room.Status().Low {
 		return errNoRoom
 	}
-	return h.Replica.Apply(to, changes)
+	err := h.Replica.Apply(to, changes)
+	if err == nil {
+		h.edge.streams.applied(changes)
+	}
+	return err
 }

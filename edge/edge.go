@@ -44,6 +44,7 @@ type Edge struct {
 	room     *room.Watch
 	registry *prometheus.Registry
 	metrics  *metrics
+	streams  *streams
 
 	stateMu sync.Mutex
 	state   atomic.Pointer[state]
@@ -107,6 +108,7 @@ func (e *Edge) open() error {
 		follow.Source = e.nats
 	}
 	e.follower = replication.NewFollower(follow)
+	e.streams = newStreams(e)
 	e.registry = prometheus.NewRegistry()
 	e.metrics = newMetrics(e.registry, e)
 	e.server = e.newServer()
@@ -114,7 +116,7 @@ func (e *Edge) open() error {
 	return err
 }
 
-// heard tells the clock of each head that the replica takes over.
+// heard tells the clock of each head that the replica takes over, and the streams of each change.
 type heard struct {
 	*replica.Replica
 	edge *Edge
@@ -126,6 +128,7 @@ func (h heard) Adopt(c replication.Copy) error {
 	err := h.Replica.Adopt(c)
 	if err == nil {
 		h.edge.metrics.snapshots.Inc()
+		h.edge.streams.replaced()
 	}
 	return err
 }
@@ -152,15 +155,16 @@ func (e *Edge) Run(ctx context.Context) error {
 		}
 	})
 	workers.Go(func() { e.keepCertified(work) })
+	workers.Go(func() { e.streams.run(work) })
 	served := make(chan error, 1)
 	go func() { served <- e.server.Serve(e.listener) }()
 	e.log.Info("edge serves", "address", e.Addr().String(), "revision", e.replica.Head().Revision().String())
 	var err error
 	select {
 	case err = <-served:
+		e.letGo()
 	case <-ctx.Done():
-		e.draining.Store(true)
-		close(e.stopped)
+		e.letGo()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		if shutErr := e.server.ShutdownWithContext(drain); shutErr != nil {
 			e.log.Warn("requests cut off at shutdown", "error", shutErr)
@@ -169,10 +173,18 @@ func (e *Edge) Run(ctx context.Context) error {
 	}
 	stop()
 	workers.Wait()
+	e.streams.serving.Wait() // each ends within writeTimeout, whether its client reads or not
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// letGo begins the end: who waits gets an answer, streams end, and no new ones begin.
+func (e *Edge) letGo() {
+	e.draining.Store(true)
+	close(e.stopped)
+	e.streams.stop()
 }
 
 // Close frees what Open took. It may be called more than once, and after Run has returned.

@@ -1,6 +1,15 @@
 package edge
 
-import "github.com/valyala/fasthttp"
+import (
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
 
 // Handle answers one request without a connection, for measuring.
 func (e *Edge) Handle(ctx *fasthttp.RequestCtx) { e.handle(ctx) }
+
+// HurryStreams sets how streams spend their time, before Run.
+func (e *Edge) HurryStreams(beat, life, patience time.Duration) {
+	e.streams.beat, e.streams.least, e.streams.most, e.streams.patience = beat, life, life+1, patience
+}

@@ -14,7 +14,8 @@ import (
 type metrics struct {
 	signed, reused, unsigned, notModified prometheus.Counter
 	problems                              *prometheus.CounterVec
-	snapshots                             prometheus.Counter
+	snapshots, streamed                   prometheus.Counter
+	streamsEnded                          *prometheus.CounterVec
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -31,16 +32,21 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 			Name: "latchkey_edge_check_duration_seconds", Help: "Time from the request's header read to the answer made.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 20},
 		}),
-		snapshots: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_replica_snapshots_total", Help: "Times that the replica was built anew from a writer's snapshot."}),
-		handler:   fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
+		snapshots:    prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_replica_snapshots_total", Help: "Times that the replica was built anew from a writer's snapshot."}),
+		streamed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_stream_events_total", Help: "Answers handed to streams."}),
+		streamsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_streams_ended_total", Help: "Streams that ended, by why."}, []string{"reason"}),
+		handler:      fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
 	for _, k := range problem.Kinds() {
 		m.problems.WithLabelValues(string(k.Slug))
 	}
+	for _, reason := range streamEnds {
+		m.streamsEnded.WithLabelValues(reason)
+	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots,
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_edge_replica_damages_total", Help: "Times that the replica's file was given up because it was found damaged."},
 			func() float64 { return float64(e.replica.Damages()) }),
 		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),
@@ -51,6 +57,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		gauge("latchkey_edge_certificate_remaining_seconds", "Time until the first of the edge's certificates ends; 0 when one is missing or over.", func() float64 { return e.certifiedFor().Seconds() }),
 		gauge("latchkey_edge_disk_free_bytes", "Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(e.room.Status().FreeBytes) }),
 		gauge("latchkey_edge_disk_low", "1 while the disk counts as nearly full and nothing new is applied.", func() float64 { return number(e.room.Status().Low) }),
+		gauge("latchkey_edge_streams", "Open streams of entitlements.", func() float64 { return float64(e.streams.open.Load()) }),
 		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 { return number(len(e.unready()) == 0) }),
 	)
 	ends := func(certificate string, at func() float64) {
@@ -65,6 +72,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 }
 
 func (m *metrics) problem(slug problem.Slug) { m.problems.WithLabelValues(string(slug)).Inc() }
+
+func (m *metrics) streamEnded(why streamEnd) { m.streamsEnded.WithLabelValues(streamEnds[why]).Inc() }
 
 func number(holds bool) float64 {
 	if holds {

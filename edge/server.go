@@ -46,6 +46,7 @@ func (e *Edge) newServer() *fasthttp.Server {
 		NoDefaultContentType:         true,
 		SecureErrorLogMessage:        true,
 		CloseOnShutdown:              true,
+		KeepHijackedConns:            true, // those of streams
 		Logger:                       quiet{},
 	}
 }
@@ -124,6 +125,8 @@ func (e *Edge) refuse(ctx *fasthttp.RequestCtx) error {
 
 func (e *Edge) handleOther(ctx *fasthttp.RequestCtx, path string) error {
 	switch path {
+	case "/v1/entitlements/stream":
+		return e.handleStream(ctx)
 	case "/healthz":
 		ctx.SetContentType("text/plain; charset=utf-8")
 		ctx.SetBodyString("ok\n")

@@ -65,6 +65,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"edge_check_half_peak": takeHalfPeak,
 	"edge_start_1m":        takeStart,
 	"production_in_flood":  takeFlood,
+	"idle_streams_memory":  takeStreams,
 	"import_revenuecat":    takeImport,
 	"propagation":          takePropagation,
 	"purchase_to_edge":     takePurchases,
