@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -205,23 +204,9 @@ func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes 
 	return "", problem.Newf(problem.Forbidden, "A key of scope %s cannot do this.", key.Scope)
 }
 
-// idempotency returns what makes the repeat of this request harmless, or nil without an Idempotency-Key. Error: a problem.
+// idempotency is idempotencyOf this request.
 func (c *apiCall) idempotency() (*store.Idempotency, error) {
-	values := c.r.Header.Values("Idempotency-Key")
-	if len(values) == 0 {
-		return nil, nil
-	}
-	key := values[0]
-	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKeyBytes || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return nil, problem.Newf(problem.InvalidRequest, "Idempotency-Key: want one, of 1 to %d printable ASCII characters.", maxIdempotencyKeyBytes)
-	}
-	h := sha256.New()
-	for _, part := range []string{string(c.env), string(c.key[:]), c.r.Method, c.r.URL.EscapedPath(), key} {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		h.Write([]byte(part))
-	}
-	body := sha256.Sum256(c.body)
-	return &store.Idempotency{Scope: h.Sum(nil), Body: body[:]}, nil
+	return idempotencyOf(c.r, c.env, c.key[:], c.body)
 }
 
 // newThing returns an id for something that the request makes: by lot, but the same for the repeat of a request under an

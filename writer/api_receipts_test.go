@@ -67,21 +67,39 @@ func (f *fakeAppStore) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
+// sale is what StoreKit says of a month of pro that was sold a minute ago.
+func sale(id, env string) object {
+	now := time.Now()
+	return object{"transactionId": id, "originalTransactionId": id, "bundleId": "com.example.app", "productId": "pro.monthly", "type": "Auto-Renewable Subscription",
+		"purchaseDate": now.Add(-time.Minute).UnixMilli(), "expiresDate": now.AddDate(0, 1, 0).UnixMilli(), "inAppOwnershipType": "PURCHASED", "environment": env, "signedDate": now.UnixMilli()}
+}
+
+// coins is what it says of a hundred coins.
+func coins(id, env string) object {
+	o := with(with(sale(id, env), "productId", "coins"), "type", "Consumable")
+	delete(o, "expiresDate")
+	return o
+}
+
+// sell makes the App Store's servers know of a sale.
+func (f *fakeAppStore) sell(o object) object {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sold[o["transactionId"].(string)] = o
+	return o
+}
+
 // transaction returns what StoreKit gives the app after the sale of a month of pro. known: the App Store's servers know of it too.
 func (f *fakeAppStore) transaction(id, env string, known bool) string {
-	now := time.Now()
-	o := object{"transactionId": id, "originalTransactionId": id, "bundleId": "com.example.app", "productId": "pro.monthly", "type": "Auto-Renewable Subscription",
-		"purchaseDate": now.Add(-time.Minute).UnixMilli(), "expiresDate": now.AddDate(0, 1, 0).UnixMilli(), "inAppOwnershipType": "PURCHASED", "environment": env, "signedDate": now.UnixMilli()}
+	o := sale(id, env)
 	if known {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.sold[id] = o
+		f.sell(o)
 	}
 	return f.Sign(f.t, o)
 }
 
-// receiptsWriter starts a writer that asks the fakes: the App Store in sandbox alone.
-func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe) *testWriter {
+// receiptsWriter starts a writer that asks the fakes: the App Store and Stripe in sandbox alone. play is nil where Play is not configured.
+func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe, play *fakePlay) *testWriter {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.der")
 	if err := os.WriteFile(root, f.Root, 0o600); err != nil {
@@ -94,11 +112,16 @@ func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe) *testWriter {
 		if env == entitlement.Sandbox {
 			e.Apple.APIKey, e.Apple.APIKeyID, e.Apple.APIIssuerID, e.Apple.APIBase = appleAPIKey(t), "K", "I", f.URL
 		}
+		if play != nil {
+			e.Google = play.asking(t)
+		}
 		c.Environments[env] = e
 	}
 	w := startWriter(t, c)
 	w.awaitReady()
-	catalog := strings.Replace(testCatalog, `"products": [`, `"products": [{"provider": "apple", "product_id": "pro.monthly", "kind": "subscription", "entitlements": ["pro"]},`, 1)
+	catalog := strings.Replace(testCatalog, `"products": [`, `"products": [{"provider": "apple", "product_id": "pro.monthly", "kind": "subscription", "entitlements": ["pro"]},
+		{"provider": "apple", "product_id": "coins", "kind": "consumable", "credits": {"coins": 100}},
+		{"provider": "google", "product_id": "pro:monthly", "kind": "subscription", "entitlements": ["pro"]}, {"provider": "google", "product_id": "life", "kind": "non_consumable", "entitlements": ["pro"]},`, 1)
 	for _, key := range []string{serverKey, productionKey} {
 		if r := w.do("PUT", "/v1/catalog", catalog, auth(key)); r.status != http.StatusOK {
 			t.Fatalf("PUT catalog = %d %s", r.status, r.text)
@@ -122,6 +145,14 @@ func shown(account string, receipts ...object) string {
 
 func signedReceipt(jws string) object { return object{"provider": "apple", "signed_transaction": jws} }
 
+func playReceipt(token string) object {
+	return object{"provider": "google", "package": "com.example.app", "purchase_token": token}
+}
+
+func sessionReceipt(id string) object {
+	return object{"provider": "stripe", "checkout_session_id": id}
+}
+
 // result returns the one result of an answer, and whether pro is active in it.
 func (r reply) result(t testing.TB) (outcome string, finish, pro bool) {
 	t.Helper()
@@ -140,17 +171,32 @@ func (r reply) result(t testing.TB) (outcome string, finish, pro bool) {
 }
 
 func TestWhatBecomesOfAReceipt(t *testing.T) {
-	f, s := startAppStore(t), startStripe(t)
-	w := receiptsWriter(t, f, s)
+	f, s, play := startAppStore(t), startStripe(t), startPlay(t)
+	w := receiptsWriter(t, f, s, play)
 	newAccount := func(key string) string { return w.do("POST", "/v1/accounts", `{}`, auth(key)).str("account_id") }
 	owned := f.transaction("1000", "Sandbox", true)
 	if outcome, _, _ := w.api("POST", "/v1/receipts", shown(newAccount(serverKey), signedReceipt(owned))).result(t); outcome != receiptRecorded {
 		t.Fatalf("the first who shows a transaction gets %s", outcome)
 	}
-	sub := subscription("sub_shown", "", "price_pro")
-	s.put("/v1/subscriptions/sub_shown", sub)
-	s.put("/v1/checkout/sessions/cs_shown", object{"id": "cs_shown", "object": "checkout.session", "mode": "subscription", "status": "complete", "payment_status": "paid",
-		"subscription": "sub_shown", "customer": "cus_sub_shown", "created": time.Now().Unix(), "livemode": false, "metadata": object{}})
+	s.put("/v1/subscriptions/sub_shown", subscription("sub_shown", "", "price_pro"))
+	s.put("/v1/checkout/sessions/cs_shown", with(with(checkout("cs_shown", ""), "mode", "subscription"), "subscription", "sub_shown"))
+	s.put("/v1/checkout/sessions/cs_test_life", with(checkout("cs_test_life", ""), "line_items", lineItems(lineItem("li_1", "price_life", 1))))
+	s.put("/v1/checkout/sessions/cs_other", with(checkout("cs_other", newAccount(serverKey)), "line_items", lineItems(lineItem("li_2", "price_life", 1))))
+	s.put("/v1/checkout/sessions/cs_open", with(with(checkout("cs_open", ""), "status", "open"), "payment_status", "unpaid"))
+	s.put("/v1/checkout/sessions/cs_expired", with(with(checkout("cs_expired", ""), "status", "expired"), "payment_status", "unpaid"))
+	s.put("/v1/checkout/sessions/cs_setup", with(with(checkout("cs_setup", ""), "mode", "setup"), "payment_status", "no_payment_required"))
+	s.put("/v1/checkout/sessions/cs_real", with(with(checkout("cs_real", ""), "livemode", true), "line_items", lineItems(lineItem("li_3", "price_life", 1))))
+	play.put("month-of-a-tester-0001", playSubscription(""))
+	play.put("life-of-a-tester-00001", playProduct("", "life"))
+	play.put("month-of-another-00001", playSubscription(newAccount(serverKey)))
+	play.put("month-that-is-paid-001", playSubscription(""))
+	delete(play.purchases["month-that-is-paid-001"], "testPurchase")
+	play.put("month-in-production-01", playSubscription(""))
+	delete(play.purchases["month-in-production-01"], "testPurchase")
+	play.put("month-under-way-000001", with(playSubscription(""), "subscriptionState", "SUBSCRIPTION_STATE_PENDING"))
+	for _, purchase := range play.purchases {
+		purchase["acknowledgementState"] = "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED"
+	}
 	tests := []struct {
 		name    string
 		key     string
@@ -167,26 +213,54 @@ func TestWhatBecomesOfAReceipt(t *testing.T) {
 		{"a real sale in sandbox", serverKey, signedReceipt(f.transaction("1004", "Production", true)), receiptEnvironment, false, false},
 		{"a real sale where nobody can be asked", productionKey, signedReceipt(f.transaction("1005", "Production", false)), receiptRecorded, true, true},
 		{"a test purchase in production", productionKey, signedReceipt(f.transaction("1006", "Sandbox", false)), receiptEnvironment, false, false},
-		{"a paid session of Stripe", serverKey, object{"provider": "stripe", "checkout_session_id": "cs_shown"}, receiptRecorded, true, true},
-		{"a session that Stripe does not know", serverKey, object{"provider": "stripe", "checkout_session_id": "cs_none"}, receiptRejected, false, false},
-		{"a session where Stripe cannot be asked", productionKey, object{"provider": "stripe", "checkout_session_id": "cs_shown"}, receiptPending, false, false},
-		{"a token of Play, which is not configured", serverKey, object{"provider": "google", "package": "com.example.app", "purchase_token": "token"}, receiptRejected, false, false},
+		{"a paid subscription's session of Stripe", serverKey, sessionReceipt("cs_shown"), receiptRecorded, true, true},
+		{"a paid session for something that lasts", serverKey, sessionReceipt("cs_test_life"), receiptRecorded, true, true},
+		{"another's session", serverKey, sessionReceipt("cs_other"), receiptOther, true, false},
+		{"a session that Stripe does not know", serverKey, sessionReceipt("cs_none"), receiptRejected, false, false},
+		{"a session that is not over", serverKey, sessionReceipt("cs_open"), receiptPending, false, false},
+		{"a session that ran out", serverKey, sessionReceipt("cs_expired"), receiptRejected, false, false},
+		{"a session that sells nothing", serverKey, sessionReceipt("cs_setup"), receiptRejected, false, false},
+		{"a real session in sandbox", serverKey, sessionReceipt("cs_real"), receiptEnvironment, false, false},
+		{"a session whose name is of the other environment", serverKey, sessionReceipt("cs_live_x"), receiptEnvironment, false, false},
+		{"a test session in production", productionKey, sessionReceipt("cs_test_life"), receiptEnvironment, false, false},
+		{"a session where Stripe cannot be asked", productionKey, sessionReceipt("cs_shown"), receiptPending, false, false},
+		{"a token of a subscription", serverKey, playReceipt("month-of-a-tester-0001"), receiptRecorded, true, true},
+		{"a token of something that lasts", serverKey, playReceipt("life-of-a-tester-00001"), receiptRecorded, true, true},
+		{"another's token", serverKey, playReceipt("month-of-another-00001"), receiptOther, true, false},
+		{"a token whose payment is under way", serverKey, playReceipt("month-under-way-000001"), receiptRecorded, true, false},
+		{"a paid token in sandbox", serverKey, playReceipt("month-that-is-paid-001"), receiptEnvironment, false, false},
+		{"a paid token in production", productionKey, playReceipt("month-in-production-01"), receiptRecorded, true, true},
+		{"a licence tester's token in production", productionKey, playReceipt("month-of-a-tester-0001"), receiptEnvironment, false, false},
+		{"what is no token of Play", serverKey, playReceipt("?"), receiptRejected, false, false},
+		{"another app's token", serverKey, with(playReceipt("month-of-a-tester-0001"), "package", "com.example.other"), receiptRejected, false, false},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			body := shown(newAccount(tt.key), tt.receipt)
-			first := w.do("POST", "/v1/receipts", body, auth(tt.key))
-			if outcome, finish, pro := first.result(t); outcome != tt.want || finish != tt.finish || pro != tt.pro {
-				t.Errorf("POST /v1/receipts = %s, want %s, finish %t, pro %t", first.text, tt.want, tt.finish, tt.pro)
-			}
-			before := w.store.Position().Revision()
-			again := w.do("POST", "/v1/receipts", body, auth(tt.key))
-			if outcome, finish, pro := again.result(t); outcome != tt.want || finish != tt.finish || pro != tt.pro || w.store.Position().Revision() != before {
-				t.Errorf("again = %s at %s, want the same and nothing written after %s", again.text, w.store.Position().Revision(), before)
-			}
-		})
+	bodies := make([]string, len(tests))
+	show := func(i int) {
+		t.Helper()
+		tt := tests[i]
+		r := w.do("POST", "/v1/receipts", bodies[i], auth(tt.key))
+		if outcome, finish, pro := r.result(t); outcome != tt.want || finish != tt.finish || pro != tt.pro {
+			t.Errorf("%s: POST /v1/receipts = %s, want %s, finish %t, pro %t", tt.name, r.text, tt.want, tt.finish, tt.pro)
+		}
 	}
-	for _, secret := range []string{owned, "cs_shown"} {
+	for i, tt := range tests {
+		bodies[i] = shown(newAccount(tt.key), tt.receipt)
+		show(i)
+	}
+	await(t, "what they left open", w.settled)
+	before := w.store.Stats().AppliedIndex
+	for i := range tests { // again
+		show(i)
+	}
+	if after := w.store.Stats().AppliedIndex; after != before {
+		t.Errorf("%d commands were written for receipts that are known", after-before)
+	}
+	for _, tt := range []struct{ provider, outcome, want string }{{"apple", receiptRecorded, "5"}, {"stripe", receiptPending, "4"}, {"google", receiptEnvironment, "4"}} {
+		if got := w.metric(`latchkey_writer_receipts_total{outcome="` + tt.outcome + `",provider="` + tt.provider + `"}`); got != tt.want {
+			t.Errorf("%s receipts of %s are counted as %s, want %s", tt.outcome, tt.provider, got, tt.want)
+		}
+	}
+	for _, secret := range []string{owned, "cs_shown", "month-of"} {
 		if strings.Contains(w.logs.String(), secret) {
 			t.Errorf("a receipt is in the log: %.20s", secret)
 		}
@@ -196,7 +270,7 @@ func TestWhatBecomesOfAReceipt(t *testing.T) {
 // TestAReceiptCountsForADayWhileItsStoreIsDown, and for as long as the store says once it is up.
 func TestAReceiptCountsForADayWhileItsStoreIsDown(t *testing.T) {
 	f := startAppStore(t)
-	w := receiptsWriter(t, f, startStripe(t))
+	w := receiptsWriter(t, f, startStripe(t), nil)
 	acc := w.account()
 	f.setDown(true)
 	jws := f.transaction("2000", "Sandbox", true)
@@ -223,7 +297,7 @@ func TestAReceiptCountsForADayWhileItsStoreIsDown(t *testing.T) {
 // TestWhoMayShowReceipts: an app for the account of its session alone, a backend for any, a reader for none.
 func TestWhoMayShowReceipts(t *testing.T) {
 	f := startAppStore(t)
-	w := receiptsWriter(t, f, startStripe(t))
+	w := receiptsWriter(t, f, startStripe(t), nil)
 	acc, other := w.account(), w.account()
 	session := w.api("POST", "/v1/accounts/"+acc+"/sessions", `{}`).str("session_token")
 	one := signedReceipt(f.transaction("3000", "Sandbox", true))

@@ -53,10 +53,12 @@ type fakePlay struct {
 	purchases map[string]object // by token
 	told      []string          // acknowledgements and consumptions
 	onTold    func()
+	questions map[string]int // about subscriptions, by token
+	down      bool
 }
 
 func startPlay(t *testing.T) *fakePlay {
-	f := &fakePlay{purchases: map[string]object{}}
+	f := &fakePlay{purchases: map[string]object{}, questions: map[string]int{}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(f.Close)
 	return f
@@ -73,7 +75,12 @@ func (f *fakePlay) serve(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	purchase, known := f.purchases[token]
+	if strings.HasPrefix(path, "subscriptionsv2/") {
+		f.questions[token]++
+	}
 	switch {
+	case f.down:
+		w.WriteHeader(http.StatusServiceUnavailable)
 	case !known || strings.HasPrefix(path, "subscriptionsv2/") != (purchase["lineItems"] != nil) && r.Method == http.MethodGet:
 		w.WriteHeader(http.StatusNotFound)
 	case r.Method == http.MethodPost:
@@ -107,8 +114,21 @@ func (f *fakePlay) tellings() []string {
 	return slices.Clone(f.told)
 }
 
-// playingWriter starts a writer that takes Play's messages and asks f.
-func playingWriter(t *testing.T, f *fakePlay) *testWriter {
+// asked counts the questions about a token.
+func (f *fakePlay) asked(token string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.questions[token]
+}
+
+func (f *fakePlay) setDown(down bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = down
+}
+
+// asking is the configuration of an environment that takes Play's messages and asks f.
+func (f *fakePlay) asking(t *testing.T) *GoogleConfig {
 	t.Helper()
 	key := googleKey()
 	set, err := json.Marshal(object{"keys": []object{{"kty": "RSA", "kid": "k", "n": base64.RawURLEncoding.EncodeToString(key.N.Bytes()), "e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes())}}})
@@ -127,9 +147,15 @@ func playingWriter(t *testing.T, f *fakePlay) *testWriter {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &GoogleConfig{Package: "com.example.app", Audience: pushAudience, Email: pushEmail, JWKSFile: jwks, ServiceAccount: config.Secret(account), APIBase: f.URL, TokenURL: f.URL + "/token"}
+}
+
+// playingWriter starts a writer that takes Play's messages and asks f.
+func playingWriter(t *testing.T, f *fakePlay) *testWriter {
+	t.Helper()
 	c := testConfigs(t, 1)[0]
 	e := c.Environments[entitlement.Sandbox]
-	e.Google = &GoogleConfig{Package: "com.example.app", Audience: pushAudience, Email: pushEmail, JWKSFile: jwks, ServiceAccount: config.Secret(account), APIBase: f.URL, TokenURL: f.URL + "/token"}
+	e.Google = f.asking(t)
 	c.Environments[entitlement.Sandbox] = e
 	w := startWriter(t, c)
 	w.awaitReady()

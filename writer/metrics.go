@@ -56,6 +56,8 @@ type metrics struct {
 	acknowledgements *prometheus.CounterVec
 	waited           *prometheus.CounterVec
 	eventToRecord    *prometheus.HistogramVec
+	receipts         *prometheus.CounterVec
+	receiptSeconds   prometheus.Histogram
 }
 
 // The ways in which what a provider knows came to be recorded.
@@ -109,6 +111,14 @@ func newMetrics(w *Writer) *metrics {
 	m.eventToRecord = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name("provider_event_to_record_seconds"), Buckets: eventBuckets,
 		Help: "Seconds from a provider's event until what it led to was recorded."}, []string{"provider", "by"})
 	m.registry.MustRegister(m.eventToRecord)
+	m.receipts = counter("receipts_total", "Receipts that apps and backends showed, by what became of them.", "provider", "outcome")
+	for _, p := range receiptProviders {
+		for _, o := range receiptOutcomes {
+			m.receipts.WithLabelValues(string(p), o)
+		}
+	}
+	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
+	m.registry.MustRegister(m.receipts, m.receiptSeconds)
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))
@@ -240,6 +250,9 @@ func (m *metrics) pulled(outcome string)      { m.pulls.WithLabelValues(outcome)
 func (m *metrics) certificate(outcome string) { m.certificates.WithLabelValues(outcome).Inc() }
 func (m *metrics) providerPull(p entitlement.Provider, outcome string) {
 	m.providerPulls.WithLabelValues(string(p), outcome).Inc()
+}
+func (m *metrics) receipt(p entitlement.Provider, outcome string) {
+	m.receipts.WithLabelValues(string(p), outcome).Inc()
 }
 func (m *metrics) session(env entitlement.Environment) {
 	m.sessionsIssued.WithLabelValues(string(env)).Inc()

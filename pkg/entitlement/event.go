@@ -326,7 +326,8 @@ type Dispute struct {
 const (
 	CheckoutPayment      = "payment"
 	CheckoutSubscription = "subscription"
-	CheckoutUnfinished   = "unfinished" // asked for before its end, or after it ran out: no purchase yet, whatever it is for
+	CheckoutUnfinished   = "unfinished" // asked for before its end: no purchase yet, whatever it is for
+	CheckoutExpired      = "expired"    // it ran out, and never becomes a purchase
 )
 
 // The payment states of a checkout: Stripe's words, and CheckoutFailed for one whose delayed payment failed.

@@ -42,6 +42,15 @@ type Adapter interface {
 	Delivery() Delivery
 }
 
+// ReceiptLink returns the link that every object of a purchase has which an app shows by a name to ask its store with: Play's purchase token, Stripe's
+// checkout session.
+func ReceiptLink(from entitlement.Provider, id string) entitlement.Link {
+	if from == entitlement.Google {
+		return playTokenLink(id)
+	}
+	return entitlement.Link(string(from) + ":" + id)
+}
+
 // Delivery is what a provider's way of delivering asks of our answers.
 type Delivery struct {
 	// RefusedStatus answers what Verify refused. 0 is 401. A provider that never repeats what was answered so gets 503: a message that our own

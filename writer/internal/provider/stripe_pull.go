@@ -118,8 +118,10 @@ func (m *stripeMessage) pulledRefund(o object) error {
 func (m *stripeMessage) pulledCheckout(o object) error {
 	session := o.plain("payment_intent")
 	switch o.text("status") {
-	case "open", "expired":
+	case "open":
 		session["mode"] = entitlement.CheckoutUnfinished
+	case "expired":
+		session["mode"] = entitlement.CheckoutExpired
 	default:
 		intent := o.in("payment_intent").text("status")
 		if o.text("payment_status") == entitlement.CheckoutUnpaid && (intent == "requires_payment_method" || intent == "canceled") {

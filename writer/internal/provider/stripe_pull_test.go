@@ -168,7 +168,7 @@ func TestPulledCheckoutsAtAnyTime(t *testing.T) {
 		{"a delayed payment that failed", "complete", "unpaid", "requires_payment_method", entitlement.CheckoutPayment, entitlement.CheckoutFailed},
 		{"a payment that was canceled", "complete", "unpaid", "canceled", entitlement.CheckoutPayment, entitlement.CheckoutFailed},
 		{"still open", "open", "unpaid", "requires_payment_method", entitlement.CheckoutUnfinished, entitlement.CheckoutUnpaid},
-		{"abandoned", "expired", "unpaid", "canceled", entitlement.CheckoutUnfinished, entitlement.CheckoutUnpaid},
+		{"abandoned", "expired", "unpaid", "canceled", entitlement.CheckoutExpired, entitlement.CheckoutUnpaid},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

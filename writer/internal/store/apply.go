@@ -114,6 +114,8 @@ func (c *command) run(d *decoded) Result {
 		return plain(c, c.removeMember)
 	case TypeClaim:
 		return api(c, "purchase.claimed", c.claimPurchase)
+	case TypeKeepAnswer:
+		return plain(c, c.keepAnswer)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -188,7 +190,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 }
 
 // known reports whether this version knows the command's type.
-func (t CommandType) known() bool { return t >= TypeInit && t <= TypeClaim }
+func (t CommandType) known() bool { return t >= TypeInit && t <= TypeKeepAnswer }
 
 // prepared keeps what Propose decoded until the state machine of this node applies the same bytes, so that a leader decodes
 // once. The key is where the bytes lie: Raft hands the leader's state machine the slice that was proposed.

@@ -31,6 +31,9 @@ const (
 	maxDurationSeconds = 100 * 366 * 24 * 3600
 )
 
+// mismatch says in words what SlugIdempotencyMismatch means.
+const mismatch = "the idempotency key was used with another request"
+
 // api runs a command of the server API: the repeat of a request gets the first result; what was done is in the audit trail.
 // fn writes nothing if it rejects.
 func api[T any](c *command, what string, fn func(*T) Result) Result {
@@ -42,7 +45,7 @@ func api[T any](c *command, what string, fn func(*T) Result) Result {
 	var seen idempotencyRow
 	if scope != nil && c.decode(bucketIdempotency, scope, &seen) && c.now-seen.Stamp < idempotencySeconds {
 		if !bytes.Equal(seen.Body, digest) && explicit {
-			return rejected(SlugIdempotencyMismatch, "the idempotency key was used with another request")
+			return rejected(SlugIdempotencyMismatch, mismatch)
 		}
 		var first Result
 		if err := entitlement.Decode(seen.Result, &first); err != nil {

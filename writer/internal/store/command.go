@@ -36,6 +36,7 @@ const (
 	TypePutMember    CommandType = 19 // PutMember
 	TypeRemoveMember CommandType = 20 // RemoveMember
 	TypeClaim        CommandType = 21 // ClaimPurchase
+	TypeKeepAnswer   CommandType = 22 // KeepAnswer
 )
 
 // Init founds a cluster: epoch 1.
@@ -175,6 +176,15 @@ type ClaimPurchase struct {
 	Purchase entitlement.PurchaseID `cbor:"2,keyasint"` // any id that it ever had
 }
 
+// KeepAnswer remembers what a request was answered with whose work was several commands, or none: its repeat under the same Idempotency-Key gets the
+// same answer.
+type KeepAnswer struct {
+	Account entitlement.AccountID `cbor:"1,keyasint"` // that it is about
+	// Answer is its body. Empty: the request has no answer that stays, and its repeat is worked on anew; the key is bound to what it asked for.
+	Answer      []byte       `cbor:"2,keyasint,omitempty"`
+	Idempotency *Idempotency `cbor:"3,keyasint"`
+}
+
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and
 // Idempotency-Key) gives the first result again; another Body hash under it is refused.
 type Idempotency struct {
@@ -193,7 +203,9 @@ type Command struct {
 
 // Limits of a command. An entry must fit Raft's transport and the journal's buffers several times over.
 const (
-	MaxEntryBytes       = 1_310_720 // 1.25 MiB: a body of 1 MiB and what surrounds it
+	MaxEntryBytes = 1_310_720 // 1.25 MiB: a body of 1 MiB and what surrounds it
+	// MaxKeptAnswerBytes bounds the answer of a KeepAnswer, which every node keeps for 24 h: 50 receipts and an account of dozens of purchases.
+	MaxKeptAnswerBytes  = 64 << 10
 	maxCorrelationBytes = 64
 	commandVersion      = 1
 	compressFrom        = 512 // smaller bodies gain less than the frame costs

@@ -114,6 +114,7 @@ type idempotencyRow struct {
 	Body   []byte `cbor:"1,keyasint"`
 	Result []byte `cbor:"2,keyasint"`
 	Stamp  int64  `cbor:"3,keyasint"`
+	Answer []byte `cbor:"4,keyasint,omitempty"` // of KeepAnswer
 }
 
 // pullRow says why a provider must be asked about a purchase.
