@@ -612,3 +612,61 @@ func TestASnapshotIsNoWayBack(t *testing.T) {
 		t.Errorf("Judge of an old epoch's manifest = %v, want ErrOlderEpoch", err)
 	}
 }
+
+// TestTwoHistoriesOfOneEpochAreNeverJoined: two restores of one backup whose epochs began in the same second count the same revisions, under the same keys, and mean
+// different changes. The chain tells them apart (I5): whatever comes of the other history, the replica is a whole state of one of them, with nothing of the other in
+// it (I6), and no revision is followed by a lower one (I7).
+func TestTwoHistoriesOfOneEpochAreNeverJoined(t *testing.T) {
+	tests := []struct {
+		name       string
+		ours, more int                     // changes of the history that is followed, and of the other one
+		silent     bool                    // the source brings no heads
+		bring      func(*stairs, [][]byte) // what comes of the other one first; with its frames
+	}{
+		{name: "its head, at the same revision", ours: 2, more: 2, bring: func(s *stairs, _ [][]byte) { s.head(s.w.SignedHead()) }},
+		{name: "its head, further on", ours: 2, more: 3, bring: func(s *stairs, _ [][]byte) { s.head(s.w.SignedHead()) }},
+		{name: "its changes over NATS, from the fork on", ours: 2, more: 3, bring: func(s *stairs, frames [][]byte) {
+			for _, f := range frames {
+				s.batch(f)
+			}
+		}},
+		{name: "its next change over NATS", ours: 2, more: 3, bring: func(s *stairs, frames [][]byte) { s.batch(frames[2]) }},
+		{name: "its changes by pull", ours: 2, more: 3, silent: true, bring: func(s *stairs, _ [][]byte) { s.pass(3 * time.Second) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStairs(t)
+			ours, other := s.w, s.w.Fork()
+			for i := range tt.ours {
+				s.put("a", fmt.Sprint("ours ", i))
+			}
+			s.settle()
+			held := s.m.Head().Position
+			s.w = other
+			var frames [][]byte
+			for i := range tt.more {
+				frames = append(frames, s.put("b", fmt.Sprint("other ", i)))
+			}
+			s.asked, s.alive = nil, !tt.silent
+			tt.bring(s, frames)
+			if p := s.m.Head().Position; p != held {
+				t.Fatalf("the replica is at %+v, want %+v as before: nothing of the other history follows it", p, held)
+			}
+			s.settle()
+			if got := s.way(); got != bySnapshot {
+				t.Errorf("it came to the other history by %s, want %s: whole or not at all", got, bySnapshot)
+			}
+			if _, mixed := s.m.records[string(record("b", "").DBKey())]; !mixed || string(s.m.records[string(record("a", "").DBKey())].Value) != "0" {
+				t.Errorf("the records are %v, want those of the other history alone", s.m.records)
+			}
+			// The history that was left counts as another one now, and what it says below the revision that is served moves nothing back.
+			s.w = ours
+			served := s.m.Head().Position
+			s.head(s.w.SignedHead())
+			s.step()
+			if p := s.m.Head().Position; p.Revision().Compare(served.Revision()) < 0 {
+				t.Errorf("from %s the replica went back to %s", served.Revision(), p.Revision())
+			}
+		})
+	}
+}

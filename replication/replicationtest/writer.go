@@ -194,6 +194,15 @@ func (w *Writer) RaiseEpoch() {
 	w.wake()
 }
 
+// Fork returns a writer of the same cluster, with the same keys, records and epoch: what each changes from now on, the other one knows nothing of. So do
+// two restores of one backup whose epochs began in the same second.
+func (w *Writer) Fork() *Writer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &Writer{Cluster: w.Cluster, Now: w.Now, roots: w.roots, root: w.root, issuer: w.issuer, issuerJWT: w.issuerJWT, position: w.position, sessions: w.sessions,
+		records: maps.Clone(w.records), changes: slices.Clone(w.changes), floor: w.floor, pos: w.pos, updated: make(chan struct{}), revocations: w.revocations, calls: map[string]int{}}
+}
+
 // SetRules changes the rules version of all positions from now on.
 func (w *Writer) SetRules(rules uint32) {
 	w.mu.Lock()

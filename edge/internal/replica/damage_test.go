@@ -237,7 +237,11 @@ func TestNothingUnprovenIsApplied(t *testing.T) {
 	r := open(t, t.TempDir())
 	defer r.Close()
 	bootstrap(t, r, w)
+	forked := w.Fork() // as a second restore of the same backup, in the same second
+	w.Put(account(4, 1))
+	follow(t, r, w)
 	before := w.Position()
+	forked.Put(account(4, 2), account(1, 2))
 	w.Put(account(1, 1), account(2, 1), account(3, 1))
 	to := w.Position()
 	good := mustBatch(t, w, before.N).Changes
@@ -260,6 +264,7 @@ func TestNothingUnprovenIsApplied(t *testing.T) {
 		{"cut short", to, [][]byte{good[0], good[1], good[2][:len(good[2])-1]}, replication.ErrFrame},
 		{"another state hash", other(func(p *replication.Position) { p.StateHash[31]++ }), good, replication.ErrDiverged},
 		{"another chain", other(func(p *replication.Position) { p.Chain[0]++ }), good, replication.ErrDiverged},
+		{"what another history of the same epoch goes on with", forked.Position(), mustBatch(t, forked, before.N).Changes, replication.ErrDiverged},
 		{"another epoch", other(func(p *replication.Position) { p.Epoch++ }), good, replication.ErrDiverged},
 		{"rules of a newer program", other(func(p *replication.Position) { p.Rules = rules + 1 }), good, replication.ErrRules},
 	}
