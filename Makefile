@@ -10,6 +10,9 @@ RACED := ./writer/... ./edge/... ./replication/... ./pkg/token/...
 ALONE := ./deploy/e2e/...
 # Programs in JavaScript that judge ours, each beside its lock file.
 JUDGES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard deploy/e2e/judge/package-lock.json deploy/storesim/judge/package-lock.json pkg/token/judge/package-lock.json))
+# The SDK for apps, with its tools.
+SDK := pkg/sdk/js
+SDK_TOOLS := $(SDK)/node_modules/.package-lock.json
 
 .PHONY: help
 help: ## this list
@@ -27,14 +30,16 @@ run: build ## the whole system on this machine; ARGS="--port 9000" and the like 
 test: lint unit race e2e ## everything that must hold, in less than 15 minutes on two cores
 
 .PHONY: lint
-lint: ## format, vet, staticcheck
+lint: $(SDK_TOOLS) ## format, vet, staticcheck, types of the SDK
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
 	go tool staticcheck ./...
+	cd $(SDK) && npm run --silent check
 
 .PHONY: unit race e2e
-unit: commands $(JUDGES)
+unit: commands $(JUDGES) $(SDK_TOOLS)
+	cd $(SDK) && npm test --silent
 	go test -timeout 10m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
 race: commands $(JUDGES)
 	CGO_ENABLED=1 go test -race -timeout 12m $(RACED)
@@ -72,9 +77,10 @@ chaos: commands ## linearizability, then faults on real processes for FOR (5m), 
 	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 
 .PHONY: sim
-sim: ## random histories under virtual time: customers over all providers (HISTORIES=100000) and a cluster under every fault (SEEDS=1000); naming one plays it alone
-	@$(if $(or $(HISTORIES),$(if $(SEEDS),,both)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
-	@$(if $(or $(SEEDS),$(if $(HISTORIES),,both)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))
+sim: $(SDK_TOOLS) ## random histories under virtual time: customers over all providers (HISTORIES=100000), clocks of devices (TRACES=1000000), a cluster under every fault (SEEDS=1000); naming one plays it alone
+	@$(if $(or $(HISTORIES),$(if $(SEEDS)$(TRACES),,all)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
+	@$(if $(or $(TRACES),$(if $(SEEDS)$(HISTORIES),,all)),cd $(SDK) && npm run --silent sim -- --traces $(or $(TRACES),1000000) --seed $(or $(SEED),1))
+	@$(if $(or $(SEEDS),$(if $(HISTORIES)$(TRACES),,all)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))
 
 .PHONY: planted
 planted: ## plants each known fault and shows which checker finds it; ONLY=<name> takes one

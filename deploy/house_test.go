@@ -224,7 +224,7 @@ func sources(t *testing.T) map[string]string {
 			return err
 		}
 		name := entry.Name()
-		if entry.IsDir() && (name == "node_modules" || name == "bin" || name == "results" || name == "testdata" || strings.HasPrefix(name, ".") && path != root && name != ".ci") {
+		if entry.IsDir() && (name == "node_modules" || name == "bin" || path == filepath.Join(root, "pkg/sdk/js/build") || path == filepath.Join(root, "pkg/sdk/js/dist") || name == "results" || name == "testdata" || strings.HasPrefix(name, ".") && path != root && name != ".ci") {
 			return filepath.SkipDir
 		}
 		if entry.IsDir() || !written.MatchString(name) || name == "package-lock.json" {

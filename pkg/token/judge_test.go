@@ -14,7 +14,8 @@ import (
 // expectations in vectors.json are those of TestVectors.
 func TestJoseReachesTheSameVerdicts(t *testing.T) {
 	out, err := judge(t, filepath.Join("..", "testdata", "vectors.json"))
-	want := fmt.Sprintf("judge: %d cases, 0 differ\n", len(readVectors(t).Cases))
+	kit := readVectors(t)
+	want := fmt.Sprintf("judge: %d cases, %d clock traces, 0 differ\n", len(kit.Cases), len(kit.ClockTraces))
 	if err != nil || string(out) != want {
 		t.Errorf("judge: %v\n%s\nwant %s", err, out, want)
 	}
@@ -22,15 +23,17 @@ func TestJoseReachesTheSameVerdicts(t *testing.T) {
 
 // The judge is judged: one wrong expectation of either kind makes it fail.
 func TestTheJudgeFindsAWrongVerdict(t *testing.T) {
-	plants := map[string]func(*vector){
-		"an accepted token expected to be refused":     func(v *vector) { v.Accept = false },
-		"an allowed entitlement expected to be denied": func(v *vector) { v.Allows["pro"] = false },
+	plants := map[string]func(*vectors){
+		"an accepted token expected to be refused":     func(kit *vectors) { kit.Cases[0].Accept = false },
+		"an allowed entitlement expected to be denied": func(kit *vectors) { kit.Cases[0].Allows["pro"] = false },
+		"a trusted time that is a second off":          func(kit *vectors) { kit.ClockTraces[0].Steps[1].Trusted++ },
+		"another status of the held answer":            func(kit *vectors) { kit.ClockTraces[0].Steps[1].Status = "unverified" },
 	}
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
 			kit := readVectors(t)
-			kit.Cases = kit.Cases[:1]
-			plant(&kit.Cases[0])
+			kit.Cases, kit.ClockTraces = kit.Cases[:1], kit.ClockTraces[:1]
+			plant(&kit)
 			text, err := json.Marshal(kit)
 			if err != nil {
 				t.Fatal(err)

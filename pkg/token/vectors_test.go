@@ -22,6 +22,9 @@ type vectors struct {
 	About string            `json:"about"`
 	Roots map[string]string `json:"roots"` // SPKI PEM by name
 	Cases []vector          `json:"cases"`
+
+	AboutClock  string       `json:"about_clock_traces"`
+	ClockTraces []clockTrace `json:"clock_traces"`
 }
 
 // vector is one token and what an app that expects the given must make of it.
@@ -74,7 +77,7 @@ func reasonName(err error) string {
 
 // Our verifier reaches the expected verdict on every vector, and the file is what this test generates.
 func TestVectors(t *testing.T) {
-	kit := vectors{About: vectorsAbout, Roots: map[string]string{}}
+	kit := vectors{About: vectorsAbout, Roots: map[string]string{}, AboutClock: clockAbout, ClockTraces: clockTraces()}
 	roots := map[string]*ecdsa.PublicKey{}
 	for _, name := range []string{"root", "root-spare"} {
 		pub := &fixedKey(t, name).PublicKey

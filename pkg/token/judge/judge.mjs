@@ -196,5 +196,34 @@ for (const c of vectors.cases) {
     console.log(`differs: ${c.name}: got ${JSON.stringify(got)} (${why ?? 'no error'}), want ${JSON.stringify(want)}`);
   }
 }
-console.log(`judge: ${vectors.cases.length} cases, ${differ} differ`);
+// The traces of a device's clocks need no jose. at is the trusted time at a step: that of the anchor, and what the monotonic clock has counted since.
+const at = (anchor, s) => anchor.time + Math.max(0, s.monotonic - anchor.monotonic);
+const status = (anchor, s, held) => {
+  const time = at(anchor, s);
+  if (!held) return 'unverified';
+  if (time >= held.expires_at) return 'grace_expired';
+  if (time < held.fresh_until) return 'verified';
+  return s.wall < time - 300 || s.wall >= held.expires_at + 300 ? 'clock_suspect' : 'verified_offline';
+};
+for (const trace of vectors.clock_traces) {
+  let anchor, kept, held;
+  for (const s of trace.steps) {
+    const { boot, monotonic } = s;
+    if (s.do === 'begin') {
+      const goesOn = kept?.boot === boot && kept.monotonic <= monotonic;
+      anchor = { time: Math.max(kept?.time ?? 0, s.built_at ?? 0), boot, monotonic: goesOn ? kept.monotonic : monotonic };
+    } else if (s.do === 'learn') {
+      const fast = at(anchor, s) - s.issued_at;
+      anchor = { time: fast < 0 || (s.proven && fast <= 300) ? s.issued_at : at(anchor, s), boot, monotonic };
+      held = s;
+    } else if (s.do === 'keep') {
+      kept = { time: at(anchor, s), boot, monotonic };
+    }
+    if (at(anchor, s) !== s.trusted || status(anchor, s, held) !== s.status) {
+      differ++;
+      console.log(`differs: ${trace.name}: ${s.do} at ${s.monotonic}: got ${at(anchor, s)} ${status(anchor, s, held)}, want ${s.trusted} ${s.status}`);
+    }
+  }
+}
+console.log(`judge: ${vectors.cases.length} cases, ${vectors.clock_traces.length} clock traces, ${differ} differ`);
 process.exit(differ === 0 ? 0 : 1);

@@ -1,0 +1,2 @@
+export { Refused } from './jws.js';
+export { webCryptoVerifier, type Point, type Verifier } from './verifier.js';
