@@ -15,7 +15,7 @@ type metrics struct {
 	signed, reused, unsigned, notModified prometheus.Counter
 	problems                              *prometheus.CounterVec
 	snapshots, streamed                   prometheus.Counter
-	streamsEnded                          *prometheus.CounterVec
+	streamsEnded, relays                  *prometheus.CounterVec
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -35,10 +35,14 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		snapshots:    prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_replica_snapshots_total", Help: "Times that the replica was built anew from a writer's snapshot."}),
 		streamed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_stream_events_total", Help: "Answers handed to streams."}),
 		streamsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_streams_ended_total", Help: "Streams that ended, by why."}, []string{"reason"}),
+		relays:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_relays_total", Help: "Requests of apps that were to be passed on to a writer, by what became of them."}, []string{"outcome"}),
 		handler:      fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
 	for _, k := range problem.Kinds() {
 		m.problems.WithLabelValues(string(k.Slug))
+	}
+	for _, o := range []string{relayAnswered, relayElsewhere, relayUnavailable, relayBusy} {
+		m.relays.WithLabelValues(o)
 	}
 	for _, reason := range streamEnds {
 		m.streamsEnded.WithLabelValues(reason)
@@ -46,7 +50,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded,
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded, m.relays,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_edge_replica_damages_total", Help: "Times that the replica's file was given up because it was found damaged."},
 			func() float64 { return float64(e.replica.Damages()) }),
 		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),

@@ -13,10 +13,11 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/replication"
 )
 
-// What an app writes is passed on to the writer that this edge follows, as it came, so that an app needs one address. The edge judges nothing of it:
-// the writer checks the app's credential itself, and its answer goes back as it is.
+// What an app writes is passed on to a writer as it came, so that an app needs one address. The edge judges nothing of it: the writer checks the app's
+// credential itself, and its answer goes back as it is.
 
 const (
 	receiptsPath = "/v1/receipts"
@@ -26,6 +27,9 @@ const (
 	receiptsReadTimeout = 10 * time.Second
 	// relayTimeout is longer than a writer takes: it asks providers for some seconds.
 	relayTimeout = 20 * time.Second
+	// relayPatience is how long one writer may be silent before another is asked as well. It is longer than most answers take, and short enough that
+	// two writers that hang leave an app with a usual timeout of 10 s its answer.
+	relayPatience = 3 * time.Second
 	// maxRelays bounds the requests that are under way at a writer, each of which holds a body and an answer.
 	maxRelays = 64
 	// maxRelayedAnswer bounds an answer: 50 results beside the largest record that there is.
@@ -42,62 +46,137 @@ func relayed(h *fasthttp.RequestHeader) (fasthttp.RequestConfig, bool) {
 
 // relayedHeaders go to the writer, and answeredHeaders back to the app.
 var (
-	relayedHeaders  = []string{fasthttp.HeaderAuthorization, fasthttp.HeaderContentType}
+	relayedHeaders  = []string{fasthttp.HeaderAuthorization, fasthttp.HeaderContentType, "Idempotency-Key"}
 	answeredHeaders = []string{fasthttp.HeaderContentType, fasthttp.HeaderCacheControl, fasthttp.HeaderRetryAfter, fasthttp.HeaderWWWAuthenticate, "Request-Id"}
+)
+
+// What became of a request that was to be passed on, in the words of the metrics.
+const (
+	relayAnswered    = "answered"    // by the writer that this edge follows
+	relayElsewhere   = "elsewhere"   // by another one, because that one did not
+	relayUnavailable = "unavailable" // by none
+	relayBusy        = "busy"        // too many were under way
 )
 
 // errNoWriter means that no writer gave an answer that can be passed back.
 var errNoWriter = errors.New("no answer of a writer")
 
-// handleRelay passes a request on. Sending it again is harmless, whatever became of it: an app is told to.
+// handleRelay passes a request on.
 func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx) error {
 	select {
 	case e.relays <- struct{}{}:
 		defer func() { <-e.relays }()
 	default:
+		e.metrics.relays.WithLabelValues(relayBusy).Inc()
 		return problem.New(problem.Unavailable, "This edge passes too much on already.").After(retryAfter)
 	}
-	if err := e.relay(ctx); err != nil {
+	asked := relayedRequest{path: receiptsPath, header: http.Header{}, body: bytes.Clone(ctx.PostBody())} // ctx's own memory ends with the request
+	for _, name := range relayedHeaders {
+		if value := ctx.Request.Header.Peek(name); len(value) > 0 {
+			asked.header.Set(name, string(value))
+		}
+	}
+	answer, outcome, err := e.relay(asked)
+	e.metrics.relays.WithLabelValues(outcome).Inc()
+	if err != nil {
 		e.log.LogAttrs(e.logContext(), slog.LevelWarn, "request not passed on", slog.String("request_id", requestID(ctx)), slog.Any("error", err))
 		return problem.New(problem.Unavailable, "No writer answers this edge now.").After(retryAfter)
 	}
-	return nil
-}
-
-func (e *Edge) relay(ctx *fasthttp.RequestCtx) error {
-	client := e.follower.Client()
-	if client == nil {
-		return errNoWriter
-	}
-	within, cancel := context.WithTimeout(e.logContext(), relayTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(within, http.MethodPost, client.Base()+receiptsPath, bytes.NewReader(bytes.Clone(ctx.PostBody())))
-	if err != nil {
-		return err
-	}
-	for _, name := range relayedHeaders {
-		if value := ctx.Request.Header.Peek(name); len(value) > 0 {
-			req.Header.Set(name, string(value))
-		}
-	}
-	resp, err := client.HTTP().Do(req)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoWriter, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRelayedAnswer+1))
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoWriter, err)
-	}
-	if len(body) > maxRelayedAnswer {
-		return fmt.Errorf("%w: it is longer than %d bytes", errNoWriter, maxRelayedAnswer)
-	}
 	for _, name := range answeredHeaders {
-		if value := resp.Header.Get(name); value != "" {
+		if value := answer.header.Get(name); value != "" {
 			ctx.Response.Header.Set(name, value)
 		}
 	}
-	ctx.SetStatusCode(resp.StatusCode)
-	ctx.SetBody(body)
+	ctx.SetStatusCode(answer.status)
+	ctx.SetBody(answer.body)
 	return nil
+}
+
+// relayedRequest is a request as the app sent it.
+type relayedRequest struct {
+	path   string
+	header http.Header
+	body   []byte
+}
+
+// relayedAnswer is what one writer answered.
+type relayedAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+	err    error // errNoWriter: none came
+	first  bool  // of the writer that this edge follows
+}
+
+// serves reports whether the writer did its part. One that says 503 could not, and another may: it may be cut off from the others.
+func (a relayedAnswer) serves() bool {
+	return a.err == nil && a.status != http.StatusServiceUnavailable
+}
+
+// relay asks the writer that this edge follows, and the next one where that one fails or is silent for relayPatience, and returns the first answer of
+// one that serves; where none does, what the last one said. A request may so be done by several writers at once, or once more after it was done:
+// whatever is passed on must be harmless to repeat. Receipts are: the same proof is recorded once, and a purchase is claimed from nobody.
+// Error: errNoWriter.
+func (e *Edge) relay(asked relayedRequest) (relayedAnswer, string, error) {
+	within, cancel := context.WithTimeout(e.logContext(), relayTimeout)
+	defer cancel() // ends what is still under way at others
+	writers := e.follower.Clients()
+	answers := make(chan relayedAnswer, len(writers))
+	next, waiting := 0, 0
+	patience := time.NewTimer(relayPatience)
+	defer patience.Stop()
+	askNext := func() {
+		if next == len(writers) {
+			return
+		}
+		client, first := writers[next], next == 0
+		next, waiting = next+1, waiting+1
+		go func() {
+			answer := relayTo(within, client, asked)
+			answer.first = first
+			answers <- answer
+		}()
+		patience.Reset(relayPatience)
+	}
+	last := relayedAnswer{err: errNoWriter}
+	for askNext(); waiting > 0; {
+		select {
+		case <-patience.C:
+			askNext()
+		case answer := <-answers:
+			waiting--
+			switch {
+			case answer.serves() && answer.first:
+				return answer, relayAnswered, nil
+			case answer.serves():
+				return answer, relayElsewhere, nil
+			case answer.err == nil || last.err != nil: // what a writer says tells more than that one says nothing
+				last = answer
+			}
+			askNext()
+		}
+	}
+	return last, relayUnavailable, last.err
+}
+
+// relayTo passes a request on to one writer.
+func relayTo(ctx context.Context, client *replication.Client, asked relayedRequest) relayedAnswer {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, client.Base()+asked.path, bytes.NewReader(asked.body))
+	if err != nil {
+		return relayedAnswer{err: fmt.Errorf("%w: %w", errNoWriter, err)}
+	}
+	req.Header = asked.header.Clone()
+	resp, err := client.HTTP().Do(req)
+	if err != nil {
+		return relayedAnswer{err: fmt.Errorf("%w: %w", errNoWriter, err)}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRelayedAnswer+1))
+	switch {
+	case err != nil:
+		return relayedAnswer{err: fmt.Errorf("%w: %w", errNoWriter, err)}
+	case len(body) > maxRelayedAnswer:
+		return relayedAnswer{err: fmt.Errorf("%w: it is longer than %d bytes", errNoWriter, maxRelayedAnswer)}
+	}
+	return relayedAnswer{status: resp.StatusCode, header: resp.Header, body: body}
 }

@@ -1,11 +1,15 @@
 package edge_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/latchkey/latchkey/edge"
 )
 
 // TestReceiptsArePassedOnAsTheyCame: what the app sends reaches a writer with the app's credential, and what the writer says reaches the app.
@@ -83,5 +87,105 @@ func TestReceiptsArePassedOnAsTheyCame(t *testing.T) {
 	}
 	if resp, body := r.get("/v1/receipts", nil); resp.StatusCode != http.StatusNotFound {
 		t.Errorf("GET /v1/receipts = %d %s, want nothing there", resp.StatusCode, body)
+	}
+}
+
+// TestAnotherWriterAnswersWhereTheFirstDoesNot: the app gets its answer as long as one of the writers gives one, the one that the edge follows is asked
+// first, and nobody else is where that one serves.
+func TestAnotherWriterAnswersWhereTheFirstDoesNot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	hold := make(chan struct{})
+	behaviours := map[string]func(http.ResponseWriter){
+		"serves":  func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"results":[]}`) },
+		"refuses": func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+		"has no leader": func(w http.ResponseWriter) {
+			w.Header().Set("Retry-After", "2")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		},
+		"breaks off": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"hangs":      func(http.ResponseWriter) { <-hold },
+	}
+	var mu sync.Mutex
+	var does [3]string
+	var asked [3]int
+	key := ""
+	servers := make([]*httptest.Server, 3)
+	for i := range servers {
+		servers[i] = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if !strings.HasPrefix(req.URL.Path, "/v1/") {
+				r.writer.ServeHTTP(w, req)
+				return
+			}
+			body, err := io.ReadAll(req.Body)
+			if err != nil || string(body) != `{"receipts": []}` {
+				t.Errorf("writer %d was asked with %q, %v", i, body, err)
+			}
+			mu.Lock()
+			asked[i]++
+			key = req.Header.Get("Idempotency-Key")
+			behave := behaviours[does[i]]
+			mu.Unlock()
+			behave(w)
+		}))
+		t.Cleanup(servers[i].Close)
+	}
+	t.Cleanup(func() { close(hold) })
+	r.startWith(func(c *edge.Config) {
+		c.Writers.URLs = nil
+		for _, s := range servers {
+			c.Writers.URLs = append(c.Writers.URLs, s.URL)
+		}
+	})
+	r.ready()
+	tests := []struct {
+		writers [3]string
+		status  int
+		asked   [3]int
+		outcome string
+	}{
+		{[3]string{"serves", "serves", "serves"}, 200, [3]int{1, 0, 0}, "answered"},
+		{[3]string{"refuses", "serves", "serves"}, 403, [3]int{1, 0, 0}, "answered"},
+		{[3]string{"breaks off", "serves", "serves"}, 200, [3]int{1, 1, 0}, "elsewhere"},
+		{[3]string{"has no leader", "breaks off", "serves"}, 200, [3]int{1, 1, 1}, "elsewhere"},
+		{[3]string{"has no leader", "breaks off", "breaks off"}, 503, [3]int{1, 1, 1}, "unavailable"},
+		{[3]string{"hangs", "has no leader", "serves"}, 200, [3]int{1, 1, 1}, "elsewhere"},
+	}
+	counted := map[string]int{}
+	for _, tt := range tests {
+		mu.Lock()
+		does, asked = tt.writers, [3]int{}
+		mu.Unlock()
+		req, err := http.NewRequest(http.MethodPost, r.base+"/v1/receipts", strings.NewReader(`{"receipts": []}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if tt.outcome == "answered" { // with one Go itself sends a request again over another connection where it was cut off
+			want = "k"
+			req.Header.Set("Idempotency-Key", want)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		mu.Lock()
+		got := asked
+		if key != want {
+			t.Errorf("%v: the writer got the Idempotency-Key %q, want %q", tt.writers, key, want)
+		}
+		mu.Unlock()
+		if resp.StatusCode != tt.status || got != tt.asked {
+			t.Errorf("%v: %d after %v were asked, want %d after %v", tt.writers, resp.StatusCode, got, tt.status, tt.asked)
+		}
+		if after := resp.Header.Get("Retry-After"); tt.status == http.StatusServiceUnavailable && after != "2" {
+			t.Errorf("%v: Retry-After %q, want what the writer said", tt.writers, after)
+		}
+		counted[tt.outcome]++
+		_, metrics := r.get("/metrics", nil)
+		if want := fmt.Sprintf("latchkey_edge_relays_total{outcome=%q} %d\n", tt.outcome, counted[tt.outcome]); !strings.Contains(string(metrics), want) {
+			t.Errorf("%v: /metrics lacks %s", tt.writers, want)
+		}
 	}
 }

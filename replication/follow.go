@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -128,12 +129,21 @@ func (f *Follower) Status() FollowStatus {
 
 // Client returns the client of the writer in use, for the other requests of the internal API. Nil without writers.
 func (f *Follower) Client() *Client {
+	if all := f.Clients(); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// Clients returns the clients of all writers, that of the one in use first, then those that would be tried next.
+func (f *Follower) Clients() []*Client {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.clients) == 0 {
 		return nil
 	}
-	return f.clients[f.ladder.Writer()]
+	inUse := f.ladder.Writer()
+	return slices.Concat(f.clients[inUse:], f.clients[:inUse])
 }
 
 // Follow runs until ctx ends. It returns an error only for a source that cannot be subscribed to.
