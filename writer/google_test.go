@@ -52,6 +52,7 @@ type fakePlay struct {
 	mu        sync.Mutex
 	purchases map[string]object // by token
 	told      []string          // acknowledgements and consumptions
+	voided    []object          // the list of what was taken back
 	onTold    func()
 	questions map[string]int // about subscriptions, by token
 	down      bool
@@ -70,6 +71,12 @@ func (f *fakePlay) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/androidpublisher/v3/applications/com.example.app/purchases/")
+	if path == "voidedpurchases" {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(object{"voidedPurchases": f.voided})
+		return
+	}
 	_, token, _ := strings.Cut(path, "/tokens/")
 	token, action, _ := strings.Cut(token, ":")
 	f.mu.Lock()

@@ -37,6 +37,7 @@ func (w *Writer) lead(ctx context.Context) {
 		var publishing sync.WaitGroup
 		publishing.Go(func() { w.publish(leading) })
 		publishing.Go(func() { w.pull(leading) })
+		publishing.Go(func() { w.pullVoided(leading) })
 		w.setUp(leading)
 		<-leading.Done()
 		publishing.Wait()

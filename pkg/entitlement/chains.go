@@ -36,7 +36,7 @@ type chainTerm struct {
 }
 
 // foldChains decides what one provider's transactions give. Revocations count whoever tells of them.
-func foldChains(objects []Object, by Provider, billingGrace func(store string) int64) []Item {
+func foldChains(objects []Object, by Provider, overtakes bool, billingGrace func(store string) int64) []Item {
 	chains := map[string]*chain{}
 	renewals := map[string]*Object{}
 	revocations := map[string][]*Object{}
@@ -66,7 +66,7 @@ func foldChains(objects []Object, by Provider, billingGrace func(store string) i
 		slices.SortFunc(c.terms, func(a, b chainTerm) int {
 			return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end), cmp.Compare(a.ID, b.ID))
 		})
-		item := c.fold(billingGrace)
+		item := c.fold(overtakes, billingGrace)
 		if at := replacedAt(c.id, renewals, chains); at != 0 {
 			item.replace(at)
 		}
@@ -175,6 +175,33 @@ func (c *chain) newest() (t *chainTerm, ok bool) {
 	return t, true
 }
 
+// overtake ends each term up to the present one where the next one of another product began: of a year that was changed for a month at once nothing is
+// left, whatever the year's own end. A renewal takes nothing from the term before it, and what is not known to have begun, or not confirmed yet, from none.
+func (c *chain) overtake(present *chainTerm) {
+	met := false
+	var next, other *chainTerm // the next term, and the next one of another product than that
+	for i := len(c.terms) - 1; i >= 0; i-- {
+		t := &c.terms[i]
+		if met = met || t == present; !met || !t.Transaction.Recurring || t.start == 0 {
+			continue
+		}
+		by := next
+		if next != nil && next.Transaction.Product == t.Transaction.Product {
+			by = other
+		}
+		if by != nil && by.start > t.start {
+			t.end = min(t.end, by.start)
+		}
+		if t.Transaction.State != TransactionPaid || t.Transaction.Provisional {
+			continue
+		}
+		if next != nil && next.Transaction.Product != t.Transaction.Product {
+			other = next
+		}
+		next = t
+	}
+}
+
 // lastLive returns the term that gives access the longest, or nil.
 func (c *chain) lastLive() *chainTerm {
 	var last *chainTerm
@@ -199,8 +226,11 @@ func (c *chain) standing(newest *chainTerm) (r Renewal, at int64, told bool) {
 	return *c.renewal.Renewal, at, true
 }
 
-func (c *chain) fold(billingGrace func(store string) int64) Item {
+func (c *chain) fold(overtakes bool, billingGrace func(store string) int64) Item {
 	newest, paid := c.newest()
+	if overtakes && paid {
+		c.overtake(newest)
+	}
 	t := newest.Transaction
 	item := Item{ID: c.id, Recurring: t.Recurring, Ownership: t.Ownership, Provisional: t.Provisional, Promo: t.Promo, Entitlements: t.Entitlements}
 	item.show(newest)

@@ -31,6 +31,8 @@ func by(p Provider, at int64, o Object) Object {
 	return o
 }
 
+func yearly(t *Transaction) { t.Product = "yearly" }
+
 func revokedAt(at int64) func(*Transaction) { return func(t *Transaction) { t.RevokedAt = at } }
 
 func TestChainsOfTerms(t *testing.T) {
@@ -93,6 +95,27 @@ func TestChainsOfTerms(t *testing.T) {
 			Item{State: Revoked, Reason: ReasonRevoked, AccessUntil: april + day, Ownership: Family}},
 	}
 	policy := Policy{BillingGrace: map[Provider]int64{Apple: 3 * day}}
+	const year = april + 365*day
+	tests = append(tests, []struct {
+		name    string
+		objects []Object
+		want    Item
+	}{
+		{"a year that was changed for a month at once ends where the month begins", []Object{term("2", april, year, yearly), term("3", may, june), standing(may, Renewal{Phase: PhaseActive, WillRenew: true})},
+			Item{State: Live, AccessUntil: june + day, WillRenew: true}},
+		{"the refund of that month brings no year back", []Object{term("2", april, year, yearly), term("3", may, june, revokedAt(may+day)), standing(may, Renewal{Phase: PhaseActive})},
+			Item{State: Revoked, Reason: ReasonRefunded, AccessUntil: may + day}},
+		{"a change whose payment waits ends nothing", []Object{term("2", april, year, yearly), term("3", may, june, func(t *Transaction) { t.State = TransactionPending })},
+			Item{State: Live, AccessUntil: year, WillRenew: true}},
+		{"nor does one that is not known to have begun", []Object{term("2", april, year, yearly), term("3", 0, june), standing(may, Renewal{Phase: PhaseActive})},
+			Item{State: Live, AccessUntil: year}},
+		{"nor one before the term that the provider names as present", []Object{term("2", april, year, yearly), term("3", may, june), standing(may+1, Renewal{Phase: PhaseActive, Transaction: "2"})},
+			Item{State: Live, AccessUntil: year}},
+		{"nor does a renewal of the same product", []Object{term("2", april, june), term("3", may, june, revokedAt(may+day)), standing(may, Renewal{Phase: PhaseActive})},
+			Item{State: Live, AccessUntil: june}},
+		{"each change of several ends what was before it", []Object{term("2", april, year, yearly), term("3", april+day, may), term("4", april+2*day, may+day), term("5", may+day, june, yearly), renews},
+			Item{State: Live, AccessUntil: june, WillRenew: true}},
+	}...)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			evidence := Evidence{}.Add(tt.objects...)
@@ -112,6 +135,25 @@ func TestChainsOfTerms(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What was folded by the rules before is folded alike, however new the program: records of a log that is read again are the same.
+func TestTheLongestEndCountedBeforeRules3(t *testing.T) {
+	chain := Evidence{}.Add(term("2", april, april+365*day, yearly), term("3", may, june))
+	paid := Evidence{}.Add(subscriptionIs(PastDue), invoice("in_1", InvoicePaid, line(start-month, start+11*month, 900)),
+		invoice("in_3", InvoicePaid, line(start-month/2, start+month/2, 90)))
+	for _, tt := range []struct {
+		rules         uint32
+		chain, stripe int64
+	}{{1, april + 365*day, start + 11*month}, {2, april + 365*day, start + 11*month}, {3, june, start + month/2}, {0, june, start + month/2}} {
+		policy := Policy{Rules: tt.rules}
+		if got := Fold(chain, policy).Items[0].Term.EndsAt; got != tt.chain {
+			t.Errorf("rules %d: the term ends at %d, want %d", tt.rules, got, tt.chain)
+		}
+		if got := Fold(paid, policy).Items[0].Term.EndsAt; got != tt.stripe {
+			t.Errorf("rules %d: Stripe's term ends at %d, want %d", tt.rules, got, tt.stripe)
+		}
 	}
 }
 

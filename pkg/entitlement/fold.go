@@ -111,7 +111,7 @@ func (f *facts) telling(by Provider) telling {
 	if by == Stripe {
 		return f.stripeTelling()
 	}
-	t := telling{by: by, items: foldChains(f.objects, by, f.billingGrace(by))}
+	t := telling{by: by, items: foldChains(f.objects, by, f.policy.overtakes(), f.billingGrace(by))}
 	var newest *Object
 	for i := range f.objects {
 		o := &f.objects[i]
@@ -287,7 +287,7 @@ func (f *facts) itemOf(l InvoiceLine) string {
 	return ""
 }
 
-// paidThrough returns the line that paid for item the longest: its end is when what was paid for ends. Money that was given back in full
+// paidThrough returns the line that paid for item last: its end is when what was paid for ends. Money that was given back in full
 // paid for nothing. ok is false when no paid invoice has been seen; when all were given back, the line is empty from where the last began.
 func (f *facts) paidThrough(item string) (best InvoiceLine, ok bool) {
 	for pass := range 2 {
@@ -299,7 +299,7 @@ func (f *facts) paidThrough(item string) (best InvoiceLine, ok bool) {
 				if pass == 1 {
 					l.EndsAt = l.StartsAt
 				}
-				if l.EndsAt = clampTime(l.EndsAt); !ok || l.EndsAt > best.EndsAt {
+				if l.EndsAt = clampTime(l.EndsAt); !ok || f.paysLater(&l, &best) {
 					best, ok = l, true
 				}
 			}
@@ -309,6 +309,18 @@ func (f *facts) paidThrough(item string) (best InvoiceLine, ok bool) {
 		}
 	}
 	return best, ok
+}
+
+// paysLater reports whether of two lines for one item a is the one that was paid for last: the one that begins later, because a plan that is changed
+// for a shorter one begins anew. A line of no length is about something else.
+func (f *facts) paysLater(a, b *InvoiceLine) bool {
+	if !f.policy.overtakes() {
+		return a.EndsAt > b.EndsAt
+	}
+	if lasts := a.EndsAt > a.StartsAt; lasts != (b.EndsAt > b.StartsAt) {
+		return lasts
+	}
+	return cmp.Or(cmp.Compare(a.StartsAt, b.StartsAt), cmp.Compare(a.EndsAt, b.EndsAt)) > 0
 }
 
 // termRefundedAt returns when the money for the term of item that starts at start was given back in full, or 0. An invoice touches the

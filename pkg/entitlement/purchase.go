@@ -139,7 +139,17 @@ type Policy struct {
 	SandboxAccess SandboxAccess `cbor:"2,keyasint,omitempty"`
 	// SharingOff: what a provider shares beside the owner gives nothing.
 	SharingOff bool `cbor:"3,keyasint,omitempty"`
+
+	// Rules is the version of the rules in force, and no part of what is stored: whoever folds what an older version of the cluster folded says so.
+	// Zero is the newest.
+	Rules uint32 `cbor:"-"`
 }
+
+// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted.
+const rulesOvertaken = 3
+
+// overtakes reports whether a term ends where one of another product takes its place.
+func (p *Policy) overtakes() bool { return p.Rules == 0 || p.Rules >= rulesOvertaken }
 
 // SandboxAccess says for whom test purchases of App Review, TestFlight and licence testers count in production: invariant I15.
 type SandboxAccess string

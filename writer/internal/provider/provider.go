@@ -90,6 +90,15 @@ type Acknowledger interface {
 	Acknowledge(ctx context.Context, e entitlement.Evidence, id string, consumable func(entitlement.Sold) bool) error
 }
 
+// VoidLister is a Puller whose provider keeps a list of the sales that it took back: messages about them can be lost, and an answer about such a sale may
+// still show it as it was.
+type VoidLister interface {
+	Puller
+
+	// VoidedPurchases lists what was taken back between two times, as events: the same ones however often it is asked. Errors: as Pull's.
+	VoidedPurchases(ctx context.Context, from, to time.Time) ([]entitlement.Event, error)
+}
+
 // What a pull can come to, by what to do next. They are inside a *PullError.
 var (
 	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.

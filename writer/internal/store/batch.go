@@ -229,6 +229,7 @@ func (b *batch) revision() replication.Revision {
 // policyOf returns the environment's policy.
 func (b *batch) policyOf(env entitlement.Environment) entitlement.Policy {
 	if p := b.policy[env]; p != nil {
+		p.Rules = b.st.Rules
 		return *p
 	}
 	p := entitlement.DefaultPolicy
@@ -239,5 +240,6 @@ func (b *batch) policyOf(env entitlement.Environment) entitlement.Policy {
 		}
 	}
 	b.policy[env] = &p
+	p.Rules = b.st.Rules
 	return p
 }

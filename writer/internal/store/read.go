@@ -238,6 +238,7 @@ func (r *Reader) Policy(env entitlement.Environment) (entitlement.Policy, error)
 	if err == nil && !ok {
 		p = entitlement.DefaultPolicy
 	}
+	p.Rules = r.st.Rules
 	return p, err
 }
 
