@@ -3,6 +3,7 @@ module github.com/latchkey/latchkey
 go 1.26.4
 
 require (
+	github.com/MicahParks/jwkset v0.11.3
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/c2sp/wycheproof v0.0.0-20260902155932-3fa63dd0344a
 	github.com/cenkalti/backoff/v5 v5.0.3

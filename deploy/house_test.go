@@ -77,6 +77,7 @@ func TestEachOutsideTechnologyHasOneOwner(t *testing.T) {
 		"github.com/fasthttp":                {"edge"},
 		"github.com/stripe/stripe-go":        {"writer/internal/provider"},
 		"github.com/golang-jwt/jwt":          {"pkg/token", "writer/internal/provider"},
+		"github.com/MicahParks/jwkset":       {"pkg/identity"},
 		"github.com/fxamacker/cbor":          {"pkg/entitlement", "writer/internal/store"},
 		"github.com/knadh/koanf":             {"pkg/config"},
 		module + "/replication/natsd":        {"writer"},
