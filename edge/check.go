@@ -73,6 +73,10 @@ func (e *Edge) handleCheck(ctx *fasthttp.RequestCtx) error {
 		return err
 	}
 	defer x.Close()
+	if err := e.clients.admitAccount(ctx, ses.env, ses.account); err != nil {
+		e.metrics.limitedAccount.Inc()
+		return err
+	}
 	s, err := e.stateOf(&x)
 	if err != nil {
 		return err

@@ -31,6 +31,12 @@ type Config struct {
 	// that have such a section too.
 	TLS *mutual.Files `config:"tls"`
 
+	// HTTPS, when given, has the edge end TLS for apps itself. Without it a reverse proxy in front does.
+	HTTPS *HTTPSConfig `config:"https"`
+
+	// Clients says how the edge knows who asks, and how much one may ask.
+	Clients ClientsConfig `config:"clients"`
+
 	// ManageURLs are where a customer of each provider manages a subscription; shown as manage_url. None: none is shown. All edges
 	// must have the same.
 	ManageURLs entitlement.ManageURLs `config:"manage_urls"`
@@ -48,6 +54,8 @@ type Config struct {
 
 	roots    token.Roots      // read by Validate
 	identity *mutual.Identity // read by Validate
+	https    *https           // read by Validate
+	proxies  []netip.Prefix   // read by Validate
 }
 
 func (c *Config) clock() func() time.Time {
@@ -81,7 +89,7 @@ type NodeConfig struct {
 	// Cluster is the writers' cluster id. Nothing of another cluster is believed.
 	Cluster string `config:"cluster"`
 
-	// Listen is the address, host:port, that apps reach: checks, health, metrics. A reverse proxy in front ends TLS.
+	// Listen is the address, host:port, that apps reach: checks, health, metrics. Without a section https a reverse proxy in front ends TLS.
 	Listen string `config:"listen"`
 }
 
@@ -158,7 +166,26 @@ func (c *Config) Validate() error {
 	if c.identity = nil; c.TLS != nil {
 		c.identity = mutual.Load(*c.TLS, mutual.Peer{Node: c.Node.ID, Role: mutual.RoleEdge}, c.clock(), c.logger(), &m)
 	}
+	if c.https = nil; c.HTTPS != nil {
+		c.https = loadHTTPS(*c.HTTPS, c.clock(), c.logger(), &m)
+	}
+	c.validateClients(&m)
 	return m.Err()
+}
+
+func (c *Config) validateClients(m *config.Mistakes) {
+	proxies, bad := parseProxies(c.Clients.TrustedProxies)
+	if c.proxies = proxies; bad >= 0 {
+		m.Add("clients.trusted_proxies["+strconv.Itoa(bad)+"]", "want an address or a network: 10.1.2.3 or 10.0.0.0/8")
+	}
+	for _, rate := range []struct {
+		field     string
+		perSecond int
+	}{{"address_per_second", c.Clients.AddressPerSecond}, {"account_per_second", c.Clients.AccountPerSecond}} {
+		if rate.perSecond < -1 || rate.perSecond > maxPerSecond {
+			m.Add("clients."+rate.field, "want 1 to %d, 0 for the default, or -1 for no limit", maxPerSecond)
+		}
+	}
 }
 
 func (c *Config) validateWriters(m *config.Mistakes) {

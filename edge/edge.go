@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,8 @@ import (
 const KnownRules = 2
 
 const (
-	drainTimeout = 3 * time.Second
+	// drainTimeout is how long requests under way may take once the edge is to stop; then they are cut off. With what follows it stays below 10 s.
+	drainTimeout = 8 * time.Second
 	dirMode      = 0o700
 )
 
@@ -49,6 +51,8 @@ type Edge struct {
 	stateMu sync.Mutex
 	state   atomic.Pointer[state]
 
+	https    *https // towards apps; nil: a proxy in front ends TLS
+	clients  clients
 	listener net.Listener
 	server   *fasthttp.Server
 	draining atomic.Bool
@@ -65,7 +69,7 @@ func Open(cfg Config) (*Edge, error) {
 		return nil, err
 	}
 	cfg.Now = cfg.clock()
-	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, clock: clock{wall: cfg.Now}, stopped: make(chan struct{}), relays: make(chan struct{}, maxRelays)}
+	e := &Edge{cfg: cfg, log: cfg.logger(), identity: cfg.identity, https: cfg.https, clients: newClients(cfg.Clients, cfg.proxies), clock: clock{wall: cfg.Now}, stopped: make(chan struct{}), relays: make(chan struct{}, maxRelays)}
 	e.room = &room.Watch{Dir: cfg.Node.DataDir, Reserve: cfg.Node.DiskReserveBytes, Stat: cfg.StatFS, Logger: e.log}
 	if err := e.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open edge: %w", err), e.Close())
@@ -112,8 +116,14 @@ func (e *Edge) open() error {
 	e.registry = prometheus.NewRegistry()
 	e.metrics = newMetrics(e.registry, e)
 	e.server = e.newServer()
-	e.listener, err = net.Listen("tcp", e.cfg.Node.Listen)
-	return err
+	if e.listener, err = net.Listen("tcp", e.cfg.Node.Listen); err != nil {
+		return err
+	}
+	if e.https != nil {
+		// Not through the server, which would clone the configuration: new ticket keys would not reach the clone.
+		e.listener = tls.NewListener(e.listener, e.https.conf)
+	}
+	return nil
 }
 
 // heard tells the clock of each head that the replica takes over, and the streams of each change.

@@ -118,6 +118,14 @@ func (e *Edge) identityEnds() float64 {
 	return float64(e.identity.Expires().Unix())
 }
 
+// httpsEnds is when the certificate that apps see ends, in Unix seconds; infinity when a proxy shows one.
+func (e *Edge) httpsEnds() float64 {
+	if e.https == nil {
+		return math.Inf(1)
+	}
+	return float64(e.https.ends().Unix())
+}
+
 // renew has a writer certify the key.
 func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg *Config, now int64) error {
 	jwk, err := token.PublicJWK(&k.key.PublicKey)

@@ -16,6 +16,7 @@ type metrics struct {
 	problems                              *prometheus.CounterVec
 	snapshots, streamed                   prometheus.Counter
 	streamsEnded, relays                  *prometheus.CounterVec
+	limitedAddress, limitedAccount        prometheus.Counter
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -38,6 +39,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		relays:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_relays_total", Help: "Requests of apps that were to be passed on to a writer, by what became of them."}, []string{"outcome"}),
 		handler:      fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
+	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often."}, []string{"by"})
+	m.limitedAddress, m.limitedAccount = limited.WithLabelValues("address"), limited.WithLabelValues("account")
 	for _, k := range problem.Kinds() {
 		m.problems.WithLabelValues(string(k.Slug))
 	}
@@ -50,7 +53,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded, m.relays,
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, limited, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded, m.relays,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_edge_replica_damages_total", Help: "Times that the replica's file was given up because it was found damaged."},
 			func() float64 { return float64(e.replica.Damages()) }),
 		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),
@@ -62,6 +65,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		gauge("latchkey_edge_disk_free_bytes", "Bytes that may still be written to the file system of the data folder.", func() float64 { return float64(e.room.Status().FreeBytes) }),
 		gauge("latchkey_edge_disk_low", "1 while the disk counts as nearly full and nothing new is applied.", func() float64 { return number(e.room.Status().Low) }),
 		gauge("latchkey_edge_streams", "Open streams of entitlements.", func() float64 { return float64(e.streams.open.Load()) }),
+		gauge("latchkey_edge_open_connections", "Connections of apps and of whoever else reaches the public listener.", func() float64 { return float64(e.server.GetOpenConnectionsCount()) }),
 		gauge("latchkey_edge_ready", "1 when /readyz says so.", func() float64 { return number(len(e.unready()) == 0) }),
 	)
 	ends := func(certificate string, at func() float64) {
@@ -69,6 +73,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 			Help: "When a certificate of this edge ends, in Unix seconds; 0 while an environment has none, infinite without TLS."}, at))
 	}
 	ends("tls", e.identityEnds)
+	ends("https", e.httpsEnds)
 	for _, k := range e.keys {
 		ends(string(k.env), k.ends)
 	}

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -32,7 +33,7 @@ const (
 func (e *Edge) newServer() *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                      e.handle,
-		HeaderReceived:               markChunked,
+		HeaderReceived:               markUnclear,
 		ErrorHandler:                 e.handleMalformed,
 		Name:                         "latchkey-edge",
 		ReadTimeout:                  readTimeout,
@@ -72,6 +73,11 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	if e.draining.Load() {
 		ctx.SetConnectionClose()
 	}
+	if err := e.clients.admit(ctx); err != nil {
+		e.metrics.limitedAddress.Inc()
+		e.sendProblem(ctx, problem.From(err))
+		return
+	}
 	path := ctx.Path()
 	if string(path) == entitlementsPath {
 		began := time.Now()
@@ -96,26 +102,32 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// chunkedMethod is what the method of a request with Transfer-Encoding becomes.
-const chunkedMethod = "CHUNKED"
+// unclearMethod is what the method of a request becomes whose end, or whose headers, two readers could see at different places.
+const unclearMethod = "UNCLEAR"
 
-// markChunked marks requests with Transfer-Encoding while it can still be seen: fasthttp drops the header once it has read the body. Of
+// markUnclear marks requests with Transfer-Encoding while it can still be seen: fasthttp drops the header once it has read the body. Of
 // Content-Length and Transfer-Encoding in one request it believes the latter, a proxy in front perhaps the former: one of them would take the
-// rest for another request. No route here takes a chunked body. A route that is passed on takes a longer one than others.
-func markChunked(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if h.ContentLength() == -1 {
-		h.SetMethod(chunkedMethod)
+// rest for another request. No route here takes a chunked body. It marks folded lines as well (RFC 9112 5.2), which one reader takes for a header and
+// another for the end of the one before. A route that is passed on takes a longer body than others.
+func markUnclear(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if h.ContentLength() == -1 || folded(h.RawHeaders()) {
+		h.SetMethod(unclearMethod)
 	}
 	larger, _ := relayed(h)
 	return larger
 }
 
+// folded reports whether a line begins with white space.
+func folded(raw []byte) bool {
+	return bytes.Contains(raw, []byte("\n ")) || bytes.Contains(raw, []byte("\n\t"))
+}
+
 // refuse turns away what no route here takes.
 func (e *Edge) refuse(ctx *fasthttp.RequestCtx) error {
 	if !ctx.IsGet() {
-		if string(ctx.Method()) == chunkedMethod {
+		if string(ctx.Method()) == unclearMethod {
 			ctx.SetConnectionClose()
-			return problem.New(problem.InvalidRequest, "Transfer-Encoding is not accepted.")
+			return problem.New(problem.InvalidRequest, "Transfer-Encoding and folded header lines are not accepted.")
 		}
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, fasthttp.MethodGet)
 		return problem.New(problem.MethodNotAllowed, "Use GET.")

@@ -99,6 +99,11 @@ func (e *Edge) disturbances() []string {
 			reasons = append(reasons, "tls.cert_file: "+err.Error())
 		}
 	}
+	if e.https != nil {
+		if err := e.https.check(); err != nil {
+			reasons = append(reasons, "https.cert_file: "+err.Error())
+		}
+	}
 	return reasons
 }
 

@@ -97,7 +97,11 @@ func (e *Edge) handleStream(ctx *fasthttp.RequestCtx) error {
 	if _, err := e.known(s.environment(ses.env), &x, ses, e.clock.now(x.Head.AsOf)); err != nil {
 		return err
 	}
-	st := &stream{session: ses, address: clientAddress(ctx), plain: !ctx.Request.Header.IsHTTP11(), wake: make(chan struct{}, 1), joined: time.Now()}
+	if err := e.clients.admitAccount(ctx, ses.env, ses.account); err != nil {
+		e.metrics.limitedAccount.Inc()
+		return err
+	}
+	st := &stream{session: ses, address: e.clients.of(ctx), plain: !ctx.Request.Header.IsHTTP11(), wake: make(chan struct{}, 1), joined: time.Now()}
 	st.held = parseEventID(string(ctx.Request.Header.Peek("Last-Event-ID")))
 	if c.minRevision.Compare(st.held.revision) > 0 {
 		st.held = position{revision: c.minRevision}
@@ -129,12 +133,6 @@ func (e *Edge) handleStream(ctx *fasthttp.RequestCtx) error {
 		go e.serveStream(st, conn)
 	})
 	return nil
-}
-
-// clientAddress is who asks, for limits.
-func clientAddress(ctx *fasthttp.RequestCtx) netip.Addr {
-	addr, _ := netip.AddrFromSlice(ctx.RemoteIP())
-	return addr.Unmap()
 }
 
 // serveStream sends until the stream ends. It is the only one that writes to conn.

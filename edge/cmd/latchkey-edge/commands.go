@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -96,25 +99,29 @@ func statusCommand() *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), statusTimeout)
 		defer cancel()
-		return printStatus(ctx, cmd.OutOrStdout(), cfg.Node.Listen)
+		return printStatus(ctx, cmd.OutOrStdout(), &cfg)
 	}
 	return cmd
 }
 
-func printStatus(ctx context.Context, out io.Writer, listen string) error {
-	host, port, err := net.SplitHostPort(listen)
+func printStatus(ctx context.Context, out io.Writer, cfg *edge.Config) error {
+	host, port, err := net.SplitHostPort(cfg.Node.Listen)
 	if err != nil {
 		return failure{err}
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
+	scheme, client := "http", http.DefaultClient
+	if cfg.HTTPS != nil {
+		scheme, client = "https", &http.Client{Transport: &http.Transport{TLSClientConfig: onlyCertificate(cfg.HTTPS.CertFile)}}
+	}
 	get := func(path string) (*http.Response, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+path, nil)
 		if err != nil {
 			return nil, err
 		}
-		return http.DefaultClient.Do(req)
+		return client.Do(req)
 	}
 	resp, err := get("/status")
 	if err != nil {
@@ -139,6 +146,24 @@ func printStatus(ctx context.Context, out io.Writer, listen string) error {
 		return failure{errors.New("the edge is not ready")}
 	}
 	return nil
+}
+
+// errOtherCertificate means that something else listens where the edge should.
+var errOtherCertificate = errors.New("what listens there shows another certificate than https.cert_file")
+
+// onlyCertificate believes who shows the certificate in file. Its name is the public one, and the edge is asked by the address that it listens on.
+func onlyCertificate(file string) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		block, _ := pem.Decode(text)
+		if block == nil || len(s.PeerCertificates) == 0 || !bytes.Equal(block.Bytes, s.PeerCertificates[0].Raw) {
+			return errOtherCertificate
+		}
+		return nil
+	}}
 }
 
 func verifyCommand() *cobra.Command {
