@@ -69,6 +69,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"import_revenuecat":    takeImport,
 	"propagation":          takePropagation,
 	"purchase_to_edge":     takePurchases,
+	"receipt_to_edge":      takeReceipts,
 	"rebootstrap_1m":       takeRebootstrap,
 	"herd":                 takeHerd,
 	"webhooks":             takeWebhooks,

@@ -57,29 +57,32 @@ func takePurchases(ctx context.Context, config config) ([]figure, error) {
 		fmt.Fprintf(os.Stderr, "  %s: p50 %.1f ms, slowest %.1f ms\n", sold.provider, milliseconds(of[len(of)/2]), milliseconds(of[len(of)-1]))
 		took = append(took, of...)
 	}
+	return latencies("purchase_to_edge", took), nil
+}
+
+// latencies are the figures of purchases that took so long.
+func latencies(name string, took []time.Duration) []figure {
 	slices.Sort(took)
 	least, greatest := milliseconds(took[0]), milliseconds(took[len(took)-1])
 	return []figure{
-		{Name: "purchase_to_edge_p50", Value: milliseconds(took[len(took)/2]), Unit: "ms", Min: least, Max: greatest, Runs: len(took)},
-		{Name: "purchase_to_edge_p99", Value: milliseconds(took[len(took)*99/100]), Unit: "ms", Goal: goal(purchaseGoal), Min: least, Max: greatest, Runs: len(took)},
-	}, nil
+		{Name: name + "_p50", Value: milliseconds(took[len(took)/2]), Unit: "ms", Min: least, Max: greatest, Runs: len(took)},
+		{Name: name + "_p99", Value: milliseconds(took[len(took)*99/100]), Unit: "ms", Goal: goal(purchaseGoal), Min: least, Max: greatest, Runs: len(took)},
+	}
 }
 
 // buys makes one purchase and returns how long it took until the last edge has answered that it counts.
 func (r *running) buys(ctx context.Context, provider, product, account, session string) (time.Duration, error) {
+	return r.pays(ctx, session, func() error { return r.buy(provider, product, account, "") })
+}
+
+// pays returns how long it took from the beginning of pay until the last edge has answered that the session's account has pro.
+func (r *running) pays(ctx context.Context, session string, pay func() error) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, purchaseWithin)
 	defer cancel()
-	order, err := json.Marshal(map[string]string{"provider": provider, "product": product, "account": account, "environment": "sandbox"})
-	if err != nil {
-		return 0, err
-	}
 	began := time.Now()
 	errs := make([]error, len(r.info.Edges)+1)
 	var all sync.WaitGroup
-	all.Go(func() {
-		var bought struct{}
-		errs[0] = r.call(http.MethodPost, r.info.Storesim.URL+"/sim/v1/buy", http.Header{"Content-Type": {"application/json"}}, order, http.StatusOK, &bought)
-	})
+	all.Go(func() { errs[0] = pay() })
 	ends := make([]time.Duration, len(r.info.Edges))
 	for i, edge := range r.info.Edges {
 		all.Go(func() {
@@ -89,6 +92,21 @@ func (r *running) buys(ctx context.Context, provider, product, account, session 
 	}
 	all.Wait()
 	return slices.Max(ends), errors.Join(errs...)
+}
+
+// buy makes one purchase in the simulation, called name there unless it is empty.
+func (r *running) buy(provider, product, account, name string) error {
+	return r.simulate("buy", map[string]any{"provider": provider, "product": product, "account": account, "environment": "sandbox", "as": name})
+}
+
+// simulate drives the simulation.
+func (r *running) simulate(action string, request map[string]any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	var done struct{}
+	return r.call(http.MethodPost, r.info.Storesim.URL+"/sim/v1/"+action, http.Header{"Content-Type": {"application/json"}}, body, http.StatusOK, &done)
 }
 
 // untilPro asks an edge until it says that the session's account has pro.

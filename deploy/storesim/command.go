@@ -135,6 +135,7 @@ func (c *client) chaos() *cobra.Command {
 		return c.post(cmd.Context(), "chaos", Request{Chaos: &chaos})
 	}}
 	f := cmd.Flags()
+	duration(cmd, &chaos.Hold, "hold", "hold each message for this")
 	duration(cmd, &chaos.Delay, "delay", "hold each message for up to this")
 	f.Float64Var(&chaos.Reorder, "reorder", 0, "share of messages held behind later ones")
 	f.Float64Var(&chaos.Repeat, "repeat", 0, "share of messages that come twice")

@@ -93,7 +93,7 @@ func (s *Sim) send(m *Message) {
 		count.Lost++
 		return
 	}
-	hold := time.Duration(held * float64(s.chaos.Delay))
+	hold := time.Duration(s.chaos.Hold) + time.Duration(held*float64(s.chaos.Delay))
 	if reordered < s.chaos.Reorder {
 		hold += time.Duration(behind * float64(reorderWithin))
 	}

@@ -35,6 +35,7 @@ const day = 24 * time.Hour
 
 // Chaos is what goes wrong between the providers and Latchkey. The zero value is nothing. Shares are from 0 to 1.
 type Chaos struct {
+	Hold        Duration `json:"hold,omitempty"`         // each message is held for this, and for Delay on top
 	Delay       Duration `json:"delay,omitempty"`        // each message is held for up to this
 	Reorder     float64  `json:"reorder,omitempty"`      // share of messages that are held behind later ones, for up to an hour more
 	Repeat      float64  `json:"repeat,omitempty"`       // share of messages that come once more, even after a success

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// These tests show the system beside the simulated providers: latchkey-dev --storesim, all real processes.
+
+// simulate drives the simulation: POST /sim/v1/<action>.
+func (d *dev) simulate(action string, body map[string]any) answer {
+	d.t.Helper()
+	b, err := json.Marshal(body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	a, err := d.do(context.Background(), http.MethodPost, d.info().Storesim.URL+"/sim/v1/"+action, http.Header{"Content-Type": {"application/json"}}, b)
+	if err != nil || a.status != http.StatusOK {
+		d.t.Fatalf("POST /sim/v1/%s %s: %s, %v, want 200", action, b, a, err)
+	}
+	return a
+}
+
+// simulated decodes what the simulation shows under /sim/v1/<path>.
+func (d *dev) simulated(path string, into any) {
+	d.t.Helper()
+	a, err := d.do(context.Background(), http.MethodGet, d.info().Storesim.URL+"/sim/v1/"+path, nil, nil)
+	if err == nil {
+		err = a.into(into)
+	}
+	if err != nil || a.status != http.StatusOK {
+		d.t.Fatalf("GET /sim/v1/%s: %s, %v, want 200", path, a, err)
+	}
+}
+
+// posted returns how many messages of each provider were sent to the writers.
+func (d *dev) posted() map[string]int {
+	d.t.Helper()
+	var shown struct {
+		Counts map[string]struct{ Posted, Delivered int }
+	}
+	d.simulated("counts", &shown)
+	posted := map[string]int{}
+	for provider, n := range shown.Counts {
+		if n.Posted > 0 {
+			posted[provider] = n.Posted
+		}
+		if n.Delivered != n.Posted {
+			d.t.Errorf("%s: %d of %d messages were taken", provider, n.Delivered, n.Posted)
+		}
+	}
+	return posted
+}
+
+// receiptOutcome is the one result of a request with a receipt.
+type receiptOutcome struct {
+	Outcome    string `json:"outcome"`
+	Finish     bool   `json:"finish"`
+	PurchaseID string `json:"purchase_id"`
+}
+
+// showReceipt shows what the app holds of a purchase to an edge, with the app's session, and returns the result and the revision at which it shows.
+func (d *dev) showReceipt(a account, edge int, purchase string) (receiptOutcome, string) {
+	d.t.Helper()
+	var proof json.RawMessage
+	d.simulated("proof?purchase="+url.QueryEscape(purchase), &proof)
+	body := fmt.Appendf(nil, `{"receipts": [%s]}`, proof)
+	got, err := d.do(context.Background(), http.MethodPost, d.info().Edges[edge].URL+"/v1/receipts", http.Header{"Authorization": {"Bearer " + a.session}}, body)
+	var shown struct {
+		Results  []receiptOutcome
+		Revision string
+	}
+	if err == nil {
+		err = got.into(&shown)
+	}
+	if err != nil || got.status != http.StatusOK || len(shown.Results) != 1 {
+		d.t.Fatalf("POST /v1/receipts of %s: %s, %v, want one result", purchase, got, err)
+	}
+	return shown.Results[0], shown.Revision
+}
+
+// otherDevice is the same account with the session of another device.
+func (d *dev) otherDevice(a account, device string) account {
+	d.t.Helper()
+	got, err := d.api(a.env, 0, http.MethodPost, "/v1/accounts/"+a.id+"/sessions", map[string]any{"device_id": device})
+	var session struct {
+		Token string `json:"session_token"`
+	}
+	if err == nil {
+		err = got.into(&session)
+	}
+	if err != nil || got.status != http.StatusCreated {
+		d.t.Fatalf("POST sessions: %s, %v, want 201", got, err)
+	}
+	a.session = session.Token
+	return a
+}
+
+// TestStoresim: with webhooks that are an hour late a receipt shown at one edge gives access at every edge, on every device of the account; the webhook that
+// comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused.
+func TestStoresim(t *testing.T) {
+	t.Parallel()
+	d := start(t, t.TempDir(), append(slices.Clone(threeWriters), "--storesim")...)
+	checkStoresimEntry(t, d)
+	purchases := map[string]string{} // Latchkey's ids
+	devices := map[string][]account{}
+	pro := func(provider, revision string, want bool) {
+		t.Helper()
+		for i, a := range devices[provider] {
+			for edge := range d.info().Edges {
+				if got := d.mustAsk(a, edge, revision).pro(); got.Active != want {
+					t.Errorf("%s: edge %d says %+v to device %d, want active %t", provider, edge, got, i, want)
+				}
+			}
+		}
+	}
+	for provider, sold := range map[string]struct{ product, hold string }{
+		"apple": {"com.example.pro_monthly", "1h"}, "google": {"pro:monthly", "1h"}, "stripe": {"price_pro_monthly", "1m"},
+	} {
+		phone := d.account("sandbox")
+		devices[provider] = []account{phone, d.otherDevice(phone, "tablet")}
+		d.simulate("chaos", map[string]any{"chaos": map[string]any{"hold": sold.hold}})
+		began := time.Now()
+		d.simulate("buy", map[string]any{"provider": provider, "product": sold.product, "account": phone.id, "as": provider})
+		result, revision := d.showReceipt(phone, 1, provider)
+		if result.Outcome != "recorded" || !result.Finish || !strings.HasPrefix(result.PurchaseID, provider+":") {
+			t.Errorf("%s: the receipt is %+v, want it recorded", provider, result)
+		}
+		purchases[provider] = result.PurchaseID
+		pro(provider, revision, true)
+		t.Logf("%s: from the purchase to every edge and device by receipt in %s", provider, time.Since(began).Round(time.Millisecond))
+	}
+	if posted := d.posted(); len(posted) != 0 {
+		t.Fatalf("messages were posted: %v, want none yet", posted)
+	}
+
+	var clock struct{ Now time.Time }
+	d.simulated("clock", &clock)
+	before := clock.Now
+	d.simulate("chaos", nil)
+	d.simulate("advance", map[string]any{"for": "61s"})
+	d.simulated("clock", &clock)
+	if passed := clock.Now.Sub(before); passed < time.Minute || passed > 2*time.Minute {
+		t.Errorf("the virtual clock moved on by %s, want 61 s", passed)
+	}
+	if posted := d.posted(); len(posted) != 1 || posted["stripe"] == 0 {
+		t.Errorf("posted: %v, want Stripe's messages, which were held for a minute, and no others", posted)
+	}
+	if result, revision := d.showReceipt(devices["stripe"][1], 0, "stripe"); result.Outcome != "recorded" || result.PurchaseID != purchases["stripe"] {
+		t.Errorf("after the webhook the receipt is %+v, want it recorded as %s", result, purchases["stripe"])
+	} else {
+		pro("stripe", revision, true)
+	}
+
+	for _, provider := range slices.Sorted(maps.Keys(devices)) {
+		d.simulate("refund", map[string]any{"purchase": provider})
+		for edge := range d.info().Edges {
+			for _, a := range devices[provider] {
+				d.eventually(provider+": the refund at every edge", 15*time.Second, func() error {
+					if got := d.mustAsk(a, edge, "").pro(); got.Active || got.Reason != "refunded" {
+						return fmt.Errorf("%+v", got)
+					}
+					return nil
+				})
+			}
+		}
+	}
+
+	phone := devices["apple"][0]
+	ended, err := d.api("sandbox", 1, http.MethodDelete, "/v1/accounts/"+phone.id+"/sessions", nil)
+	var end recorded
+	if err == nil {
+		err = ended.into(&end)
+	}
+	if err != nil || ended.status != http.StatusOK {
+		t.Fatalf("DELETE sessions: %s, %v", ended, err)
+	}
+	tablet := d.otherDevice(phone, "tablet")
+	for edge := range d.info().Edges {
+		d.mustAsk(tablet, edge, end.Revision)
+		if got, err := d.ask(phone, edge, ""); err != nil || got.problem() != "session-ended" {
+			t.Errorf("edge %d to the device that was logged out: %s, %v, want session-ended", edge, got, err)
+		}
+	}
+	d.runDocumentedExample()
+}
+
+// checkStoresimEntry: latchkey-dev.json says where the simulation is driven, within the block of ports, and the simulation speaks of both environments.
+func checkStoresimEntry(t *testing.T, d *dev) {
+	t.Helper()
+	sim, first := d.info().Storesim, d.info().Writers[0].URL
+	if sim == nil {
+		t.Fatal("latchkey-dev.json has no storesim")
+	}
+	port := func(address string) int {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(u.Port())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if base := port(first) - 1; port(sim.URL) != base+51 {
+		t.Errorf("storesim is at %s, want port %d", sim.URL, base+51)
+	}
+	var shown map[string]json.RawMessage
+	d.simulated("purchases", &shown)
+	if string(shown["purchases"]) != "[]" {
+		t.Errorf("at the start there are purchases: %s", shown["purchases"])
+	}
+}
+
+// runDocumentedExample runs the example of docs/storesim.md as a reader would.
+func (d *dev) runDocumentedExample() {
+	d.t.Helper()
+	_, rest, _ := strings.Cut(page(d.t, "storesim.md"), "<!-- example -->\n```sh\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		d.t.Fatal("docs/storesim.md has no example")
+	}
+	shell := exec.Command("bash", "-euo", "pipefail", "-c", example)
+	path := bin + string(filepath.ListSeparator) + os.Getenv("PATH")
+	shell.Env = append(os.Environ(), "PATH="+path, "WRITER="+d.writer(0), "EDGE="+d.info().Edges[0].URL, "KEY="+d.info().Environments["sandbox"].ServerKey,
+		"LATCHKEY_STORESIM_URL="+d.info().Storesim.URL)
+	out, err := shell.CombinedOutput()
+	if err != nil {
+		d.t.Errorf("the documented example fails: %v\n%s", err, out)
+	}
+}
