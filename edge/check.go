@@ -105,7 +105,7 @@ func (e *Edge) known(env *environment, x *replica.Reading, ses *session, now int
 		return nil, err
 	case !found:
 		return nil, problem.New(problem.UnknownAccount, "This edge has no record of the session's account.").After(retryAfter)
-	case ses.issuedAt < k.account.SessionsFrom:
+	case ses.issuedAt < k.sessionsFrom:
 		return nil, problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
 	}
 	return k, nil
@@ -277,7 +277,7 @@ func (k *known) appendAnswer(b []byte, env entitlement.Environment, id entitleme
 	b = entitlement.AppendTime(b, t.asOf+token.FreshSeconds)
 	b = append(b, `,"stale":`...)
 	b = strconv.AppendBool(b, now >= t.asOf+token.FreshSeconds)
-	b = append(b, `,"state":"settled",`...)
+	b = append(append(append(b, `,"state":"`...), k.view.State()...), `",`...)
 	b = k.view.AppendJSON(b, env, t.exp)
 	b = append(b, `,"apple_app_account_token":"`...)
 	b = append(b, k.appleToken...)

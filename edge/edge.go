@@ -25,7 +25,7 @@ import (
 )
 
 // KnownRules is the newest rules version that this program reads records by. Of a newer one it applies nothing.
-const KnownRules = 2
+const KnownRules = 3
 
 const (
 	// drainTimeout is how long requests under way may take once the edge is to stop; then they are cut off. With what follows it stays below 10 s.

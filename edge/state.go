@@ -133,10 +133,12 @@ func (e *Edge) readEnvironment(x *replica.Reading, k *signingKey, before *enviro
 
 // known is an account as computed at one time. It is immutable but for what says how long it holds, and for the newest token.
 type known struct {
-	generation atomic.Uint64 // of the records that the value was last compared with
-	value      uint64        // hash of the record's bytes
-	account    *entitlement.Account
+	generation atomic.Uint64        // of the records that the value was last compared with
+	value      uint64               // hash of the record's bytes
+	account    *entitlement.Account // the survivor, where id was merged
 	appleToken string
+
+	sessionsFrom int64 // session tokens issued before are refused
 
 	from, until int64 // the view holds from <= now < until
 	view        entitlement.View
@@ -186,11 +188,11 @@ func (env *environment) account(x *replica.Reading, id entitlement.AccountID, no
 		return k, true, nil
 	}
 	var stack [2048]byte
-	value, found, err := x.Get(stack[:0], env.env, replication.KindAccount, string(id))
+	value, pointer, found, err := env.read(x, stack[:0], id)
 	if err != nil || !found {
 		return nil, false, err
 	}
-	sum := maphash.Bytes(valueSeed, value)
+	sum := maphash.Bytes(valueSeed, value) + uint64(pointer.SessionsFrom)
 	if k != nil && k.value == sum && k.from <= now && now < k.until {
 		k.generation.Store(x.Generation)
 		return k, true, nil
@@ -198,21 +200,39 @@ func (env *environment) account(x *replica.Reading, id entitlement.AccountID, no
 	fresh := &known{value: sum, from: now}
 	fresh.generation.Store(x.Generation)
 	if k != nil && k.value == sum {
-		fresh.account, fresh.appleToken = k.account, k.appleToken
+		fresh.account, fresh.appleToken, fresh.sessionsFrom = k.account, k.appleToken, k.sessionsFrom
 	} else {
 		fresh.account = new(entitlement.Account)
 		if err := entitlement.Decode(value, fresh.account); err != nil {
 			return nil, false, fmt.Errorf("account record: %w", err)
 		}
 		fresh.appleToken = id.AppleAppAccountToken()
+		if fresh.sessionsFrom = fresh.account.SessionsFrom; pointer.Account != "" {
+			fresh.sessionsFrom = pointer.SessionsFrom
+		}
 	}
 	fresh.view = fresh.account.View(env.catalog, now, urls)
 	if fresh.until = fresh.view.NextChangeAt; fresh.until == 0 {
 		fresh.until = 1<<63 - 1
 	}
 	var shown [4096]byte
-	h := sha256.Sum256(fresh.view.AppendJSON(append(shown[:0], id...), env.env, 0))
+	h := sha256.Sum256(fresh.view.AppendJSON(append(append(shown[:0], id...), fresh.view.State()...), env.env, 0))
 	fresh.digest = binary.BigEndian.Uint64(h[:])
 	env.accounts.put(id, fresh)
 	return fresh, true, nil
+}
+
+// read returns the bytes of the record that answers for id: its own or, for one that was merged, the survivor's, to which pointer leads.
+func (env *environment) read(x *replica.Reading, dst []byte, id entitlement.AccountID) (value []byte, pointer entitlement.Pointer, found bool, err error) {
+	if value, found, err = x.Get(dst, env.env, replication.KindAccount, string(id)); found || err != nil {
+		return value, pointer, found, err
+	}
+	if value, found, err = x.Get(dst, env.env, replication.KindPointer, string(id)); !found || err != nil {
+		return nil, pointer, false, err
+	}
+	if err := entitlement.Decode(value, &pointer); err != nil {
+		return nil, pointer, false, fmt.Errorf("pointer: %w", err)
+	}
+	value, found, err = x.Get(dst, env.env, replication.KindAccount, string(pointer.Account))
+	return value, pointer, found, err
 }

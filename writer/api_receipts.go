@@ -147,16 +147,16 @@ func (c *receipts) answer(ctx context.Context, list []receipt, key *store.Idempo
 		return nil, err
 	}
 	// What is pending is to be shown again, and gets another answer then.
-	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), state == stateSettled)
+	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), state == entitlement.StateSettled)
 }
 
 func stateOf(results []receiptResult) string {
 	for _, r := range results {
 		if r.Outcome == receiptPending {
-			return statePending
+			return entitlement.StatePending
 		}
 	}
-	return stateSettled
+	return entitlement.StateSettled
 }
 
 func checkReceipts(list []receipt) error {

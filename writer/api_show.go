@@ -23,20 +23,14 @@ func (c *apiCall) showEntitlements(reader *store.Reader) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	b, err := c.appendEntitlements([]byte{'{'}, reader, c.env, id, stateSettled)
+	b, err := c.appendEntitlements([]byte{'{'}, reader, c.env, id, entitlement.StateSettled)
 	if err != nil {
 		return answer{}, err
 	}
 	return answer{status: http.StatusOK, raw: append(b, "}\n"...), media: "application/json"}, nil
 }
 
-// What an answer says of the account's purchases: whether one that was told of cannot be confirmed yet.
-const (
-	stateSettled = "settled"
-	statePending = "pending"
-)
-
-// appendEntitlements appends the members of the answer to a check, without the braces around them.
+// appendEntitlements appends the members of the answer to a check, without the braces around them. state is what the caller itself knows.
 func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlement.Environment, id entitlement.AccountID, state string) ([]byte, error) {
 	account, _, err := reader.Account(env, id)
 	if err != nil {
@@ -54,6 +48,9 @@ func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlem
 	b = entitlement.AppendTime(append(b, `","server_time":`...), now)
 	b = entitlement.AppendTime(append(b, `,"as_of":`...), now)
 	b = entitlement.AppendTime(append(b, `,"fresh_until":`...), now+freshSeconds)
+	if state == entitlement.StateSettled {
+		state = view.State()
+	}
 	b = append(append(b, `,"stale":false,"state":"`...), state...)
 	b = view.AppendJSON(append(b, `",`...), env, now+graceSeconds)
 	b = append(append(b, `,"apple_app_account_token":"`...), id.AppleAppAccountToken()...)

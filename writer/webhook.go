@@ -131,7 +131,7 @@ func (w *Writer) speaks(p entitlement.Provider) error {
 		rules = r.Rules()
 		return nil
 	})
-	if err != nil || rules < store.RulesVersion {
+	if err != nil || rules < store.RulesChains {
 		return unavailable("The writers are being upgraded. Only Stripe's messages are taken until all of them know this provider.")
 	}
 	return nil

@@ -317,6 +317,42 @@ func (a *Account) WriteCanonical(w *canonical.Writer) {
 	w.True(m, 4, a.Tester)
 	canonical.WriteList(w, m, 5, a.Purchases, func(x *Purchase) { x.write(w) })
 	canonical.WriteList(w, m, 6, a.Grants, func(x *Grant) { x.write(w) })
+	w.True(m, 7, a.Merged)
+	w.True(m, 8, a.TrialLocked)
+	canonical.WriteList(w, m, 9, a.Spent, func(x *Balance) { x.write(w) })
+	canonical.WriteList(w, m, 10, a.Accesses, func(x *Access) { x.write(w) })
+	canonical.WriteList(w, m, 11, a.Awaited, func(x *Awaited) { x.write(w) })
+}
+
+func (b *Balance) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(b.Credit)
+	w.Field(m, 2)
+	w.Number(b.Amount)
+}
+
+func (a *Access) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(a.ID)
+	w.Field(m, 2)
+	w.String(a.Module)
+	w.Int(m, 3, a.RedeemedAt)
+	w.Int(m, 4, a.Seconds)
+	w.True(m, 5, a.Stacked)
+	w.Int(m, 6, a.RevokedAt)
+}
+
+func (a *Awaited) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(a.ID)
+	w.Field(m, 2)
+	w.String(string(a.Provider))
+	w.Text(m, 3, string(a.Product))
+	w.Field(m, 4)
+	w.Number(a.Until)
 }
 
 func (p *Purchase) write(w *canonical.Writer) {

@@ -519,6 +519,67 @@ func (a *Account) ReadCanonical(r *canonical.Reader) {
 			a.Purchases = canonical.List(r, func(x *Purchase) { x.read(r) })
 		case 6:
 			a.Grants = canonical.List(r, func(x *Grant) { x.read(r) })
+		case 7:
+			a.Merged = r.Bool()
+		case 8:
+			a.TrialLocked = r.Bool()
+		case 9:
+			a.Spent = canonical.List(r, func(x *Balance) { x.read(r) })
+		case 10:
+			a.Accesses = canonical.List(r, func(x *Access) { x.read(r) })
+		case 11:
+			a.Awaited = canonical.List(r, func(x *Awaited) { x.read(r) })
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (b *Balance) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			b.Credit = r.String()
+		case 2:
+			b.Amount = r.Int()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (a *Access) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			a.ID = r.String()
+		case 2:
+			a.Module = r.String()
+		case 3:
+			a.RedeemedAt = r.Int()
+		case 4:
+			a.Seconds = r.Int()
+		case 5:
+			a.Stacked = r.Bool()
+		case 6:
+			a.RevokedAt = r.Int()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (a *Awaited) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			a.ID = r.String()
+		case 2:
+			a.Provider = Provider(r.String())
+		case 3:
+			a.Product = ProductID(r.String())
+		case 4:
+			a.Until = r.Int()
 		default:
 			r.Fail()
 		}

@@ -1,6 +1,10 @@
 package entitlement
 
-import "slices"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
 
 // Evidence is everything that providers have proved about one purchase: the newest state of each provider object, and
 // every store id by which they are known to belong together. Equal evidence is byte-identical once encoded, whatever
@@ -55,6 +59,19 @@ func (p *Purchase) SharedCopy() Purchase {
 		if c.Items[i].Ownership == "" {
 			c.Items[i].Ownership = Shared
 		}
+	}
+	return c
+}
+
+// TransferredCopy returns the purchase as the account sees it that lost it to another at a time, Unix seconds.
+func (p *Purchase) TransferredCopy(at int64) Purchase {
+	c := *p
+	c.Items = slices.Clone(p.Items)
+	for i := range c.Items {
+		item := &c.Items[i]
+		item.State, item.Reason = Revoked, ReasonTransferred
+		item.WillRenew, item.BillingGraceUntil, item.Provisional, item.Next = false, 0, false, ""
+		item.AccessUntil, item.Term.RevokedAt = at, at
 	}
 	return c
 }
@@ -129,6 +146,49 @@ type Account struct {
 	Tester       bool       `cbor:"4,keyasint,omitempty"`
 	Purchases    []Purchase `cbor:"5,keyasint,omitempty"` // sorted by ID
 	Grants       []Grant    `cbor:"6,keyasint,omitempty"` // sorted by ID
+
+	// What follows is there since version 3 of the rules.
+
+	// Merged: the record is the union of what several accounts have, of which this one survives.
+	Merged bool `cbor:"7,keyasint,omitempty"`
+	// TrialLocked: the person has used a trial under another account, by what a store says of who they are.
+	TrialLocked bool `cbor:"8,keyasint,omitempty"`
+	// Spent is how much of each credit was consumed, sorted by credit.
+	Spent    []Balance `cbor:"9,keyasint,omitempty"`
+	Accesses []Access  `cbor:"10,keyasint,omitempty"` // sorted by RedeemedAt, ID, Module
+	Awaited  []Awaited `cbor:"11,keyasint,omitempty"` // sorted by ID
+}
+
+// Access is one digital access of a package whose code was redeemed.
+type Access struct {
+	ID         string `cbor:"1,keyasint"` // of the code
+	Module     string `cbor:"2,keyasint"` // the entitlement that it gives
+	RedeemedAt int64  `cbor:"3,keyasint,omitempty"`
+	Seconds    int64  `cbor:"4,keyasint,omitempty"` // it lasts from redemption; 0 is for ever
+	Stacked    bool   `cbor:"5,keyasint,omitempty"` // it begins where the one before it ends
+	RevokedAt  int64  `cbor:"6,keyasint,omitempty"` // the payment was taken back; 0 it was not
+}
+
+// Awaited is a purchase that the app told of and that nobody has confirmed yet: the account's state is pending until then, a minute at most.
+type Awaited struct {
+	ID       string    `cbor:"1,keyasint"` // of the intent, or "receipt:" and a hash
+	Provider Provider  `cbor:"2,keyasint"`
+	Product  ProductID `cbor:"3,keyasint,omitempty"` // empty: not known
+	Until    int64     `cbor:"4,keyasint"`           // exclusive, Unix seconds
+}
+
+// Pointer leads from another name to the account that answers for it: from an account that was merged into another, or from the subject of a sign-in
+// token. It is the record of kind pointer.
+type Pointer struct {
+	Account      AccountID `cbor:"1,keyasint"`
+	SessionsFrom int64     `cbor:"2,keyasint,omitempty"` // of a merged account: session tokens issued before for it are refused
+}
+
+// SubjectKey is the key of the pointer of a subject of an identity provider, given as its alias is ("<issuer>|<subject>"). The stream must not carry the
+// subject itself. An account id never looks like one.
+func SubjectKey(subject string) string {
+	sum := sha256.Sum256([]byte(subject))
+	return "sub:" + hex.EncodeToString(sum[:])
 }
 
 // Policy holds the rules of an environment that the fold obeys.
@@ -140,6 +200,13 @@ type Policy struct {
 	// SharingOff: what a provider shares beside the owner gives nothing.
 	SharingOff bool `cbor:"3,keyasint,omitempty"`
 
+	// Transfer says what a restore that the user tapped does with a purchase of another account. Empty is TransferAlways.
+	Transfer Transfer `cbor:"4,keyasint,omitempty"`
+	// Debt: a refund takes back all credits of its purchase, spent ones too. Otherwise it takes the unspent ones alone.
+	Debt bool `cbor:"5,keyasint,omitempty"`
+	// TrialByPayment: a card's fingerprint identifies the person who used a trial, as the stores' identities do.
+	TrialByPayment bool `cbor:"6,keyasint,omitempty"`
+
 	// Rules is the version of the rules in force, and no part of what is stored: whoever folds what an older version of the cluster folded says so.
 	// Zero is the newest.
 	Rules uint32 `cbor:"-"`
@@ -150,6 +217,16 @@ const rulesOvertaken = 3
 
 // overtakes reports whether a term ends where one of another product takes its place.
 func (p *Policy) overtakes() bool { return p.Rules == 0 || p.Rules >= rulesOvertaken }
+
+// Transfer is what becomes of a purchase that somebody else restores. The words are part of the server API.
+type Transfer string
+
+// The choices of transfer.
+const (
+	TransferAlways     Transfer = "transfer"
+	TransferNever      Transfer = "keep"
+	TransferIfInactive Transfer = "transfer_if_inactive"
+)
 
 // SandboxAccess says for whom test purchases of App Review, TestFlight and licence testers count in production: invariant I15.
 type SandboxAccess string

@@ -60,6 +60,9 @@ type View struct {
 	Unmapped     []Unmapped     // what was sold and the catalog does not know
 	TrialUsed    bool
 
+	// PendingUntil is until when the state is pending because a purchase that the app told of is not confirmed; 0 is settled.
+	PendingUntil int64
+
 	// NextChangeAt is the earliest instant after now at which the view changes by the passing of time alone, Unix seconds; 0 is never.
 	NextChangeAt int64
 }
@@ -104,10 +107,10 @@ type OtherPurchase struct {
 	item string
 }
 
-// Balance is what the account has bought of one credit and not lost to a refund.
+// Balance is an amount of one credit: what the account has of it or, in Account.Spent, what it has consumed.
 type Balance struct {
-	Credit string
-	Amount int64
+	Credit string `cbor:"1,keyasint"`
+	Amount int64  `cbor:"2,keyasint"`
 }
 
 // BlockedGroup is a group of products that must not be bought now, because it is already paid for.
@@ -139,6 +142,20 @@ func (e *Entitlement) OfflineUntil(exp int64) int64 {
 	return min(exp, e.AccessUntil)
 }
 
+// The states of an answer: whether a purchase that the app told of cannot be confirmed yet.
+const (
+	StateSettled = "settled"
+	StatePending = "pending"
+)
+
+// State is the answer's: StateSettled or StatePending.
+func (v *View) State() string {
+	if v.PendingUntil != 0 {
+		return StatePending
+	}
+	return StateSettled
+}
+
 // View computes what a may use at now, Unix seconds.
 func (a *Account) View(x *CatalogIndex, now int64, urls ManageURLs) View {
 	var v View
@@ -156,8 +173,16 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 			v.addItem(p, &p.Items[j], x, now, urls)
 		}
 	}
+	v.TrialUsed = v.TrialUsed || a.TrialLocked
 	for i := range a.Grants {
 		v.addGrant(&a.Grants[i], now)
+	}
+	v.addAccesses(a.Accesses, now)
+	for _, w := range a.Awaited {
+		if now < w.Until {
+			v.PendingUntil = max(v.PendingUntil, w.Until)
+			v.changesAt(w.Until, now)
+		}
 	}
 	if v.NextChangeAt == math.MaxInt64 {
 		v.NextChangeAt = 0
@@ -290,6 +315,38 @@ func (v *View) addGrant(g *Grant, now int64) {
 		e.Status, e.Reason = StatusExpired, ReasonExpired
 	}
 	v.add(&e, now)
+}
+
+// addAccesses adds what redeemed codes give. Those of a module that are stacked follow each other in the order of redemption.
+func (v *View) addAccesses(accesses []Access, now int64) {
+	ends := map[string]int64{} // of each module's stacked ones so far; maxTime+1 is never
+	for i := range accesses {
+		a := &accesses[i]
+		start := a.RedeemedAt
+		if a.Stacked {
+			start = max(start, ends[a.Module])
+		}
+		end := min(start+a.Seconds, maxTime)
+		if a.Seconds == 0 || start > maxTime {
+			end = maxTime + 1
+		}
+		e := Entitlement{ID: a.Module, Status: StatusActive, Reason: ReasonPaid, ExpiresAt: end, AccessUntil: end,
+			Provider: Latchkey, Store: string(Latchkey), Purchase: PurchaseID(string(Latchkey) + ":" + a.ID), item: a.ID}
+		switch {
+		case a.RevokedAt != 0:
+			e.Status, e.Reason = StatusRefunded, ReasonRefunded
+			e.ExpiresAt = min(end, a.RevokedAt)
+			e.AccessUntil = e.ExpiresAt
+		case end > maxTime:
+			e.ExpiresAt, e.AccessUntil = 0, 0
+		case now >= end:
+			e.Status, e.Reason = StatusExpired, ReasonExpired
+		}
+		if a.Stacked && a.RevokedAt == 0 {
+			ends[a.Module] = end
+		}
+		v.add(&e, now)
+	}
 }
 
 // add lets e compete for its id, unless it ended too long ago to be shown, and notes when that will change.

@@ -33,6 +33,8 @@ const (
 
 	// Accounts and buying.
 	AliasTaken          Slug = "alias-taken"
+	AlreadyMerged       Slug = "already-merged"
+	MergeFinal          Slug = "merge-final"
 	LinkUsed            Slug = "link-used"
 	CodeUsed            Slug = "code-used"
 	ActiveSubscription  Slug = "active-subscription"
@@ -84,6 +86,8 @@ var kinds = []Kind{
 	{StaleSignature, "Stale signature", http.StatusUnauthorized, "Sign and send again now, and check the clocks; nothing was stored."},
 
 	{AliasTaken, "Alias taken", http.StatusConflict, "Use the account in owner, or merge the two accounts."},
+	{AlreadyMerged, "Already merged", http.StatusConflict, "Use the account in owner, which answers for both; or undo the earlier merge first."},
+	{MergeFinal, "Merge final", http.StatusConflict, "A merge can be undone for 30 days; this one cannot any more."},
 	{LinkUsed, "Link used", http.StatusConflict, "Ask for a new link: another account has redeemed this one."},
 	{CodeUsed, "Code used", http.StatusConflict, "Ask for a new code: another account has redeemed this one."},
 	{ActiveSubscription, "Active subscription", http.StatusConflict, "Do not sell again; lead the user to manage_url."},

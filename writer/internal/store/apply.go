@@ -24,6 +24,8 @@ type command struct {
 	customers map[entitlement.Link]entitlement.AccountID
 
 	claim *claimRow // of the one purchase that the command is about; nil: it claims none
+
+	groups []*mergedGroup // whose accounts the command changes
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a
@@ -116,6 +118,10 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "purchase.claimed", c.claimPurchase)
 	case TypeKeepAnswer:
 		return plain(c, c.keepAnswer)
+	case TypeMerge:
+		return api(c, "accounts.merged", c.mergeAccounts)
+	case TypeUndoMerge:
+		return api(c, "merge.undone", c.undoMerge)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -190,7 +196,21 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 }
 
 // known reports whether this version knows the command's type.
-func (t CommandType) known() bool { return t >= TypeInit && t <= TypeKeepAnswer }
+func (t CommandType) known() bool {
+	switch t {
+	case TypeMerge, TypeUndoMerge:
+		return true
+	}
+	return t >= TypeInit && t <= TypeKeepAnswer
+}
+
+// since is the version of the rules from which on a command may be proposed: a node that does not know its type ends.
+func (t CommandType) since() uint32 {
+	if t > TypeClaim {
+		return rulesAccounts
+	}
+	return 0
+}
 
 // prepared keeps what Propose decoded until the state machine of this node applies the same bytes, so that a leader decodes
 // once. The key is where the bytes lie: Raft hands the leader's state machine the slice that was proposed.

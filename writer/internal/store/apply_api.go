@@ -92,6 +92,8 @@ func (b *PutGrant) idempotency() *Idempotency      { return b.Idempotency }
 func (b *DeleteGrant) idempotency() *Idempotency   { return b.Idempotency }
 func (b *PutCatalog) idempotency() *Idempotency    { return b.Idempotency }
 func (b *PutPolicy) idempotency() *Idempotency     { return b.Idempotency }
+func (b *MergeAccounts) idempotency() *Idempotency { return b.Idempotency }
+func (b *UndoMerge) idempotency() *Idempotency     { return b.Idempotency }
 
 func (c *command) remember(scope []byte, row *idempotencyRow) {
 	var expired idempotencyRow
@@ -193,7 +195,7 @@ func aliasTaken(owner entitlement.AccountID) Result {
 func (c *command) addAliases(id entitlement.AccountID, details *accountRow, aliases []entitlement.Alias) *Rejection {
 	names := []string{accountIdentity(id)}
 	apple := entitlement.Alias{Kind: entitlement.AppleAppAccountToken, Value: id.AppleAppAccountToken()}
-	namedForApple := c.st.Rules >= rulesChains && c.nameForApple(id, apple)
+	namedForApple := c.st.Rules >= RulesChains && c.nameForApple(id, apple)
 	if namedForApple {
 		names = append(names, aliasIdentity(apple))
 	}
@@ -418,7 +420,7 @@ func (c *command) putPolicy(body *PutPolicy) Result {
 	}
 	for _, id := range ids {
 		// An account that no longer fits keeps what it had: the policy must not depend on one account.
-		c.accounts = nil
+		c.accounts, c.groups = nil, nil
 		c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})
 	}
 	c.accounts = nil

@@ -118,7 +118,7 @@ func (c *command) trim(body *Trim) Result {
 func (c *command) raiseRules(body *RaiseRules) Result {
 	before := c.st.Rules
 	c.st.Rules = max(c.st.Rules, body.Rules)
-	if before < rulesChains && c.st.Rules >= rulesChains {
+	if before < RulesChains && c.st.Rules >= RulesChains {
 		c.nameAccountsForApple()
 	}
 	return Result{}

@@ -213,7 +213,7 @@ func (c *command) learn(e *purchaseEdit) []string {
 // takesTest reports whether a message about a test purchase that came to production is kept, for those for whom the policy lets it count
 // (invariant I15): that of App Review, TestFlight or a licence tester, whom nobody can tell to use another app.
 func (c *command) takesTest(ev *entitlement.Event) bool {
-	if c.Env != entitlement.Production || ev.Environment != entitlement.Sandbox || ev.Kind != entitlement.Proof || c.st.Rules < rulesChains {
+	if c.Env != entitlement.Production || ev.Environment != entitlement.Sandbox || ev.Kind != entitlement.Proof || c.st.Rules < RulesChains {
 		return false
 	}
 	switch ev.Provider {

@@ -7,7 +7,7 @@ import (
 // claimPurchase gives a purchase without an owner to an account. What it takes from nobody it may do for whoever proves the purchase: that is
 // asked here again, because another claim may have come first.
 func (c *command) claimPurchase(body *ClaimPurchase) Result {
-	if c.st.Rules < rulesChains {
+	if c.st.Rules < RulesChains {
 		return rejected(SlugInvalidRequest, "not every writer knows how to claim a purchase yet")
 	}
 	if body.Account == "" || !c.exists(body.Account) {

@@ -203,6 +203,27 @@ func (b *batch) writeOver(r replication.Record, old []byte) {
 		b.fail(fmt.Errorf("put record %s: %w", dbKey, err))
 		return
 	}
+	b.log(r, dbKey)
+}
+
+// erase deletes a record, if it is there, and makes the change with the next revision.
+func (b *batch) erase(env entitlement.Environment, kind replication.Kind, key string) {
+	r := replication.Record{Env: env, Kind: kind, Key: key}
+	before := r
+	if before.Value = b.record(env, kind, key); before.Value == nil || b.err != nil {
+		return
+	}
+	b.st.StateHash = b.st.StateHash.Sub(before.Hash())
+	dbKey := r.DBKey()
+	if err := b.tx.Bucket(bucketRecords).Delete(dbKey); err != nil {
+		b.fail(fmt.Errorf("delete record %s: %w", dbKey, err))
+		return
+	}
+	b.log(r, dbKey)
+}
+
+// log makes the change with the next revision.
+func (b *batch) log(r replication.Record, dbKey []byte) {
 	b.st.N++
 	row := make([]byte, changePrefix, changePrefix+32+len(dbKey)+len(r.Value))
 	row = replication.Change{N: b.st.N, Record: r}.AppendBinary(row)

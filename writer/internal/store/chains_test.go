@@ -67,7 +67,7 @@ func TestAccountsOfOlderRulesGetTheirTokenWhenTheRulesAreRaised(t *testing.T) {
 	if r := m.apply(record(told(entitlement.Apple, "n1", months(entitlement.Apple, "1000", 1, named(token))))); r.Account != "" {
 		t.Fatalf("owner %q under the old rules", r.Account)
 	}
-	m.apply(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: rulesChains}))
+	m.apply(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: RulesChains}))
 	if r := m.apply(record(told(entitlement.Apple, "n2", months(entitlement.Apple, "1000", 2, named(token))))); r.Account != "acc_1" {
 		t.Errorf("owner %q", r.Account)
 	}

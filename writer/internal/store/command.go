@@ -37,6 +37,24 @@ const (
 	TypeRemoveMember CommandType = 20 // RemoveMember
 	TypeClaim        CommandType = 21 // ClaimPurchase
 	TypeKeepAnswer   CommandType = 22 // KeepAnswer
+
+	// Since rulesAccounts.
+	TypeMerge        CommandType = 23 // MergeAccounts
+	TypeUndoMerge    CommandType = 24 // UndoMerge
+	TypePutIntent    CommandType = 25 // PutIntent
+	TypeEndIntent    CommandType = 26 // EndIntent
+	TypeSubmitIntent CommandType = 27 // SubmitIntent
+	TypeRestore      CommandType = 28 // RestorePurchase
+	TypePutLink      CommandType = 29 // PutLink
+	TypeRedeemLink   CommandType = 30 // RedeemLink
+	TypePutCode      CommandType = 31 // PutCode
+	TypeRedeemCode   CommandType = 32 // RedeemCode
+	TypeConsume      CommandType = 33 // Consume
+	TypePutContact   CommandType = 34 // PutContact
+	TypeErase        CommandType = 35 // EraseAccount
+	TypeAwait        CommandType = 36 // AwaitPurchase
+	TypeLogin        CommandType = 37 // Login
+	TypePutDevice    CommandType = 38 // PutDevice
 )
 
 // Init founds a cluster: epoch 1.
@@ -183,6 +201,21 @@ type KeepAnswer struct {
 	// Answer is its body. Empty: the request has no answer that stays, and its repeat is worked on anew; the key is bound to what it asked for.
 	Answer      []byte       `cbor:"2,keyasint,omitempty"`
 	Idempotency *Idempotency `cbor:"3,keyasint"`
+}
+
+// MergeAccounts makes From and Into one for every reader. Nothing moves: see merge.go. Both must exist, and From must not be merged already.
+type MergeAccounts struct {
+	ID          string                `cbor:"1,keyasint"` // "merge_" and a ULID
+	From        entitlement.AccountID `cbor:"2,keyasint"`
+	Into        entitlement.AccountID `cbor:"3,keyasint"`
+	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+}
+
+// UndoMerge takes a merge back that is at most 30 days old. Account is one of those that it made one.
+type UndoMerge struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	ID          string                `cbor:"2,keyasint"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
 }
 
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and

@@ -18,11 +18,15 @@ import (
 )
 
 // RulesVersion is the newest version of the rules that this program knows; see design.md section 3.
-const RulesVersion uint32 = 2
+const RulesVersion uint32 = 3
 
-// rulesChains is the version since which purchases are told of by providers other than Stripe (entitlement.Transaction), shared, learned from what
+// RulesChains is the version since which purchases are told of by providers other than Stripe (entitlement.Transaction), shared, learned from what
 // aggregators say of their customers, and found by Apple's account token.
-const rulesChains = 2
+const RulesChains = 2
+
+// rulesAccounts is the version since which accounts can be merged, intents lease what is about to be bought, and the commands from TypeMerge on are
+// there. Their records have fields that older edges do not know.
+const rulesAccounts = 3
 
 // Voter is one member of the cluster.
 type Voter struct {

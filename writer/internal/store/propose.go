@@ -28,6 +28,11 @@ func (s *Store) Propose(ctx context.Context, encoded []byte) (Result, error) {
 	if d.err != nil || !d.Type.known() {
 		return Result{}, errors.Join(ErrCommand, d.err)
 	}
+	if st, _, _, _ := s.fsm.current(); st.Rules < d.Type.since() {
+		result := rejected(SlugUnavailable, "not every writer knows this request yet: they are being upgraded")
+		result.Outcome = Rejected
+		return result, nil
+	}
 	if result, ok, err := s.known(d); ok || err != nil {
 		return result, err
 	}

@@ -75,12 +75,14 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.before = append(e.before, p)
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
+		e.row.Lost = append(e.row.Lost, p.row.Lost...)
 	}
 	e.row.Claim = newerClaim(e.row.Claim, c.claim)
 	e.row.Evidence = e.row.Evidence.Add(objects...)
 	e.id = e.row.Evidence.ID()
 	e.row.Owner = c.ownerOf(&e.row)
 	e.row.Shares = c.sharesOf(&e.row)
+	e.row.Lost = e.row.losers()
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.Doubts()
 
@@ -93,6 +95,11 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 				a.removePurchase(p.id)
 			}
 		}
+		for _, lost := range p.row.Lost {
+			if a := c.account(lost.Account); a != nil {
+				a.removePurchase(p.id)
+			}
+		}
 	}
 	if e.shown {
 		policy := c.policyOf(c.Env)
@@ -100,6 +107,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		c.give(e.row.Owner, folded, &policy)
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
+		}
+		for _, lost := range e.row.Lost {
+			c.give(lost.Account, folded.TransferredCopy(lost.Stamp), &policy)
 		}
 	}
 	return e
@@ -110,6 +120,16 @@ func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy 
 	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(a.acc.Tester)) {
 		a.putPurchase(p)
 	}
+}
+
+// losers returns the accounts that lost the purchase and do not have it again, each with the last time that it did.
+func (row *purchaseRow) losers() []lostRow {
+	lost := slices.Clone(row.Lost)
+	slices.SortFunc(lost, func(a, b lostRow) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), -cmp.Compare(a.Stamp, b.Stamp))
+	})
+	lost = slices.CompactFunc(lost, func(a, b lostRow) bool { return a.Account == b.Account })
+	return slices.DeleteFunc(lost, func(l lostRow) bool { return l.Account == row.Owner || slices.Contains(row.Shares, l.Account) })
 }
 
 func newerClaim(a, b *claimRow) *claimRow {
@@ -147,7 +167,7 @@ func (c *command) named(a entitlement.Alias) entitlement.AccountID {
 		return entitlement.AccountID(owner)
 	}
 	provider := a.Kind.Provider()
-	if provider == "" || c.st.Rules < rulesChains {
+	if provider == "" || c.st.Rules < RulesChains {
 		return ""
 	}
 	link := entitlement.CustomerLink(provider, a.Value)
@@ -328,12 +348,13 @@ func (c *command) resolveWaiting(names []string, planned func(entitlement.Purcha
 	return edits
 }
 
-// accountEdit is one account's record as it will be.
+// accountEdit is one account as it will be: what it has itself, which is its record unless it takes part in a merge.
 type accountEdit struct {
 	id     entitlement.AccountID
 	acc    entitlement.Account
 	before []byte // as it is in the file; nil for a new one
 	value  []byte // encoded
+	part   bool   // of a merge: see merge.go
 }
 
 // account returns the account for changing, or nil for one that does not exist.
@@ -346,17 +367,26 @@ func (c *command) account(id entitlement.AccountID) *accountEdit {
 			return a
 		}
 	}
-	value := c.accountRecord(id)
-	if value == nil {
+	a := &accountEdit{id: id}
+	if a.before = c.accountRecord(id); a.before != nil && !c.decodeAccount(a) {
 		return nil
 	}
-	a := &accountEdit{id: id, before: value}
-	if err := entitlement.Decode(value, &a.acc); err != nil {
-		c.fail(fmt.Errorf("account %s: %w: %w", id, replication.ErrCorrupt, err))
-		return nil
+	if a.before == nil || a.acc.Merged {
+		if a.before, a.part = c.get(bucketParts, envKey(c.Env, string(id))), true; a.before == nil || !c.decodeAccount(a) {
+			return nil
+		}
 	}
 	c.accounts = append(c.accounts, a)
 	return a
+}
+
+func (c *command) decodeAccount(a *accountEdit) bool {
+	a.acc = entitlement.Account{}
+	if err := entitlement.Decode(a.before, &a.acc); err != nil {
+		c.fail(fmt.Errorf("account %s: %w: %w", a.id, replication.ErrCorrupt, err))
+		return false
+	}
+	return true
 }
 
 // exists reports whether the account is there, or is being made by this command.
@@ -364,7 +394,7 @@ func (c *command) exists(id entitlement.AccountID) bool {
 	if slices.ContainsFunc(c.accounts, func(a *accountEdit) bool { return a.id == id }) {
 		return true
 	}
-	return c.accountRecord(id) != nil
+	return c.accountRecord(id) != nil || c.get(bucketParts, envKey(c.Env, string(id))) != nil
 }
 
 // seenRecord is an account's record as it was before the command, nil for none.
@@ -407,14 +437,19 @@ func (c *command) encodeAccounts() bool {
 			return false
 		}
 	}
-	return true
+	return c.uniteGroups()
 }
 
-// writeAccounts writes the accounts whose bytes differ, each as one change.
+// writeAccounts writes the accounts whose bytes differ, each as one change; those that were merged as one.
 func (c *command) writeAccounts() {
 	for _, a := range c.accounts {
-		c.writeOver(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value}, a.before)
+		if a.part {
+			c.replace(bucketParts, envKey(c.Env, string(a.id)), a.before, a.value)
+		} else {
+			c.writeOver(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(a.id), Value: a.value}, a.before)
+		}
 		a.before = a.value
 	}
+	c.writeGroups()
 	c.seen = seenRecord{}
 }

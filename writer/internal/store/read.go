@@ -99,10 +99,17 @@ func (r *Reader) decode(bucket, key []byte, v any) (bool, error) {
 	return true, nil
 }
 
-// Account returns an account's record. Error: replication.ErrCorrupt.
+// Account returns an account's record; of one that was merged that of the survivor, whose ID it then has. Error: replication.ErrCorrupt.
 func (r *Reader) Account(env entitlement.Environment, id entitlement.AccountID) (*entitlement.Account, bool, error) {
 	a := &entitlement.Account{}
 	ok, err := r.decodeRecord(env, replication.KindAccount, string(id), a)
+	if ok || err != nil {
+		return a, ok, err
+	}
+	var pointer entitlement.Pointer
+	if ok, err = r.decodeRecord(env, replication.KindPointer, string(id), &pointer); ok {
+		ok, err = r.decodeRecord(env, replication.KindAccount, string(pointer.Account), a)
+	}
 	return a, ok, err
 }
 

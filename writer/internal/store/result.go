@@ -48,7 +48,7 @@ type Result struct {
 type Rejection struct {
 	Slug   string                `cbor:"1,keyasint"`           // of the problem: one of the Slug constants
 	Detail string                `cbor:"2,keyasint,omitempty"` // for people
-	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it
+	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it; with SlugAlreadyMerged: into which it was
 }
 
 // The rejections' slugs, which are those of the API's problems.
@@ -57,6 +57,9 @@ const (
 	SlugNotFound            = "not-found"
 	SlugIdempotencyMismatch = "idempotency-mismatch"
 	SlugInvalidRequest      = "invalid-request"
+	SlugUnavailable         = "unavailable"
+	SlugAlreadyMerged       = "already-merged"
+	SlugMergeFinal          = "merge-final"
 )
 
 // Errors of Propose, ReadIndex and the reads.

@@ -32,11 +32,17 @@ var (
 	bucketPulls       = []byte("pulls")             // env | purchase id -> pullRow
 	bucketSegments    = []byte("segments")          // number (8) -> SHA-256 (32) | size (8)
 	bucketMembers     = []byte("members")           // node id -> memberRow
+
+	// Since rulesAccounts.
+	bucketParts    = []byte("parts")     // env | account id -> what the account itself has, an entitlement.Account: for those in a merge, whose record is a union
+	bucketMerges   = []byte("merges")    // env | account that was merged -> mergeRow
+	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
-	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers}
+	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
+	bucketParts, bucketMerges, bucketMergedIn}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 
@@ -76,6 +82,14 @@ type purchaseRow struct {
 	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence
 	// Shares are the accounts beside the owner that the provider lets use it, as resolved, sorted.
 	Shares []entitlement.AccountID `cbor:"4,keyasint,omitempty"`
+	// Lost are the accounts that it was restored away from, sorted, without the present owner.
+	Lost []lostRow `cbor:"5,keyasint,omitempty"`
+}
+
+// lostRow says when an account lost a purchase to another.
+type lostRow struct {
+	Account entitlement.AccountID `cbor:"1,keyasint"`
+	Stamp   int64                 `cbor:"2,keyasint"`
 }
 
 // claimRow says that support gave a purchase to an account. The newer one wins when purchases are merged.

@@ -43,6 +43,8 @@ func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
 			row.Claim.ReadCanonical(r)
 		case 4:
 			row.Shares = canonical.Texts[entitlement.AccountID](r)
+		case 5:
+			row.Lost = canonical.List(r, func(x *lostRow) { x.read(r) })
 		default:
 			r.Fail()
 		}
@@ -60,6 +62,28 @@ func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
 		row.Claim.WriteCanonical(w)
 	}
 	canonical.WriteTexts(w, m, 4, row.Shares)
+	canonical.WriteList(w, m, 5, row.Lost, func(x *lostRow) { x.write(w) })
+}
+
+func (row *lostRow) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			row.Account = entitlement.AccountID(r.String())
+		case 2:
+			row.Stamp = r.Int()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (row *lostRow) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(string(row.Account))
+	w.Field(m, 2)
+	w.Number(row.Stamp)
 }
 
 // ReadCanonical implements canonical.Readable.
