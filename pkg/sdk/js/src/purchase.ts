@@ -1,0 +1,113 @@
+// A purchase, from the store's word to a signed answer that shows it.
+import { isObject, type Json } from './bytes.js';
+import type { Reply } from './edges.js';
+import type { Later } from './platform.js';
+import type { Words } from './view.js';
+
+/** What the store gave the app as proof. */
+export type Receipt =
+  | { provider: 'apple'; signedTransaction: string }
+  | { provider: 'google'; package: string; purchaseToken: string }
+  | { provider: 'stripe'; checkoutSessionId: string };
+
+export interface PurchaseOptions {
+  /** Entitlements to show as bought meanwhile (`optimistic`), once the store itself has confirmed the payment: for display, for 24 h at most. */
+  optimistic?: string[];
+}
+
+/**
+ * `confirmed`: a signed answer shows it. `processing`: it is recorded, or the store itself calls the payment pending; it will show by itself. `unconfirmed`: nobody
+ * could say within 20 s. `owned_by_other`: it is another account's. `refused`: it proves nothing.
+ */
+export type PurchaseOutcome = 'confirmed' | 'processing' | 'unconfirmed' | 'owned_by_other' | 'refused';
+
+export interface Purchase {
+  outcome: PurchaseOutcome;
+  /** For the user. */
+  message: string;
+  /** It is on the disks of a majority of writers: finish the transaction with the store now. Latchkey acknowledges at Play by itself. */
+  finish: boolean;
+  /** One for each receipt, in their order, as far as there was an answer. */
+  results: { outcome: string; finish: boolean; purchaseId?: string }[];
+}
+
+/** How long the user waits, in milliseconds (R83). */
+export const patience = 20_000;
+
+interface Means {
+  receipts: Receipt[];
+  send(body: Json, timeout: number): Promise<Reply>;
+  /** Asks for an answer at revision or newer, waiting up to so many seconds, and says whether one came. */
+  reached(revision: string, wait: number): Promise<boolean>;
+  pending(): boolean;
+  monotonic(): number;
+  later: Later;
+  words: Words;
+}
+
+/** Shows the receipts until they are recorded, then waits for a signed answer that contains them; for as long as a user has patience. */
+export async function confirm(means: Means): Promise<Purchase> {
+  const deadline = means.monotonic() + patience;
+  const left = () => deadline - means.monotonic();
+  const body = { receipts: means.receipts.map(wire) };
+  let results: Purchase['results'] = [];
+  for (let attempt = 0; left() > 0; attempt++) {
+    const reply = await means.send(body, Math.max(1000, left()));
+    let wait = 500 * 2 ** Math.min(attempt, 3);
+    if (reply.status === 200) {
+      const read = readResults(reply.body);
+      results = read.results;
+      const settled = results.every((r) => r.outcome !== 'pending');
+      if (results.length > 0 && settled) return finish(means, reply, results, left);
+      wait = Math.max(wait, read.retryAfter * 1000);
+    } else if (reply.status >= 400 && reply.status < 500 && reply.status !== 429) {
+      break; // asking again would get the same
+    }
+    wait = Math.max(wait, reply.retryAfter * 1000);
+    if (wait >= left()) break;
+    await new Promise<void>((resolve) => means.later(wait, resolve));
+  }
+  return result(means, 'unconfirmed', results);
+}
+
+async function finish(means: Means, reply: Reply, results: Purchase['results'], left: () => number): Promise<Purchase> {
+  const counts = results.some((r) => r.outcome === 'recorded' || r.outcome === 'provisional');
+  if (!counts) return result(means, results.some((r) => r.outcome === 'owned_by_other') ? 'owned_by_other' : 'refused', results);
+  const revision = reply.body['revision'];
+  if (typeof revision !== 'string') return result(means, 'processing', results);
+  for (let attempt = 0; left() > 0; attempt++) {
+    if (await means.reached(revision, Math.max(1, Math.min(10, Math.floor(left() / 1000))))) return result(means, means.pending() ? 'processing' : 'confirmed', results);
+    const wait = 500 * 2 ** Math.min(attempt, 3);
+    if (wait >= left()) break;
+    await new Promise<void>((resolve) => means.later(wait, resolve));
+  }
+  return result(means, 'processing', results);
+}
+
+function result(means: Means, outcome: PurchaseOutcome, results: Purchase['results']): Purchase {
+  return { outcome, message: means.words[`purchase_${outcome}`], finish: results.length > 0 && results.every((r) => r.finish), results };
+}
+
+function wire(receipt: Receipt): Json {
+  switch (receipt.provider) {
+    case 'apple':
+      return { provider: 'apple', signed_transaction: receipt.signedTransaction };
+    case 'google':
+      return { provider: 'google', package: receipt.package, purchase_token: receipt.purchaseToken };
+    case 'stripe':
+      return { provider: 'stripe', checkout_session_id: receipt.checkoutSessionId };
+  }
+}
+
+function readResults(body: Json): { results: Purchase['results']; retryAfter: number } {
+  const list = Array.isArray(body['results']) ? body['results'].filter(isObject) : [];
+  const waits = list.map((r) => (typeof r['retry_after'] === 'number' ? r['retry_after'] : 0));
+  return {
+    results: list.map((r) => ({
+      outcome: String(r['outcome']),
+      finish: r['finish'] === true,
+      ...(typeof r['purchase_id'] === 'string' ? { purchaseId: r['purchase_id'] } : {}),
+    })),
+    retryAfter: Math.max(0, ...waits),
+  };
+}
