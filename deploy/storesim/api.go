@@ -227,25 +227,35 @@ func (s *Sim) entitled(r *http.Request) any {
 	return object{"at": at, "entitled": len(by) > 0, "by": append([]string{}, by...)}
 }
 
-// proof is what the app can hand in as a receipt.
 func (s *Sim) proof(r *http.Request) any {
-	id := r.URL.Query().Get("purchase")
-	for _, p := range s.Purchases() {
-		if p.ID != id {
-			continue
-		}
-		switch p.Provider {
-		case Apple:
-			if signed, err := s.SignedTransaction(id, -1); err == nil {
-				return object{"provider": Apple, "signed_transaction": signed}
-			}
-		case Google:
-			if token, err := s.PurchaseToken(id); err == nil {
-				return object{"provider": Google, "package": s.config.Credentials[p.Env].Google.Package, "purchase_token": token}
-			}
-		case Stripe:
-			return object{"provider": Stripe, "checkout_session_id": s.stripeID(stripeSession(&p), &p, -1)}
-		}
+	proof, err := s.Proof(r.URL.Query().Get("purchase"))
+	if err != nil {
+		return object{"error": "no proof of it"}
 	}
-	return object{"error": "no proof of it"}
+	return proof
+}
+
+// Proof is what the app has of a purchase to show as a receipt: one of the receipts of Latchkey's POST /v1/receipts. Error: ErrRefused, where its provider
+// gives apps none.
+func (s *Sim) Proof(id string) (map[string]any, error) {
+	s.mu.Lock()
+	p := s.purchases[id]
+	if p != nil {
+		p = p.copy()
+	}
+	s.mu.Unlock()
+	if p == nil {
+		return nil, refuse("no purchase %q", id)
+	}
+	switch p.Provider {
+	case Apple:
+		signed, err := s.SignedTransaction(id, -1)
+		return object{"provider": Apple, "signed_transaction": signed}, err
+	case Google:
+		token, err := s.PurchaseToken(id)
+		return object{"provider": Google, "package": s.config.Credentials[p.Env].Google.Package, "purchase_token": token}, err
+	case Stripe:
+		return object{"provider": Stripe, "checkout_session_id": s.stripeID(stripeSession(p), p, -1)}, nil
+	}
+	return nil, refuse("%s gives apps nothing to show", p.Provider)
 }

@@ -43,7 +43,8 @@ type scripted struct {
 	*stage
 	name  string
 	named map[string]customerOf
-	ids   []string // of its purchases
+	ids   []string          // of its purchases
+	apps  map[string]string // session tokens, by account's name and device
 }
 
 // TestLives plays the lives of subscriptions in testdata/scripts on a real writer, which hears of them by webhooks and, where a provider does not say enough,
@@ -51,7 +52,9 @@ type scripted struct {
 //
 // The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
 // resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
-// its first message to another environment's address; entitled NAME; status NAME STATUS REASON.
+// its first message to another environment's address; entitled NAME; status NAME STATUS REASON. mute loses every message until unmute. Of the app: device NAME
+// DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
+// place that has these besides the usual ones; retired PRODUCT.
 // With ! before it, an action must be refused by the provider, or by the writer, and access must be closed.
 func TestLives(t *testing.T) {
 	t.Parallel()
@@ -62,7 +65,7 @@ func TestLives(t *testing.T) {
 		t.Cleanup(fronts[env].Close)
 	}
 	st := &stage{node: startNode(t, stores)}
-	sim := New(Config{Seed: 1, Credentials: credentials, Writers: []string{st.url}, Logger: slog.New(slog.DiscardHandler)})
+	sim := New(Config{Seed: 1, Credentials: credentials, Writers: []string{st.url}, Products: append(slices.Clone(DefaultProducts), renamed...), Logger: slog.New(slog.DiscardHandler)})
 	for env, front := range fronts {
 		front.Config.Handler = sim.Stores(env)
 		front.Start()
@@ -71,7 +74,8 @@ func TestLives(t *testing.T) {
 	st.follow(sim.Now)
 	commands := map[string]func(*scripted, *testscript.TestScript, bool, []string){
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
-		"entitled": (*scripted).entitled, "status": (*scripted).status,
+		"entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
+		"device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
 	}
 	for name, do := range actions {
 		commands[name] = func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
@@ -89,10 +93,11 @@ func TestLives(t *testing.T) {
 	}
 	p.Setup = func(env *testscript.Env) error {
 		st.playing.Lock()
-		s := &scripted{t: env.T().(testing.TB), stage: st, name: filepath.Base(env.WorkDir), named: map[string]customerOf{}}
+		s := &scripted{t: env.T().(testing.TB), stage: st, name: filepath.Base(env.WorkDir), named: map[string]customerOf{}, apps: map[string]string{}}
 		env.Values[playedKey{}] = s
 		env.Defer(func() {
 			defer st.playing.Unlock()
+			sim.SetChaos(Chaos{})
 			for _, id := range s.ids { // so that nothing renews while others are played
 				if err := sim.Cancel(id); err != nil && !errors.Is(err, ErrRefused) {
 					s.t.Error(err)
