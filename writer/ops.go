@@ -30,8 +30,10 @@ const (
 	roleFollower = "follower"
 )
 
-func (w *Writer) role() string {
-	if w.store.IsLeader() {
+func (w *Writer) role() string { return roleOf(w.store.IsLeader()) }
+
+func roleOf(leads bool) string {
+	if leads {
 		return roleLeader
 	}
 	return roleFollower
@@ -121,10 +123,11 @@ type Status struct {
 }
 
 func (w *Writer) status() (Status, error) {
-	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Role: w.role(), Leader: w.store.Leader()}
+	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Leader: w.store.Leader()}
 	ready := w.readiness()
 	s.Ready, s.Reasons = ready.Ready, ready.Reasons
 	stats := w.store.Stats()
+	s.Role = roleOf(stats.Leads)
 	p := stats.Position
 	s.Epoch, s.Revision, s.StateHash, s.Rules = p.Epoch, p.N, p.StateHash.String(), p.Rules
 	s.FullHash, s.AppliedIndex, s.Floor = stats.FullHash.String(), stats.AppliedIndex, stats.Floor

@@ -345,6 +345,23 @@ func TestCloseHandsTheLeadOver(t *testing.T) {
 	}
 }
 
+// TestTheTermThatIsToldIsTheOneThatIsLed is I4 as /status shows it: what tells of the end of a leadership comes after Raft has gone on to the next term. Until it is
+// there a node may still say that it leads, and then its own term.
+func TestTheTermThatIsToldIsTheOneThatIsLed(t *testing.T) {
+	leader := leaderOf(t, startCluster(t, 1, nil)...)
+	newest := leader.raft.CurrentTerm()
+	for _, led := range []uint64{newest, newest - 1} {
+		leader.lead.begin(t.Context(), func() {}, led)
+		if s := leader.Stats(); !s.Leads || s.Term != led {
+			t.Errorf("Stats() of a leader of term %d, Raft being in %d: leads %t in term %d", led, newest, s.Leads, s.Term)
+		}
+	}
+	leader.lead.end()
+	if s := leader.Stats(); s.Leads || s.Term != newest {
+		t.Errorf("Stats() when the lead has ended: leads %t in term %d, want term %d", s.Leads, s.Term, newest)
+	}
+}
+
 func TestWithoutAMajorityNothingIsAcknowledged(t *testing.T) {
 	nodes := startCluster(t, 3, nil)
 	leader := leaderOf(t, nodes...)

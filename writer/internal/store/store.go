@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -208,7 +209,8 @@ func (s *Store) Updated() <-chan struct{} {
 type Stats struct {
 	ID, Leader      string
 	State           string // Raft's: Leader, Follower, Candidate, Shutdown
-	Term            uint64
+	Leads           bool   // as IsLeader, at one moment with Term
+	Term            uint64 // that it leads, else the newest that it knows
 	CommitIndex     uint64 // as far as this node knows
 	LastIndex       uint64 // of its log
 	AppliedIndex    uint64 // of the last command in its state
@@ -233,7 +235,9 @@ type Stats struct {
 // Stats returns the present figures.
 func (s *Store) Stats() Stats {
 	st, _, _, _ := s.fsm.current()
-	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Term: s.raft.CurrentTerm(), CommitIndex: s.raft.CommitIndex(),
+	// A leader that is being replaced knows the next term a moment before it knows that it leads no more: it must not be said to lead that one.
+	led, _, _ := s.lead.current()
+	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Leads: led != 0, Term: cmp.Or(led, s.raft.CurrentTerm()), CommitIndex: s.raft.CommitIndex(),
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
 		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
 		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load(), Kept: s.fsm.kept, Proving: s.fsm.proving.Load()}
