@@ -484,6 +484,7 @@ type Climb struct {
 	before Head   // what was served when it began
 	least  uint64 // epoch
 	fresh  Copy   // nil until built
+	ahead  Head   // that the copy does not cover yet; zero: none
 	done   RequestKind
 }
 
@@ -511,8 +512,8 @@ func (c *Climb) Build(ctx context.Context, m Manifest, records io.Reader) error 
 	return err
 }
 
-// Next says what the copy lacks before it may be served: changes, then the head, so that what replaces the served copy is not older. AskNothing: it
-// is ready.
+// Next says what the copy lacks before it may be served: changes, then the head and the changes that this is ahead by, so that what replaces the served copy is not
+// older. AskNothing: it is ready.
 func (c *Climb) Next() Request {
 	switch c.done {
 	case AskNothing:
@@ -529,7 +530,9 @@ func (c *Climb) TookChanges(batch Batch, err error) error {
 		return err
 	}
 	if len(batch.Changes) == 0 {
-		c.done = AskChanges
+		if c.done = AskChanges; c.ahead.Epoch != 0 {
+			c.done = AskHead // this writer does not have them yet: the next head, in a second
+		}
 		return nil
 	}
 	held := c.fresh.Head()
@@ -540,7 +543,10 @@ func (c *Climb) TookChanges(batch Batch, err error) error {
 	if first, err := firstRevision(batch); err != nil || to.Epoch != held.Epoch || first != held.N+1 {
 		return fmt.Errorf("changes do not follow the snapshot: %w", ErrOtherHistory)
 	}
-	return c.fresh.Apply(to, batch.Changes)
+	if err := c.fresh.Apply(to, batch.Changes); err != nil || c.ahead.Epoch == 0 || c.ahead.N > to.N {
+		return err
+	}
+	return c.cover(c.ahead)
 }
 
 // TookHead takes the answer to a Next that asked for a head. An error ends the climb.
@@ -548,7 +554,6 @@ func (c *Climb) TookHead(signed string, err error) error {
 	if err != nil {
 		return err
 	}
-	c.done = AskHead
 	held := c.fresh.Head()
 	h, err := c.cfg.Verifier.Head(signed, held.AsOf)
 	switch {
@@ -557,8 +562,17 @@ func (c *Climb) TookHead(signed string, err error) error {
 	case h.Epoch != held.Epoch:
 		return fmt.Errorf("head after the snapshot: %w", ErrOtherHistory)
 	case h.N > held.N:
-		return nil // the next head, in a second
-	case h.N == held.N && (h.Chain != held.Chain || h.StateHash != held.StateHash):
+		// Without a head nothing could be signed: what it is ahead by is asked for.
+		c.ahead, c.done = h, AskNothing
+		return nil
+	}
+	return c.cover(h)
+}
+
+// cover makes a head's as_of the copy's, which ends the climb.
+func (c *Climb) cover(h Head) error {
+	c.done = AskHead
+	if held := c.fresh.Head(); h.N == held.N && (h.Chain != held.Chain || h.StateHash != held.StateHash) {
 		return ErrDiverged
 	}
 	return c.fresh.Advance(h)

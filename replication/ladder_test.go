@@ -613,6 +613,45 @@ func TestASnapshotIsNoWayBack(t *testing.T) {
 	}
 }
 
+// TestAClimbEndsWithAHead: writers that write all the time are always one change ahead. What is served after a climb knows how old it is all the same (I8): without
+// a head nothing can be signed.
+func TestAClimbEndsWithAHead(t *testing.T) {
+	s := newStairs(t)
+	c := s.l.Climb()
+	body, _, signed, err := s.w.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Judge(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Build(t.Context(), m, bytes.NewReader(body)); err != nil {
+		t.Fatal(err)
+	}
+	s.pass(10 * time.Second)
+	var asked []replication.RequestKind
+	for r := c.Next(); r.Kind != replication.AskNothing && len(asked) < 10; r = c.Next() {
+		asked = append(asked, r.Kind)
+		if r.Kind == replication.AskChanges {
+			err = c.TookChanges(s.changes(r))
+		} else {
+			s.put("a", fmt.Sprint("busy ", len(asked)))
+			err = c.TookHead(s.w.SignedHead(), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.l.Finish(s.now, replication.Request{Kind: replication.AskSnapshot}, c, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.check()
+	if h := s.m.Head(); h.AsOf != s.now.Unix() {
+		t.Errorf("after %v the replica is as of %d, want %d", asked, h.AsOf, s.now.Unix())
+	}
+}
+
 // TestTwoHistoriesOfOneEpochAreNeverJoined: two restores of one backup whose epochs began in the same second count the same revisions, under the same keys, and mean
 // different changes. The chain tells them apart (I5): whatever comes of the other history, the replica is a whole state of one of them, with nothing of the other in
 // it (I6), and no revision is followed by a lower one (I7).

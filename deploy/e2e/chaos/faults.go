@@ -93,18 +93,18 @@ var writerPoints = []crashPoint{
 }
 
 var edgePoints = []crashPoint{
-	{name: "replica-apply", often: true},        // a batch is verified
-	{name: "replica-commit", often: true},       // its transaction is complete and not committed
-	{name: "replica-committed", often: true},    // committed, and no reader sees it
-	{name: "replica-applied", often: true},      // readers see it
-	{name: "replica-build-filling", copy: true}, // a part of a downloaded copy is written
-	{name: "replica-build-filled", copy: true},  // all of it
-	{name: "replica-build-renamed", copy: true}, // under its name, and not read back
-	{name: "replica-build-proven", copy: true},  // read back, and not up to date
-	{name: "replica-adopt-synced", copy: true},  // up to date, and CURRENT does not name it
-	{name: "replica-adopt-named", copy: true},   // CURRENT names it, and readers have the old one
-	{name: "replica-adopt-done", copy: true},    // the old one is gone
-	{name: "replica-file-written", copy: true},  // a small file stands beside the one that it replaces
+	{name: "replica-apply", often: true},           // a batch is verified
+	{name: "replica-commit", often: true},          // its transaction is complete and not committed
+	{name: "replica-committed", often: true},       // committed, and no reader sees it
+	{name: "replica-applied", often: true},         // readers see it
+	{name: "replica-build-filling", copy: true},    // a part of a downloaded copy is written
+	{name: "replica-build-filled", copy: true},     // all of it
+	{name: "replica-build-proven", copy: true},     // read back, and not up to date
+	{name: "replica-adopt-synced", copy: true},     // up to date, and without a name
+	{name: "replica-adopt-christened", copy: true}, // with its name, and CURRENT does not have it
+	{name: "replica-adopt-named", copy: true},      // CURRENT names it, and readers have the old one
+	{name: "replica-adopt-done", copy: true},       // the old one is gone
+	{name: "replica-file-written", copy: true},     // a small file stands beside the one that it replaces
 }
 
 // Why a fault cannot be had.

@@ -21,8 +21,8 @@ const (
 	buildFill = 0.9
 )
 
-// build makes a file from a snapshot's records and proves that it has the manifest's state hash, by reading it again. The file has
-// its final name and is synced. Errors: replication.ErrRules, replication.ErrDiverged, replication.ErrFrame.
+// build makes a file from a snapshot's records and proves that it has the manifest's state hash, by reading it again. The file is synced, and has a name that no
+// process begins with: it may be older than what was served. Errors: replication.ErrRules, replication.ErrDiverged, replication.ErrFrame.
 func build(ctx context.Context, dir string, rules uint32, m replication.Manifest, records io.Reader) (*file, error) {
 	if m.Rules > rules {
 		return nil, fmt.Errorf("snapshot with rules %d, this program knows %d: %w", m.Rules, rules, replication.ErrRules)
@@ -38,34 +38,36 @@ func build(ctx context.Context, dir string, rules uint32, m replication.Manifest
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
 	fault.Point("replica-build-filled")
-	path := filepath.Join(dir, filePrefix+m.Revision().String()+"-"+strings.TrimSuffix(filepath.Base(name), tempSuffix)+dataSuffix)
-	if err := os.Rename(name, path); err != nil {
-		_ = os.Remove(name)
-		return nil, fmt.Errorf("build replica: %w", err)
-	}
-	if err := syncDir(dir); err != nil {
-		return nil, fmt.Errorf("build replica: %w", err)
-	}
-	fault.Point("replica-build-renamed")
-	f, err := openFile(path, rules)
+	f, err := openFile(name, rules)
 	if err == nil {
 		if err = f.verify(ctx.Err); err != nil {
 			f.abandon()
 		}
 	}
 	if err != nil {
-		_ = os.Remove(path)
+		_ = os.Remove(name)
 		return nil, fmt.Errorf("build replica: %w", err)
 	}
 	fault.Point("replica-build-proven")
 	return f, nil
 }
 
-// filePrefix begins the name of each data file; the revision of its snapshot follows: "replica-1-4711-build-123.db".
+// christen gives a file that build has made the name of one that is served.
+func (f *file) christen() error {
+	dir, name := filepath.Split(f.path)
+	path := filepath.Join(dir, filePrefix+f.Head().Revision().String()+"-"+strings.TrimSuffix(name, tempSuffix)+dataSuffix)
+	if err := os.Rename(f.path, path); err != nil {
+		return err
+	}
+	f.path = path
+	return syncDir(dir)
+}
+
+// filePrefix begins the name of each data file; the revision at which it was first served follows: "replica-1-4711-build-123.db".
 const filePrefix = "replica-"
 
-// builtAt reads the revision of a file's snapshot from its name; the zero value for another name.
-func builtAt(name string) replication.Revision {
+// servedFrom reads the revision at which a file was first served from its name; the zero value for another name.
+func servedFrom(name string) replication.Revision {
 	rev, _, _ := strings.Cut(strings.TrimPrefix(name, filePrefix), "-build-")
 	at, err := replication.ParseRevision(rev)
 	if err != nil {

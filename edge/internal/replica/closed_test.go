@@ -141,7 +141,8 @@ func TestALostCURRENTIsNoLostReplica(t *testing.T) {
 	}
 }
 
-// TestAfterDamageFoundAtTheStartNothingOlderIsTaken is I7: also a file that cannot even be opened leaves a revision below which no snapshot is adopted.
+// TestAfterDamageFoundAtTheStartNothingOlderIsTaken is I7: also a file that cannot even be opened leaves a revision below which no snapshot is adopted; and one that
+// was built and not adopted, because the process was killed, is not what the next process begins with.
 func TestAfterDamageFoundAtTheStartNothingOlderIsTaken(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"one meta page":     func(t *testing.T, path string) { write(t, path, 20, []byte{0xff}) },
@@ -174,6 +175,11 @@ func TestAfterDamageFoundAtTheStartNothingOlderIsTaken(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			killed := open(t, takeImage(t, dir).restore(t))
+			if head := killed.Head(); head.Epoch != 0 {
+				t.Errorf("killed before %s was adopted, the next process serves it", head.Revision())
+			}
+			_ = killed.Close()
 			if err := r.Adopt(c); err == nil {
 				t.Errorf("Adopt of %s after %s was served: no error", older.Revision(), w.Position().Revision())
 			}

@@ -69,17 +69,17 @@ func TestACrashLeavesTheOldOrTheNewReplica(t *testing.T) {
 	type step struct {
 		point string // name, and which time
 		want  int    // where there was an old one
-		first int    // where there was none: a file with its final name was proven when it got it
+		first int    // where there was none: a file is looked for by its name, which it gets when it has passed all tests
 	}
 	steps := []step{
 		{"replica-file-written:1", old, old}, // OPEN
 		{"replica-build-filling:1", old, old},
 		{"replica-build-filled:1", old, old},
-		{"replica-build-renamed:1", old, fresh},
-		{"replica-build-proven:1", old, fresh},
-		{"replica-commit:1", old, fresh}, // as_of goes over to the copy
-		{"replica-committed:1", old, fresh},
-		{"replica-adopt-synced:1", old, fresh},
+		{"replica-build-proven:1", old, old},
+		{"replica-commit:1", old, old}, // as_of goes over to the copy
+		{"replica-committed:1", old, old},
+		{"replica-adopt-synced:1", old, old},
+		{"replica-adopt-christened:1", old, fresh},
 		{"replica-file-written:2", old, fresh}, // CURRENT
 		{"replica-adopt-named:1", fresh, fresh},
 		{"replica-adopt-closed:1", fresh, fresh},

@@ -127,7 +127,7 @@ func (r *Replica) load() error {
 	}
 	if err != nil {
 		r.cfg.Logger.Error("replica file cannot be used", "file", current, "error", err)
-		r.noteFloor(builtAt(current))
+		r.noteFloor(servedFrom(current))
 		r.damages.Add(1)
 		if err := r.setAside(r.path(current)); err != nil {
 			return err
@@ -143,7 +143,7 @@ func (r *Replica) load() error {
 }
 
 // choose returns the name of the file to serve, "" if there is none, and whether CURRENT names it. Should CURRENT be lost, the file that
-// goes furthest is as good: each that has its final name was proven when it got it, and is proven again before it answers.
+// goes furthest is as good: each that has its name was proven and up to date when it got it, and is proven again before it answers.
 func (r *Replica) choose() (current string, named bool, err error) {
 	text, err := os.ReadFile(r.path(currentFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -164,7 +164,7 @@ func (r *Replica) choose() (current string, named bool, err error) {
 			r.cfg.Logger.Error("replica file cannot be used", "file", filepath.Base(path), "error", err)
 			continue
 		}
-		if head := f.Head(); current == "" || head.Revision().Compare(furthest.Revision()) > 0 {
+		if head := f.Head(); head.Revision().Compare(r.floor) >= 0 && (current == "" || head.Revision().Compare(furthest.Revision()) > 0) {
 			current, furthest = filepath.Base(path), head
 		}
 		if err := f.close(); err != nil {
@@ -458,6 +458,11 @@ func (r *Replica) Adopt(c replication.Copy) error {
 		return err
 	}
 	fault.Point("replica-adopt-synced")
+	// Not before: a file that has its name may be served by the next process, whatever becomes of the present one.
+	if err := fresh.christen(); err != nil {
+		return err
+	}
+	fault.Point("replica-adopt-christened")
 	if err := r.name(fresh); err != nil {
 		return err
 	}
