@@ -42,7 +42,7 @@ unit: commands $(JUDGES) $(SDK_TOOLS)
 	cd $(SDK) && npm test --silent
 	go test -timeout 10m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
 race: commands $(JUDGES)
-	CGO_ENABLED=1 go test -race -timeout 12m $(RACED)
+	CGO_ENABLED=1 go test -race -p 3 -timeout 12m $(RACED) # clusters wait for elections half of the time
 # Mostly they wait, for elections, restarts and time-outs: four systems side by side keep two cores half busy.
 e2e: commands $(JUDGES)
 	go test -count=1 -timeout 12m -parallel 4 $(ALONE)

@@ -341,6 +341,7 @@ func TestALeaderWhoseClockIsSet(t *testing.T) {
 
 // TestAWriterThatStartsWithAWrongClock never dates anything, even if it is elected first.
 func TestAWriterThatStartsWithAWrongClock(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var writers []*testWriter
 	for i, cfg := range testConfigs(t, 3) {
 		c := &wrongClock{}

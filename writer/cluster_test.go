@@ -178,6 +178,7 @@ func TestLeaderStops(t *testing.T) {
 
 // TestNoMajority shows what a lone node of three says: 503 with Retry-After for what needs a majority, and not ready, but alive.
 func TestNoMajority(t *testing.T) {
+	t.Parallel() // it mostly waits
 	writers := startCluster(t, 3)
 	acc := writers[0].account()
 	lone := writers[0]

@@ -227,6 +227,7 @@ func (w *testWriter) settled() bool {
 }
 
 func TestGooglePlay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startPlay(t)
 	w := playingWriter(t, f)
 	account := w.api("POST", "/v1/accounts", `{"aliases": [{"kind": "google_obfuscated_account", "value": "`+playAccount+`"}]}`).str("account_id")

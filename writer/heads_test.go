@@ -62,6 +62,7 @@ func (c *cutter) end() {
 // TestACutOffWriterProvesNothingOfItself: a writer that the leader cannot reach does not learn of new writes. Whatever head it serves, every
 // write that was acknowledged 2 s before its as_of is in it (I8).
 func TestACutOffWriterProvesNothingOfItself(t *testing.T) {
+	t.Parallel() // it mostly waits
 	configs := testConfigs(t, 3)
 	voters := append([]VoterConfig{}, configs[0].Cluster.Voters...)
 	ways := map[string]*cutter{}

@@ -91,6 +91,7 @@ func (w *testWriter) operator() *Operator { return NewOperator(w.cfg.Node.DataDi
 // nothing acknowledged is lost, nobody is told of another configuration, and the new writer does everything that the others do. The lost
 // one, started again, notices and never runs again.
 func TestAWriterIsReplacedUnderLoad(t *testing.T) {
+	t.Parallel() // it mostly waits
 	founders, newcomer := foundersAndNewcomer(t, 3)
 	var writers []*testWriter
 	for _, cfg := range founders {

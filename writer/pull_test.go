@@ -301,6 +301,7 @@ func TestAConflictingMessageIsPulled(t *testing.T) {
 
 // TestFailingPulls shows what becomes of each failure, and that webhooks do not wait for any of them.
 func TestFailingPulls(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const path = "/v1/checkout/sessions/cs_1"
 	failing := func(times, status int, header ...string) func(http.ResponseWriter, string, int) bool {
 		return func(w http.ResponseWriter, p string, n int) bool {
