@@ -13,8 +13,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/latchkey/latchkey/deploy/system"
 )
 
 // These tests show the system beside the simulated providers: latchkey-dev --storesim, all real processes.
@@ -195,6 +198,42 @@ func TestStoresim(t *testing.T) {
 		}
 	}
 	d.runDocumentedExample()
+	d.answersPastAWriterThatHangs()
+}
+
+// answersPastAWriterThatHangs: an app whose edge follows a writer that was frozen gets its receipt's answer all the same, in the time that apps have.
+func (d *dev) answersPastAWriterThatHangs() {
+	d.t.Helper()
+	const patience = 15 * time.Second // 3 s for the frozen one, an election if it led, and a busy machine
+	a := d.account("sandbox")
+	d.simulate("chaos", map[string]any{"chaos": map[string]any{"hold": "1h"}})
+	d.simulate("buy", map[string]any{"provider": "apple", "product": "com.example.pro_monthly", "account": a.id, "as": "past-a-frozen-writer"})
+	var followed struct{ Writer string }
+	shown, err := d.do(context.Background(), http.MethodGet, d.info().Edges[0].URL+"/status", nil, nil)
+	if err == nil {
+		err = shown.into(&followed)
+	}
+	at := slices.IndexFunc(d.info().Writers, func(n system.Node) bool {
+		u, errURL := url.Parse(n.URL)
+		return errURL == nil && strings.HasSuffix(followed.Writer, ":"+strconv.Itoa(internalPortOf(u.Port())))
+	})
+	if err != nil || at < 0 {
+		d.t.Fatalf("edge 0 follows %q, %v, want one of the writers", followed.Writer, err)
+	}
+	frozen := d.info().Writers[at]
+	d.signal(syscall.SIGSTOP, frozen)
+	defer d.signal(syscall.SIGCONT, frozen)
+	began := time.Now()
+	result, _ := d.showReceipt(a, 0, "past-a-frozen-writer")
+	if took := time.Since(began); result.Outcome != "recorded" || took > patience {
+		d.t.Errorf("with %s frozen the receipt is %+v after %s, want it recorded", frozen.ID, result, took)
+	}
+}
+
+// internalPortOf is the port of a writer's internal listener under latchkey-dev, from that of its public one.
+func internalPortOf(public string) int {
+	n, _ := strconv.Atoi(public) // what is no number is nobody's
+	return n + 20
 }
 
 // checkStoresimEntry: latchkey-dev.json says where the simulation is driven, within the block of ports, and the simulation speaks of both environments.
