@@ -44,11 +44,11 @@ unit: commands $(JUDGES) $(SDK_TOOLS)
 race: commands $(JUDGES)
 	CGO_ENABLED=1 go test -race -p 3 -timeout 12m $(RACED) # clusters wait for elections half of the time
 # Mostly they wait, for elections, restarts and time-outs: four systems side by side keep two cores half busy.
-e2e: commands $(JUDGES)
+e2e: commands $(JUDGES) $(SDK_TOOLS)
 	go test -count=1 -timeout 12m -parallel 4 $(ALONE)
 
-# What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges, curl for the README's commands, a NATS
-# server of others' making.
+# What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges and the SDK, a browser for its sample app, curl for
+# the README's commands, a NATS server of others' making.
 .PHONY: commands
 commands:
 	@missing=; \
@@ -56,7 +56,8 @@ commands:
 	  command -v node >/dev/null || missing="$$missing nodejs"; \
 	  command -v npm >/dev/null || missing="$$missing npm"; \
 	  command -v curl >/dev/null || missing="$$missing curl"; \
-	  command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	  command -v chromium >/dev/null || missing="$$missing chromium"; \
+  command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	  if [ -n "$$missing" ]; then \
 	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	    echo "installing$$missing"; \

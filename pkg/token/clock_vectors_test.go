@@ -54,7 +54,7 @@ func beginClock(kept *trustedClock, s clockStep) trustedClock {
 
 func (c trustedClock) learn(s clockStep) trustedClock {
 	at := max(c.at(s), s.IssuedAt)
-	if s.Proven && at-s.IssuedAt <= clockTolerance {
+	if s.Proven && (at-s.IssuedAt <= clockTolerance || max(s.Wall-s.IssuedAt, s.IssuedAt-s.Wall) <= clockTolerance) {
 		at = s.IssuedAt
 	}
 	return trustedClock{time: at, monotonic: max(c.monotonic, s.Monotonic), boot: s.Boot}
@@ -184,6 +184,8 @@ func clockTraces() []clockTrace {
 	built.step(clockStep{Do: "begin", BuiltAt: now - day}, -day, "unverified")
 	backwards := opened()
 	backwards.monotonic = 10
+	ahead, alone := opened(), opened().sets(-hour)
+	ahead.monotonic, alone.monotonic = ahead.monotonic+2*day, alone.monotonic+2*day
 	return []clockTrace{
 		opened().runs(59).looks(59, verified).runs(1).looks(60, offline).runs(day-61).looks(day-1, offline).runs(1).looks(day, expired).trace("offline for 24 hours and not longer"),
 		opened().sets(-10*day).runs(hour).looks(hour, suspect).runs(23*hour-1).looks(day-1, suspect).runs(1).looks(day, expired).trace("a clock set back extends nothing"),
@@ -201,6 +203,8 @@ func clockTraces() []clockTrace {
 		opened().runs(hour).learns(2*hour, false, hour, offline).trace("an answer without proof does not set time back"),
 		opened().runs(400).learns(300, true, 100, verified).trace("a monotonic clock that is 5 minutes too fast is set right by a proven answer"),
 		opened().runs(400).learns(301, true, 400, offline).trace("by more than 5 minutes it is not"),
+		ahead.looks(2*day, expired).learns(0, true, 0, verified).trace("unless the device's clock agrees with the edge: a trusted time that is days ahead comes back"),
+		alone.looks(2*day, expired).learns(0, true, 2*day, expired).trace("against both other clocks it does not come back"),
 		opened().runs(400).learns(-600, false, 1000, verified).trace("an answer from ahead moves time on"),
 		built.learns(0, true, 0, verified).trace("the build of the app is the least time"),
 		backwards.begin(0, verified).runs(100).looks(100, offline).trace("a monotonic clock that went back is another boot"),

@@ -17,8 +17,10 @@ await Promise.all([
   esbuild.build({ ...library, entryPoints: entries, format: 'esm', outdir: 'dist/esm' }),
   esbuild.build({ ...library, entryPoints: entries, format: 'cjs', outdir: 'dist/cjs' }),
   esbuild.build({ ...forNode, entryPoints: tests.map((name) => `test/${name}`), outdir: 'build/test', outExtension: { '.js': '.mjs' } }),
-  esbuild.build({ ...forNode, entryPoints: ['test/sim.ts'], outfile: 'build/sim.mjs' }),
+  esbuild.build({ ...forNode, entryPoints: { sim: 'test/sim.ts', browser: 'test/browser.ts', serve: 'example/serve.ts' }, outdir: 'build', outExtension: { '.js': '.mjs' } }),
+  esbuild.build({ ...library, target: 'es2022', entryPoints: ['example/app.ts'], format: 'esm', outdir: 'build/example' }),
 ]);
+for (const name of ['index.html', 'style.css']) cpSync(`example/${name}`, `build/example/${name}`);
 writeFileSync('dist/cjs/package.json', '{"type": "commonjs"}\n');
 execFileSync('node_modules/.bin/tsc', ['-p', 'tsconfig.types.json'], { stdio: 'inherit' });
 for (const name of readdirSync('dist/esm').filter((name) => name.endsWith('.d.ts'))) cpSync(`dist/esm/${name}`, `dist/cjs/${name}`);

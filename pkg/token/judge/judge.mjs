@@ -214,7 +214,8 @@ for (const trace of vectors.clock_traces) {
       anchor = { time: Math.max(kept?.time ?? 0, s.built_at ?? 0), boot, monotonic: goesOn ? kept.monotonic : monotonic };
     } else if (s.do === 'learn') {
       const fast = at(anchor, s) - s.issued_at;
-      anchor = { time: fast < 0 || (s.proven && fast <= 300) ? s.issued_at : at(anchor, s), boot, monotonic };
+      const back = s.proven && (fast <= 300 || Math.abs(s.wall - s.issued_at) <= 300);
+      anchor = { time: fast < 0 || back ? s.issued_at : at(anchor, s), boot, monotonic };
       held = s;
     } else if (s.do === 'keep') {
       kept = { time: at(anchor, s), boot, monotonic };

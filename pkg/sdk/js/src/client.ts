@@ -1,6 +1,6 @@
 // The client: it shows the last signed answer at once, asks edges for newer ones, and takes access away for nothing less than one of those. Start at
 // configure, then Latchkey.take, where an answer is believed or not.
-import { encodeBase64url, isObject, type Json } from './bytes.js';
+import { decodeBase64url, decodeUTF8, encodeBase64url, isObject, type Json } from './bytes.js';
 import { begin, checkpoint, checkpointSeconds, judge, learn, now, type Anchor, type Status, type Window } from './clock.js';
 import { backoff, readTimeout, Transport, writeTimeout, type Reply } from './edges.js';
 import { Refused } from './jws.js';
@@ -32,6 +32,8 @@ export interface Options {
   /** The app that tokens are made for, as in the edges' configuration. */
   audience: string;
   environment: 'production' | 'sandbox';
+  /** false: nobody is signed in before logIn, and no anonymous account is made: for apps whose backend makes the sessions. Default: true. */
+  anonymous?: boolean;
   /** When this build of the app was made: no clock is believed to be before it. */
   builtAt?: Date;
   /** WebCrypto by default; `p256` of `@latchkey/sdk/p256` where there is none. */
@@ -254,7 +256,13 @@ export class Latchkey {
    * RequestFailed; then nothing has changed.
    */
   async logIn(credential: Credential): Promise<Snapshot> {
-    const session = await this.ensureSession();
+    if (!this.session && this.options.anonymous === false && 'sessionToken' in credential) {
+      // Nothing is to be merged. Whose session it is, the edge says by what it signs.
+      this.enter(serverSession(credential.sessionToken));
+      await this.run(true);
+      return this.snapshot();
+    }
+    const session = await this.ensureSession(true);
     if (!session) throw new RequestFailed('', 0);
     const body =
       'identityToken' in credential ? { identity_token: credential.identityToken } : 'linkToken' in credential ? { link_token: credential.linkToken } : { session_token: credential.sessionToken };
@@ -272,7 +280,7 @@ export class Latchkey {
     const session = this.session;
     this.enter(undefined);
     this.log('signed out', '');
-    if (session) {
+    if (session && this.options.anonymous !== false) {
       const generation = this.generation;
       const reply = await this.write('/v1/sessions/logout', session.token, {});
       const next = readSession(reply.body, true);
@@ -507,9 +515,11 @@ export class Latchkey {
     if (session !== this.session) return undefined;
     if (nonce === undefined && !this.anchor.proven) return undefined;
     const { issuedAt, freshUntil } = token.claims;
-    const reason = this.reader.refusal(token, { ...this.expected(), ...(nonce === undefined ? {} : { nonce }) }, Math.max(this.at(), issuedAt));
+    // Judged at the time that it would prove: later than the trusted one, because an edge says so, or a little earlier.
+    const learned = learn(this.anchor, reading(this.clock), issuedAt, nonce !== undefined);
+    const reason = this.reader.refusal(token, { ...this.expected(), ...(nonce === undefined ? {} : { nonce }) }, Math.floor(now(learned, reading(this.clock)) / 1000));
     if (reason) return this.refuse(reason);
-    this.anchor = learn(this.anchor, reading(this.clock), issuedAt, nonce !== undefined);
+    this.anchor = learned;
     const held = this.own();
     const order = held ? compare(token.claims, held.claims) : 1;
     if (order < 0) {
@@ -534,8 +544,8 @@ export class Latchkey {
 
   // Sessions.
 
-  private ensureSession(): Promise<Session | undefined> {
-    if (this.session) return Promise.resolve(this.session);
+  private ensureSession(always = this.options.anonymous !== false): Promise<Session | undefined> {
+    if (this.session || !always) return Promise.resolve(this.session);
     return (this.opening ??= this.openSession().finally(() => (this.opening = undefined)));
   }
 
@@ -590,7 +600,8 @@ export class Latchkey {
   private async purchase(path: string, receipt: Receipt | Receipt[], options: PurchaseOptions): Promise<Purchase> {
     const session = await this.ensureSession();
     const until = this.at() + optimisticSeconds;
-    for (const id of options.optimistic ?? []) this.optimistic[id] = until;
+    const present = this.snapshot().entitlements;
+    for (const id of options.optimistic ?? []) if (!present[id]?.active) this.optimistic[id] = until; // a stream may have been faster
     await this.save();
     this.changed();
     const receipts = Array.isArray(receipt) ? receipt : [receipt];
@@ -818,6 +829,17 @@ export class Latchkey {
     this.logged.push({ at: iso(trusted), wall: iso(this.clock.wall()), event, detail });
     if (this.logged.length > logEntries) this.logged.shift();
   }
+}
+
+/** Reads of a session token that our own backend gave us whose it is. */
+function serverSession(token: string): Session {
+  try {
+    const claims = JSON.parse(decodeUTF8(decodeBase64url(token.split('.')[1] ?? ''))) as Json;
+    if (typeof claims['sub'] === 'string' && typeof claims['exp'] === 'number') return { accountId: claims['sub'], token, expiresAt: iso(claims['exp'] * 1000), anonymous: false };
+  } catch {
+    // It is none.
+  }
+  throw new RequestFailed('invalid-credential', 0);
 }
 
 function isStored(o: unknown): o is Stored {

@@ -70,15 +70,16 @@ export function checkpoint(anchor: Anchor, reading: Reading): Anchor {
 
 /**
  * Learns from an accepted answer that the edge signed at issuedAt (Unix seconds). proven says that the answer carries the nonce of a request of ours:
- * then the edge signed it just now, and a monotonic clock that ran too fast is set right. An answer without may be a recording: it can
- * only move time on.
+ * then the edge signed it just now, and a monotonic clock that ran too fast is set right: by a little at any time, by more when the device's clock says the same
+ * as the edge. Without that, one hour in which an installation's clocks were days ahead would lock its users out for days. An answer without proof may be a
+ * recording: it can only move time on.
  */
 export function learn(anchor: Anchor, reading: Reading, issuedAt: number, proven: boolean): Anchor {
   const here = now(anchor, reading);
   const signed = issuedAt * 1000;
-  const fast = here - signed;
-  const time = proven && fast > 0 && fast <= toleranceSeconds * 1000 ? signed : Math.max(here, signed);
-  return { time, boot: reading.boot, monotonic: Math.max(anchor.monotonic, reading.monotonic), proven: anchor.proven || proven };
+  const tolerance = toleranceSeconds * 1000;
+  const back = proven && (here - signed <= tolerance || Math.abs(reading.wall - signed) <= tolerance);
+  return { time: back ? signed : Math.max(here, signed), boot: reading.boot, monotonic: Math.max(anchor.monotonic, reading.monotonic), proven: anchor.proven || proven };
 }
 
 /** Says how much the held answer is worth at reading. */

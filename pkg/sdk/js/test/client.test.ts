@@ -157,6 +157,22 @@ test('a reboot loses at most a checkpoint, and a right clock is never suspected'
   assert.equal(again.entitlements().status, 'grace_expired');
 });
 
+test('an hour in which an installation signed two days ahead locks nobody out afterwards', async () => {
+  const world = new World();
+  const client = await world.start();
+  const account = client.entitlements().accountId!;
+  world.time += 2 * day; // the writers' clocks, and with them the edges'
+  world.bootedAt += 2 * day; // not the device's
+  world.wallAhead = -2 * day;
+  world.give(account, world.pro());
+  await client.refresh({ force: true });
+  world.time -= 2 * day;
+  world.bootedAt -= 2 * day;
+  world.wallAhead = 0;
+  world.give(account, world.pro());
+  assert.deepEqual([(await client.refresh({ force: true })).status, client.isActive('pro')], ['verified', true]);
+});
+
 test('a stored token of another account is never shown', async () => {
   const { world, client } = await payer();
   world.kill(client);
@@ -184,6 +200,22 @@ test('R14 of complaints: a purchase before login is there after it, whether the 
   assert.equal(merged.accountId, mine);
   assert.notEqual(merged.accountId, account);
   assert.equal(merged.entitlements['pro']!.active, true);
+});
+
+test('an app whose backend makes the sessions has no account before, and none after', async () => {
+  const world = new World();
+  const client = await world.start({ anonymous: false });
+  await world.pass(300);
+  assert.equal(client.entitlements().accountId, undefined);
+  assert.deepEqual(world.requests, []);
+  const account = world.newAccount();
+  world.give(account, world.pro());
+  const token = `e30.${Buffer.from(JSON.stringify({ sub: account, exp: world.time + 3600 })).toString('base64url')}.sig`;
+  world.accounts.get(account)!.session = token;
+  const s = await client.logIn({ sessionToken: token });
+  assert.deepEqual([s.accountId, s.anonymous, s.entitlements['pro']!.active], [account, false, true]);
+  assert.equal((await client.logOut()).accountId, undefined);
+  await assert.rejects(client.logIn({ sessionToken: 'no token' }), RequestFailed);
 });
 
 test('logging out shows nothing of the account, at once, offline too', async () => {

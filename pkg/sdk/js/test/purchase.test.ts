@@ -59,6 +59,16 @@ test('until then it is optimistic: shown, never active, and for 24 h at most', a
   assert.equal(again.entitlements().entitlements['pro'], undefined);
 });
 
+test('what is active already is not made optimistic: it would outlive the grace', async () => {
+  const { world, client, account } = await shop();
+  world.give(account, world.pro());
+  await client.refresh({ force: true });
+  world.moods.forEach((mood) => (mood.down = true));
+  await during(world, client.confirmPurchase(receipt, { optimistic: ['pro'] }));
+  await world.pass(24 * 3600 - 20);
+  assert.deepEqual([client.isActive('pro'), client.entitlements().entitlements['pro']!.optimistic], [false, false]);
+});
+
 test('a pending one is shown again after the time that the edge says, and confirmed as soon as it is recorded', async () => {
   const { world, client, account } = await shop();
   world.receipts.set(wire, { outcome: 'pending', finish: false, retry_after: 3 });
