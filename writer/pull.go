@@ -46,6 +46,8 @@ const (
 	pullGonePause = 6 * time.Hour
 	// pullRefusedPause is how long a whole environment waits when the provider refuses our key.
 	pullRefusedPause = 30 * time.Second
+	// pullOutrunPause is how long to wait for the second in which an answer is newer than the messages of the one before.
+	pullOutrunPause = time.Second
 	// pullSettleWait is the longest wait for an answer to be new enough, which is a matter of one second; times beyond are no clock's.
 	pullSettleWait = 2 * time.Second
 
@@ -248,11 +250,7 @@ func (p *pulling) pick(due []store.Pull, pull store.Pull) []store.Pull {
 
 // ask asks about one purchase: for what is in doubt, or for everything where two messages came under one id.
 func (p *pulling) ask(ctx context.Context, pull store.Pull) {
-	var purchase store.PurchaseDetail
-	err := p.store.View(func(r *store.Reader) (err error) {
-		purchase, _, err = r.Purchase(p.env, pull.ID)
-		return err
-	})
+	purchase, err := p.purchase(pull.ID)
 	if err != nil {
 		p.log.WarnContext(ctx, "purchase in doubt not read", "environment", p.env, "purchase_id", pull.ID, "error", err)
 		p.later(pull, pullPauseMin)
@@ -276,10 +274,51 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 		p.soon(pull, max(pause, pullBusyPause))
 		return
 	}
-	if !p.record(ctx, purchase, pull, answers, complete) {
+	settled := p.record(ctx, purchase, pull, answers, complete)
+	if p.outrun(answers) && wait(ctx, pullOutrunPause, nil, nil) {
+		answers, _, _, _ := p.askAll(ctx, purchase, targets)
+		if purchase, err = p.purchase(pull.ID); err == nil && ctx.Err() == nil {
+			settled = p.record(ctx, purchase, pull, answers, complete)
+		}
+	}
+	if !settled {
 		pause = max(pause, pullPauseMin)
 	}
 	p.later(pull, pause)
+}
+
+// purchase returns what is recorded of a purchase by now.
+func (p *pulling) purchase(id entitlement.PurchaseID) (purchase store.PurchaseDetail, err error) {
+	err = p.store.View(func(r *store.Reader) (err error) {
+		purchase, _, err = r.Purchase(p.env, id)
+		return err
+	})
+	return purchase, err
+}
+
+// outrun reports whether a message has a newer version than an answer and may be older: one of the second in which the question left. Answers have the
+// version of that whole second, so the message counts. What happened in between has a message of its own; should that one be lost, an answer of the next
+// second tells.
+func (p *pulling) outrun(answers []entitlement.Event) (outrun bool) {
+	err := p.store.View(func(r *store.Reader) error {
+		for _, ev := range answers {
+			for _, o := range ev.Objects {
+				if o.At%int64(time.Second) != 0 || len(o.Links) == 0 { // what the provider has signed has its own time
+					continue
+				}
+				purchase, _, err := r.Purchase(p.env, entitlement.PurchaseID(o.Links[0]))
+				if err != nil {
+					return err
+				}
+				newer := func(known entitlement.Object) bool {
+					return known.Kind == o.Kind && known.ID == o.ID && known.By == o.By && o.At < known.At && known.At < o.At+int64(time.Second)
+				}
+				outrun = outrun || slices.ContainsFunc(purchase.Evidence.Objects, newer) && !purchase.Evidence.Knows(o)
+			}
+		}
+		return nil
+	})
+	return outrun && err == nil
 }
 
 // enter takes one of a provider's workers, and reports false where all of them are asking.

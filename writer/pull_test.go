@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -447,6 +448,75 @@ func TestAChangeInTheSecondOfTheAnswerIsNotLost(t *testing.T) {
 	await(t, "pro", func() bool { return w.pro(acc)["active"] == true })
 	w.send(event("evt_2", "customer.subscription.updated", canceling, object{"created": at}))
 	await(t, "the change", func() bool { return w.pro(acc)["will_renew"] == false && len(w.pulls()) == 0 })
+}
+
+// scriptedPuller gives answers one after the other.
+type scriptedPuller struct {
+	answers []entitlement.Event
+	asked   int
+}
+
+func (s *scriptedPuller) Provider() entitlement.Provider { return entitlement.RevenueCat }
+
+func (s *scriptedPuller) Targets(_ entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
+	return doubts
+}
+
+func (s *scriptedPuller) Pull(context.Context, entitlement.ObjectKind, string) (entitlement.Event, error) {
+	s.asked++
+	return s.answers[s.asked-1], nil
+}
+
+// A provider's messages have versions within the second and its answers have not: a message of the second in which the question left counts before the
+// answer, though the answer may know more. It is asked once more, a second later.
+func TestAnAnswerThatAMessageOfItsSecondOutrunsIsAskedForAgain(t *testing.T) {
+	w := oneWriter(t)
+	second := time.Now().Truncate(time.Second).Add(-time.Minute)
+	for name, tt := range map[string]struct {
+		messageAt time.Duration // after the second in which the question leaves
+		renews    bool          // by the answers
+		want      int
+	}{
+		"a message of the same second":                     {300 * time.Millisecond, false, 2},
+		"a message of the same second that says the same":  {300 * time.Millisecond, true, 1},
+		"a message of the second before":                   {-time.Millisecond, false, 1},
+		"a message of the next second is newer in any way": {1100 * time.Millisecond, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := unique("1")
+			link := []entitlement.Link{entitlement.Link("revenuecat:" + id)}
+			stands := func(at time.Time, renews bool) entitlement.Object {
+				return entitlement.Object{Kind: entitlement.KindRenewal, ID: "app_store", By: entitlement.RevenueCat, At: at.UnixNano(), Links: link,
+					Renewal: &entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: renews}}
+			}
+			record := func(objects ...entitlement.Object) {
+				t.Helper()
+				ev := entitlement.Event{Provider: entitlement.RevenueCat, ID: unique("evt"), Environment: entitlement.Sandbox, Objects: objects}
+				if _, err := w.propose(t.Context(), store.TypeRecordEvent, entitlement.Sandbox, store.RecordEvent{Event: ev}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			record(stands(second.Add(tt.messageAt), true), entitlement.Object{Kind: entitlement.KindTransaction, ID: id, By: entitlement.RevenueCat, At: 1, Links: link,
+				Transaction: &entitlement.Transaction{Chain: "app_store", Recurring: true, StartsAt: second.Unix(), EndsAt: second.Unix() + 3600}},
+				entitlement.Object{Kind: entitlement.KindHint, ID: "user", By: entitlement.RevenueCat, At: 1, Links: link, Hint: &entitlement.Hint{Of: entitlement.KindCustomer}})
+			api := &scriptedPuller{}
+			for i := range 2 {
+				at := second.Add(time.Duration(i) * time.Second)
+				api.answers = append(api.answers, entitlement.Event{Provider: entitlement.RevenueCat, ID: unique("pull:"), Environment: entitlement.Sandbox, CreatedAt: at.Unix(), Objects: []entitlement.Object{
+					{Kind: entitlement.KindCustomer, ID: "user", By: entitlement.RevenueCat, At: at.UnixNano(), Links: link, Customer: &entitlement.Customer{}}, stands(at, tt.renews)}})
+			}
+			p := newPulling(w.Writer, entitlement.Sandbox, map[entitlement.Provider]provider.Puller{entitlement.RevenueCat: api})
+			p.ask(t.Context(), store.Pull{ID: entitlement.PurchaseID(link[0]), Asks: "x"})
+			purchase, err := p.purchase(entitlement.PurchaseID(link[0]))
+			if err != nil || api.asked != tt.want {
+				t.Fatalf("asked %d times, want %d: %v", api.asked, tt.want, err)
+			}
+			at := slices.IndexFunc(purchase.Evidence.Objects, func(o entitlement.Object) bool { return o.Renewal != nil })
+			if got, want := purchase.Evidence.Objects[at].Renewal.WillRenew, tt.renews || tt.messageAt > time.Second; got != want {
+				t.Errorf("will renew %t, want %t", got, want)
+			}
+		})
+	}
 }
 
 // TestLeaderChangesInTheMiddleOfAPull: the next leader asks for itself, the first one's answer comes to nothing, and all nodes agree.
