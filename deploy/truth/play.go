@@ -245,8 +245,8 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	case 2:
 		name, err = "resumes", w.sim.Resume(p.ID)
 	case 3, 4:
-		if p.Provider == storesim.Iaptic && !w.punctual {
-			return // iaptic's API shows no billing grace: what a lost message told of it is lost
+		if p.Provider == storesim.Iaptic && (!w.punctual || p.Store == storesim.PlayStore) {
+			return // iaptic shows no billing grace, and Play cannot be asked by what iaptic tells of a sale
 		}
 		name, err = "card fails", w.sim.FailCard(p.ID)
 	case 5:

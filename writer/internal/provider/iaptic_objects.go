@@ -279,12 +279,10 @@ func (s *iapticSale) standing(reason string) (r *entitlement.Renewal, rank uint8
 	r = &entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: intent == "renew" || intent == "" && reason == ""}
 	past := !s.ends.IsZero() && !s.ends.After(s.date)
 	switch {
-	case s.is("isBillingRetryPeriod") && !past:
-		// Whether the store's grace is in the date is not documented; more than it is not given.
-		r.Phase, r.GraceUntil = entitlement.PhaseBillingGrace, unixOf(s.ends)
-		return r, iapticUnpaid
 	case s.is("isBillingRetryPeriod"):
-		r.Phase = entitlement.PhaseBillingRetry
+		// iaptic does not say whether the store grants a grace, nor whether the date has it in it: what is given beyond the date is the policy's
+		// billing grace for the store, by default nothing but for Stripe.
+		r.Phase = entitlement.PhaseBillingGrace
 		return r, iapticUnpaid
 	case s.is("isExpired"), past && !r.WillRenew:
 		return &entitlement.Renewal{Phase: entitlement.PhaseExpired, EndedAt: unixOf(s.ends)}, iapticExpired

@@ -180,6 +180,30 @@ func TestIapticOrderDoesNotCount(t *testing.T) {
 	}
 }
 
+// iaptic shows no grace of the store's: what goes on beyond the date that it tells is what the policy has for that store.
+func TestIapticsGraceIsThePolicysForTheStore(t *testing.T) {
+	play := props{"purchaseId": "google:GPA.1-2", "transactionId": "google:GPA.1-2..0", "platform": "google", "productId": "google:pro", "isBillingRetryPeriod": true}
+	stripe := props{"purchaseId": "stripe:sub_1", "transactionId": "stripe:sub_1", "platform": "stripe", "productId": "stripe:price_1", "isBillingRetryPeriod": true}
+	allowance := entitlement.Policy{BillingGrace: map[entitlement.Provider]int64{entitlement.Google: 3 * 24 * 3600}}
+	for _, tt := range []struct {
+		name   string
+		row    props
+		policy entitlement.Policy
+		want   time.Duration // after the end that is told
+	}{
+		{"Play, by default", play, entitlement.Policy{}, 0},
+		{"Play, three days by the policy", play, allowance, 3 * 24 * time.Hour},
+		{"the App Store, with Play's three days", props{"isBillingRetryPeriod": true}, allowance, 0},
+		{"Stripe, by default", stripe, entitlement.Policy{}, 7 * 24 * time.Hour},
+	} {
+		ev := newIaptic(t).read(t, iapticMessage(adaptyEnds.Add(time.Hour), "ENTERED_GRACE_PERIOD", iapticMonth(tt.row)))
+		item := entitlement.Fold(entitlement.Evidence{}.Add(ev.Objects...), tt.policy).Items[0]
+		if got := time.Unix(item.AccessUntil, 0).Sub(adaptyEnds); item.State != entitlement.Retrying || got != tt.want || item.Term.EndsAt != adaptyEnds.Unix() {
+			t.Errorf("%s: state %d until %s after the end, want %s", tt.name, item.State, got, tt.want)
+		}
+	}
+}
+
 func TestIapticConsumablesAreCounted(t *testing.T) {
 	coins := func(id string, more props) props {
 		p := props{"purchaseId": "apple:" + id, "transactionId": "apple:" + id, "productId": "apple:com.example.coins_100", "platform": "apple", "purchaseDate": iapticStamp(adaptyBought), "isConsumed": true}
