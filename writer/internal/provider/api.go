@@ -138,9 +138,11 @@ func (a *jsonAPI) get(ctx context.Context, path string, header http.Header) (gjs
 	case head.status == http.StatusNotFound:
 		return gjson.Result{}, head, head.fail(ErrGone, "")
 	case head.status == http.StatusTooManyRequests:
-		return gjson.Result{}, head, head.fail(ErrLimited, "")
+		return gjson.Result{}, head, backingOff(head.fail(ErrLimited, ""), body)
+	case head.status == http.StatusLocked:
+		return gjson.Result{}, head, backingOff(head.fail(ErrUnavailable, "it is being changed"), body)
 	case head.status >= http.StatusInternalServerError, head.status == http.StatusRequestTimeout, err != nil:
-		return gjson.Result{}, head, head.fail(ErrUnavailable, "")
+		return gjson.Result{}, head, backingOff(head.fail(ErrUnavailable, ""), body)
 	case head.status != http.StatusOK:
 		return gjson.Result{}, head, head.fail(ErrAnswer, "")
 	case len(body) > maxAPIAnswerBytes:
@@ -151,4 +153,14 @@ func (a *jsonAPI) get(ctx context.Context, path string, header http.Header) (gjs
 		return gjson.Result{}, head, head.fail(ErrAnswer, err.Error())
 	}
 	return answer, head, nil
+}
+
+// backingOff returns the failure with the pause that its body asks for, where that is longer than the header's: RevenueCat's backoff_ms.
+func backingOff(err error, body []byte) error {
+	answer, bad := decodeObject(body)
+	if failed := (*PullError)(nil); bad == nil && errors.As(err, &failed) {
+		ms, _ := number(member(answer, "backoff_ms")).(int64)
+		failed.RetryAfter = max(failed.RetryAfter, time.Duration(min(max(ms, 0), maxRetryAfter.Milliseconds()))*time.Millisecond)
+	}
+	return err
 }

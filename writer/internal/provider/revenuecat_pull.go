@@ -256,9 +256,6 @@ func (a *RevenueCatAPI) get(ctx context.Context, path, auth string) (gjson.Resul
 	if errUsed == nil && errMost == nil {
 		a.api.slowTo(rate.Limit(min(max(float64(most-used)/60, revenueCatSlowest), revenueCatRequestsPerSecond)))
 	}
-	if head.status == http.StatusLocked {
-		err = head.fail(ErrUnavailable, "the customer is being changed")
-	}
 	return answer, head, err
 }
 
