@@ -35,7 +35,7 @@ func startAggregators(t *testing.T) *testWriter {
 	return w
 }
 
-func jsonOf(t *testing.T, v any) string {
+func jsonOf(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

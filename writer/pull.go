@@ -510,6 +510,7 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 				p.metrics.eventRecorded(ev.Provider, recordedByPull, pull.Since, p.now())
 			}
 			p.alarmUnmapped(ctx, p.env, &ev)
+			p.alarmSoldTwice(ctx, p.env, &ev, result.Account)
 		}
 	}
 	return len(known.Doubts()) == 0 && (complete || !pull.Conflict)

@@ -38,10 +38,9 @@ func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment,
 }
 
 // alarmSoldTwice counts and logs an account to which two providers sold the same thing as far as we can tell. Their messages share no store id, so
-// that it may be one sale seen twice or two that are both being paid for: both stay visible, and a person must look. Stripe's messages, which are the
-// most, are not looked at: the other provider's next one is.
+// that it may be one sale seen twice or two that are both being paid for: both stay visible, and a person must look.
 func (w *Writer) alarmSoldTwice(ctx context.Context, env entitlement.Environment, ev *entitlement.Event, account entitlement.AccountID) {
-	if account == "" || ev.Provider == entitlement.Stripe {
+	if account == "" {
 		return
 	}
 	now := w.now().Unix()
