@@ -2,12 +2,17 @@ package writer
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
 const revenueCatAuthorization = "Bearer canary-of-revenuecat"
@@ -75,5 +80,54 @@ func TestRevenueCatGivesAccess(t *testing.T) {
 	}
 	if r := w.revenueCat(revenueCat("PAYWALL_CLOSE", byID, "x", now, now), revenueCatAuthorization); r.status != http.StatusOK || r.str("outcome") != "unhandled" {
 		t.Errorf("a type that proves nothing: %d %s", r.status, r.text)
+	}
+}
+
+// A customer list names no transaction, so that its rows prove nothing and ask: what no message told is there once the customer was asked about. The same
+// list again asks nothing.
+func TestACustomerListRepairsWhatNoMessageTold(t *testing.T) {
+	now := time.Now()
+	iso := func(at time.Time) string { return at.UTC().Format(time.RFC3339) }
+	var asked atomic.Int32
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		name, month := strings.TrimPrefix(r.URL.Path, "/v1/subscribers/"), object{}
+		if strings.HasPrefix(name, "payer") {
+			month = object{"com.example.pro_monthly": object{"store": "app_store", "is_sandbox": true, "store_transaction_id": "2000" + name[5:], "purchase_date": iso(now.Add(-time.Hour)), "expires_date": iso(now.AddDate(0, 1, 0)), "period_type": "normal"}}
+		}
+		_ = json.NewEncoder(rw).Encode(object{"subscriber": object{"original_app_user_id": name, "entitlements": object{}, "subscriptions": month, "non_subscriptions": object{}}})
+	}))
+	defer api.Close()
+	w := revenueCatWriter(t, func(c *RevenueCatConfig) { c.APIKeyV1, c.APIBase = "secret", api.URL })
+	if r := w.api("PUT", "/v1/catalog", `{"products": [{"provider": "apple", "product_id": "com.example.pro_monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "pro_monthly", "group": "pro"}]}`); r.status != http.StatusOK {
+		t.Fatalf("PUT /v1/catalog = %d %s", r.status, r.text)
+	}
+	batch := ImportBatch{Kind: provider.RevenueCatCustomers, Header: strings.Split("app_user_id;last_seen_at;latest_store;latest_product;email", ";")}
+	accounts := map[string]string{}
+	for _, user := range []string{"payer1", "payer2", "refunded3"} {
+		accounts[user] = w.account()
+		if r := w.api("POST", "/v1/accounts/"+accounts[user]+"/aliases", `{"kind": "revenuecat_app_user", "value": "`+user+`"}`); r.status != http.StatusOK {
+			t.Fatalf("alias: %d %s", r.status, r.text)
+		}
+		batch.Rows = append(batch.Rows, []string{user, fmt.Sprint(now.Add(-time.Minute).UnixMilli()), "app_store", "com.example.pro_monthly", "canary@example.com"})
+	}
+	batch.Rows = append(batch.Rows, []string{"looks-only", fmt.Sprint(now.UnixMilli()), "", "", ""})
+	for _, want := range []ImportResult{{Recorded: 3, Skipped: 1}, {Duplicates: 3, Skipped: 1}} {
+		export, err := newExportReader(entitlement.RevenueCat, &batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := w.importRows(t.Context(), entitlement.Sandbox, export, batch.Rows); err != nil || got != want {
+			t.Fatalf("import = %+v, %v, want %+v", got, err, want)
+		}
+		await(t, "every customer asked about", w.settled)
+		for user, account := range accounts {
+			if pro := w.pro(account); (pro["active"] == true) != strings.HasPrefix(user, "payer") {
+				t.Errorf("%s has %v", user, pro)
+			}
+		}
+	}
+	if n := asked.Load(); n != 3 {
+		t.Errorf("asked %d times, want once for each of 3 customers", n)
 	}
 }
