@@ -2,15 +2,21 @@ package writer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
 const (
@@ -132,4 +138,90 @@ func TestWeb2WaveThroughAWriter(t *testing.T) {
 		t.Fatalf("external_user_id = %d %s", r.status, r.text)
 	}
 	await(t, "the account that external_user_id names", func() bool { return w.pro(other)["active"] == true })
+}
+
+// I20 by webhooks alone: who a customer is comes in a message of its own, before what they bought or after it, or between two of their subscriptions. Every
+// order of the messages and of the API's calls between them gives one state, in which all that the customer has is their account's.
+func TestI20WebhooksAloneNameACustomerInAnyOrder(t *testing.T) {
+	adapter, err := provider.NewWeb2Wave(provider.Web2WaveConfig{Tokens: []string{web2waveToken}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const known, unknown, stranger = "8e6a0f5e-3d0b-4c61-9a0e-5f4f2f9d1c22", "0b5c7f0a-61a2-4a0c-8a44-1a2b3c4d5e6f", "77777777-61a2-4a0c-8a44-1a2b3c4d5e6f"
+	const acc, other = "acc_01JD0000000000000000000000", "acc_01JD0000000000000000000001"
+	var events []entitlement.Event
+	message := func(kind string, data object) {
+		t.Helper()
+		ev, err := adapter.Parse(web2waveMessage(kind, data), entitlement.Sandbox)
+		if err != nil || ev.Kind != entitlement.Proof {
+			t.Fatalf("%s is %+v, %v", kind, ev, err)
+		}
+		events = append(events, ev)
+	}
+	message("subscription", web2waveRow(1, known, nil))
+	message("subscription", web2waveRow(2, known, object{"pay_system_id": "", "payment_system_label": "PayPal"}))
+	message("user_property", object{"user_id": known, "property": "external_user_id", "value": acc})
+	message("subscription", web2waveRow(3, unknown, nil))
+	message("user_property", object{"user_id": unknown, "property": "external_user_id", "value": "the-merchants-own-7"})
+	message("subscription", web2waveRow(4, stranger, nil))
+	calls := []store.Command{
+		store.NewCommand(store.TypeCreate, entitlement.Sandbox, "c1", &store.CreateAccount{ID: acc}),
+		store.NewCommand(store.TypeCreate, entitlement.Sandbox, "c2", &store.CreateAccount{ID: other, Aliases: []entitlement.Alias{{Kind: entitlement.Custom, Value: "the-merchants-own-7"}}}),
+	}
+	run := func(events []entitlement.Event, random *rand.Rand) (hash replication.Hash, owned map[string]int) {
+		m, err := store.OpenMachine(t.TempDir(), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		index := uint64(0)
+		apply := func(c store.Command) {
+			data := c.Encode()
+			store.SetStamp(data, 1_795_000_000)
+			index++
+			if _, err := m.Apply([]store.Entry{{Index: index, Term: 1, Data: data}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(store.NewCommand(store.TypeInit, "", "", &store.Init{Cluster: "c", Rules: store.RulesVersion}))
+		rest := calls
+		for _, ev := range events {
+			for len(rest) > 0 && random.IntN(3) == 0 {
+				apply(rest[0])
+				rest = rest[1:]
+			}
+			apply(store.NewCommand(store.TypeRecordEvent, entitlement.Sandbox, "", &store.RecordEvent{Event: ev}))
+		}
+		for _, c := range rest {
+			apply(c)
+		}
+		owned = map[string]int{}
+		if err := errors.Join(m.Check(), m.View(func(r *store.Reader) error {
+			for _, id := range []entitlement.AccountID{acc, other} {
+				account, _, err := r.Account(entitlement.Sandbox, id)
+				if err != nil {
+					return err
+				}
+				owned[string(id)] = len(account.Purchases)
+			}
+			return nil
+		})); err != nil {
+			t.Fatal(err)
+		}
+		return m.Position().StateHash, owned
+	}
+	var want replication.Hash
+	random := rand.New(rand.NewPCG(7, 7))
+	for n := range 40 {
+		hash, owned := run(append(slices.Clone(events), events[random.IntN(len(events))]), random)
+		if owned[acc] != 2 || owned[other] != 1 {
+			t.Fatalf("order %d: owned are %v, want 2 and 1", n, owned)
+		}
+		if n == 0 {
+			want = hash
+		} else if hash != want {
+			t.Fatalf("order %d has another state", n)
+		}
+		random.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	}
 }

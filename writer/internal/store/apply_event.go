@@ -164,7 +164,10 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 	}
 	// Whom an aggregator calls its customers comes first: purchases of the same message may be theirs.
 	names := func(g *group) bool {
-		return slices.ContainsFunc(g.objects, func(o entitlement.Object) bool { return o.Kind == entitlement.KindCustomer })
+		return slices.ContainsFunc(g.objects, func(o entitlement.Object) bool {
+			asks := c.st.Rules >= rulesLearned && o.Hint != nil && o.Hint.Of == entitlement.KindCustomer && (o.Account != "" || len(o.Aliases) > 0)
+			return asks || o.Kind == entitlement.KindCustomer
+		})
 	}
 	slices.SortStableFunc(groups, func(a, b *group) int {
 		switch first, second := names(a), names(b); {
@@ -199,7 +202,7 @@ func (c *command) learn(e *purchaseEdit) []string {
 		if c.customers == nil {
 			c.customers = map[entitlement.Link]entitlement.AccountID{}
 		}
-		c.customers[l] = identity.Account
+		c.customers[l] = c.customerOf(identity)
 	}
 	var names []string
 	for _, a := range identity.Aliases {

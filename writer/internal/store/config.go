@@ -28,6 +28,10 @@ const RulesChains = 2
 // there. Their records have fields that older edges do not know.
 const rulesAccounts = 3
 
+// rulesLearned is the version since which a message that only names a customer, and asks, counts for what they bought before it, and since which a name that
+// the API gave to an account counts for a customer whom their provider calls so.
+const rulesLearned = 3
+
 // Voter is one member of the cluster.
 type Voter struct {
 	ID   string // of the node; never reused for another disk

@@ -175,7 +175,7 @@ func (c *command) named(a entitlement.Alias) entitlement.AccountID {
 	if !pending {
 		if id, ok := c.purchaseOf(link); ok {
 			if p, ok := c.loadPurchase(id); ok {
-				told = p.row.Evidence.Identity().Account
+				told = c.customerOf(p.row.Evidence.Identity())
 			}
 		}
 	}
@@ -183,6 +183,20 @@ func (c *command) named(a entitlement.Alias) entitlement.AccountID {
 		return ""
 	}
 	return told
+}
+
+// customerOf returns which account a provider's statements about a customer mean: the one that they name, else the one that the API gave another of the
+// customer's names to.
+func (c *command) customerOf(identity entitlement.Identity) entitlement.AccountID {
+	if identity.Account != "" || c.st.Rules < rulesLearned {
+		return identity.Account
+	}
+	for _, a := range identity.Aliases {
+		if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
+			return entitlement.AccountID(owner)
+		}
+	}
+	return ""
 }
 
 // sharesOf resolves who may use the purchase beside its owner.
@@ -329,6 +343,23 @@ func (c *command) markConflict(id entitlement.PurchaseID) {
 // resolveWaiting resolves anew the owner of every purchase that names one of the identities, after the API changed what that
 // means. It returns the planned purchases but for those that are planned already (nil: none is); nothing is written yet.
 func (c *command) resolveWaiting(names []string, planned func(entitlement.PurchaseID) bool) []*purchaseEdit {
+	edits := c.resolveNamed(names, planned)
+	if c.st.Rules < rulesLearned {
+		return edits
+	}
+	// What means a customer by now decides about what they bought.
+	var learned []string
+	for _, e := range edits {
+		if !e.shown {
+			learned = append(learned, c.learn(e)...)
+		}
+	}
+	return append(edits, c.resolveNamed(learned, func(id entitlement.PurchaseID) bool {
+		return planned != nil && planned(id) || slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return e.id == id })
+	})...)
+}
+
+func (c *command) resolveNamed(names []string, planned func(entitlement.PurchaseID) bool) []*purchaseEdit {
 	var ids []entitlement.PurchaseID
 	for _, name := range names {
 		prefix := identityPrefix(c.Env, name)
