@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/latchkey/latchkey/pkg/fault"
 )
 
 var (
@@ -269,7 +271,15 @@ func (l *Ladder) HeadFromSource(now time.Time, signed []byte) {
 
 // sourceAlive reports whether the source has brought a head lately.
 func (l *Ladder) sourceAlive(now time.Time) bool {
-	return l.cfg.Source && now.Sub(l.fromHead) < sourceSilence
+	return l.cfg.Source && l.silence(now) < sourceSilence
+}
+
+// silence is how long the source has brought no newer head.
+func (l *Ladder) silence(now time.Time) time.Duration {
+	if fault.Planted("silence-unnoticed") {
+		return 0
+	}
+	return now.Sub(l.fromHead)
 }
 
 // leaveToSource says how long the source may go on alone. 0 means pull now.
@@ -278,7 +288,7 @@ func (l *Ladder) leaveToSource(now time.Time) time.Duration {
 	case !l.sourceAlive(now) || l.snapshot != nil || l.cfg.Replica.Head().Epoch == 0:
 		return 0
 	case l.gapSince.IsZero():
-		return sourceSilence - now.Sub(l.fromHead)
+		return sourceSilence - l.silence(now)
 	}
 	return max(0, reorderWait-now.Sub(l.gapSince))
 }
@@ -613,7 +623,10 @@ func (l *Ladder) adopt(now time.Time, c *Climb) error {
 		return err
 	}
 	c.fresh = nil
-	l.snapshot, l.source, l.held, l.gapSince, l.movedAt = nil, FromSnapshot, nil, time.Time{}, now
+	if !fault.Planted("snapshots-without-end") {
+		l.snapshot = nil
+	}
+	l.source, l.held, l.gapSince, l.movedAt = FromSnapshot, nil, time.Time{}, now
 	delete(l.trouble, "apply")
 	return l.coverAhead(now)
 }

@@ -99,6 +99,13 @@ var faults = []plantedFault{
 		test("older copies (I7)", "edge/internal/replica", "TestACopyNeverGoesBack", "want ErrBehind"),
 		simulator("I7", 400),
 	}},
+	{"silence-unnoticed", "an edge waits for NATS, however long it is silent", []checker{
+		simulator("I19", 30),
+		chaos("I12", "cut edges from NATS"),
+	}},
+	{"snapshots-without-end", "an edge takes a snapshot again although the last one has helped", []checker{
+		simulator("I19", 30),
+	}},
 	{"record-unchecked", "records are read without their checksum", []checker{
 		test("flipped bits in a replica file (I13)", "edge/internal/replica", "TestAFlippedBitNeverAnswers", "or damage"),
 	}},
