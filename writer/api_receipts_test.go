@@ -99,7 +99,7 @@ func (f *fakeAppStore) transaction(id, env string, known bool) string {
 }
 
 // receiptsWriter starts a writer that asks the fakes: the App Store and Stripe in sandbox alone. play is nil where Play is not configured.
-func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe, play *fakePlay) *testWriter {
+func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe, play *fakePlay, change ...func(*Config)) *testWriter {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.der")
 	if err := os.WriteFile(root, f.Root, 0o600); err != nil {
@@ -116,6 +116,9 @@ func receiptsWriter(t *testing.T, f *fakeAppStore, s *fakeStripe, play *fakePlay
 			e.Google = play.asking(t)
 		}
 		c.Environments[env] = e
+	}
+	for _, do := range change {
+		do(&c)
 	}
 	w := startWriter(t, c)
 	w.awaitReady()
@@ -171,6 +174,7 @@ func (r reply) result(t testing.TB) (outcome string, finish, pro bool) {
 }
 
 func TestWhatBecomesOfAReceipt(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f, s, play := startAppStore(t), startStripe(t), startPlay(t)
 	w := receiptsWriter(t, f, s, play)
 	newAccount := func(key string) string { return w.do("POST", "/v1/accounts", `{}`, auth(key)).str("account_id") }

@@ -189,9 +189,43 @@ func (c *receipts) ask(from entitlement.Provider, kind entitlement.ObjectKind, i
 	if api == nil {
 		return entitlement.Event{}, errNobodyToAsk
 	}
+	if left := c.receiptPauses.left(c.env, from); left > 0 {
+		return entitlement.Event{}, &provider.PullError{Reason: provider.ErrLimited, RetryAfter: left, Detail: "it asked for patience before"}
+	}
 	ctx, cancel := context.WithTimeout(c.asking, receiptAsk)
 	defer cancel()
-	return api.Pull(ctx, kind, id)
+	ev, err := api.Pull(ctx, kind, id)
+	if failed := (*provider.PullError)(nil); errors.Is(err, provider.ErrLimited) && errors.As(err, &failed) {
+		c.receiptPauses.begin(c.env, from, failed.RetryAfter)
+	}
+	return ev, err
+}
+
+// pauses remembers for how long providers asked to be left alone: however many receipts come meanwhile, none is asked about.
+type pauses struct {
+	mu    sync.Mutex
+	until map[pausedProvider]time.Time
+}
+
+type pausedProvider struct {
+	env      entitlement.Environment
+	provider entitlement.Provider
+}
+
+func (p *pauses) begin(env entitlement.Environment, of entitlement.Provider, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = map[pausedProvider]time.Time{}
+	}
+	p.until[pausedProvider{env, of}] = time.Now().Add(d)
+}
+
+// left returns how long the provider is still left alone.
+func (p *pauses) left(env entitlement.Environment, of entitlement.Provider) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Until(p.until[pausedProvider{env, of}])
 }
 
 // takeSigned judges a transaction that its store signed. Where the store can be asked it is, because a signature stays right after a refund; where

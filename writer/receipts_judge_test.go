@@ -35,6 +35,7 @@ func (r reply) outcomes(t testing.TB) (list []string) {
 // TestWhatIsKnownStaysRecordedWhileItsProviderIsSilent: it is durable here, and its provider's outage changes nothing about that; what is not known yet
 // has to wait.
 func TestWhatIsKnownStaysRecordedWhileItsProviderIsSilent(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f, s, play := startAppStore(t), startStripe(t), startPlay(t)
 	w := receiptsWriter(t, f, s, play)
 	acc, other := w.account(), w.account()
@@ -84,6 +85,7 @@ func TestWhatIsKnownStaysRecordedWhileItsProviderIsSilent(t *testing.T) {
 
 // TestATokenThatPlayDoesNotKnow may be too new: it is asked about for some moments, and what Play never knew is refused.
 func TestATokenThatPlayDoesNotKnow(t *testing.T) {
+	t.Parallel() // it mostly waits
 	play := startPlay(t)
 	w := receiptsWriter(t, startAppStore(t), startStripe(t), play)
 	acc := w.account()
@@ -113,6 +115,7 @@ func TestATokenThatPlayDoesNotKnow(t *testing.T) {
 // TestAProvisionalReceiptGivesADayAndNoCredits: the day is not begun anew by a newer signature, and in the end the store's word counts under the same
 // purchase id, whatever it is.
 func TestAProvisionalReceiptGivesADayAndNoCredits(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startAppStore(t)
 	w := receiptsWriter(t, f, startStripe(t), nil)
 	acc := w.account()
@@ -168,6 +171,7 @@ func TestAProvisionalReceiptGivesADayAndNoCredits(t *testing.T) {
 
 // TestAProvisionalReceiptIsWithdrawnWhenItsStoreSaysSo, under the same purchase id.
 func TestAProvisionalReceiptIsWithdrawnWhenItsStoreSaysSo(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startAppStore(t)
 	w := receiptsWriter(t, f, startStripe(t), nil)
 	acc := w.account()
@@ -287,5 +291,49 @@ func TestReceiptsUnderAnIdempotencyKey(t *testing.T) {
 	}
 	if r := post(app, "k", one); r.slug() != "session-ended" {
 		t.Errorf("an answer that is kept goes to a session that was ended: %d %s", r.status, r.text)
+	}
+}
+
+// TestAReceiptIsFinishedOnlyWhenItIsDurable: while nothing can be written the app must keep what it has, and show it again.
+func TestAReceiptIsFinishedOnlyWhenItIsDurable(t *testing.T) {
+	t.Parallel() // it mostly waits
+	f, disk := startAppStore(t), newTestDisk(50<<30)
+	w := receiptsWriter(t, f, startStripe(t), nil, func(c *Config) { c.statFS = disk.stat })
+	acc := w.account()
+	one := signedReceipt(f.transaction("1", "Sandbox", true))
+	disk.free.Store(1 << 20)
+	await(t, "the disk to be found full", func() bool { return w.api("POST", "/v1/accounts", "{}").status == http.StatusServiceUnavailable })
+	r := w.api("POST", "/v1/receipts", shown(acc, one))
+	if outcome, finish, pro := r.result(t); outcome != receiptPending || finish || pro {
+		t.Errorf("with a full disk: %s, want it pending", r.text)
+	}
+	disk.free.Store(50 << 30)
+	await(t, "room on the disk", func() bool { return w.api("POST", "/v1/accounts", "{}").status == http.StatusCreated })
+	if outcome, finish, pro := w.api("POST", "/v1/receipts", shown(acc, one)).result(t); outcome != receiptRecorded || !finish || !pro {
+		t.Errorf("with room: %s, finish %t, pro %t", outcome, finish, pro)
+	}
+}
+
+// TestAProviderThatAsksForPatienceIsLeftAlone, however many receipts come meanwhile.
+func TestAProviderThatAsksForPatienceIsLeftAlone(t *testing.T) {
+	s := startStripe(t)
+	w := receiptsWriter(t, startAppStore(t), s, nil)
+	acc := w.account()
+	s.answer(func(rw http.ResponseWriter, _ string, _ int) bool {
+		rw.Header().Set("Retry-After", "30")
+		rw.WriteHeader(http.StatusTooManyRequests)
+		return true
+	})
+	for range 3 {
+		r := w.api("POST", "/v1/receipts", shown(acc, sessionReceipt("cs_1")))
+		if got := r.outcomes(t); fmt.Sprint(got) != "[pending]" {
+			t.Fatalf("POST /v1/receipts = %s", r.text)
+		}
+		if after := r.json["results"].([]any)[0].(object)["retry_after"].(float64); after < 10 || after > 30 {
+			t.Errorf("retry_after is %v, want the provider's 30 s", after)
+		}
+	}
+	if n := s.count("/v1/checkout/sessions/cs_1"); n != 1 {
+		t.Errorf("Stripe was asked %d times, want once", n)
 	}
 }

@@ -77,6 +77,7 @@ type Writer struct {
 	frames          frames
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
+	receiptPauses   pauses
 	admission       *admission
 	refusals        refusalLog
 	polls           chan struct{}
