@@ -1,7 +1,7 @@
 // What is published: small, without dependencies, and loadable both ways.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
@@ -26,4 +26,22 @@ test('import and require both find it, by its own name', () => {
   ]) {
     execFileSync(process.execPath, [`--input-type=${flag}`, '-e', code!], { cwd: root });
   }
+});
+
+test('the code of the README compiles, and a mistake in it would be seen', () => {
+  const compile = () => {
+    try {
+      return execFileSync('node_modules/.bin/tsc', ['--incremental', 'false'], { cwd: root, encoding: 'utf8' });
+    } catch (err) {
+      return (err as { stdout: string }).stdout;
+    }
+  };
+  execFileSync(process.execPath, ['readme.mjs'], { cwd: root });
+  const block = `${root}build/readme/block-1.ts`;
+  const code = readFileSync(block, 'utf8');
+  assert.match(code, /configure/);
+  assert.equal(compile(), '');
+  writeFileSync(block, code.replace("audience: 'com.example.app',", ''));
+  assert.match(compile(), /block-1\.ts.*error.*audience/s);
+  execFileSync(process.execPath, ['readme.mjs'], { cwd: root });
 });
