@@ -21,6 +21,7 @@ import (
 	"github.com/latchkey/latchkey/edge/internal/replica"
 	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/pkg/room"
+	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -42,6 +43,7 @@ type Edge struct {
 	nats     *replication.NATS // nil when it is off
 	identity *mutual.Identity  // among the nodes; nil: no mutual TLS
 	keys     []*signingKey     // by environment, ascending
+	revoked  revocations
 	clock    clock
 	room     *room.Watch
 	registry *prometheus.Registry
@@ -94,6 +96,7 @@ func (e *Edge) open() error {
 	if err != nil {
 		return err
 	}
+	e.learnRevocations()
 	transport := replication.NewTransport(nil)
 	if e.identity != nil {
 		transport = replication.NewTransport(e.identity.Config("", mutual.Peer{Role: mutual.RoleWriter}))
@@ -102,8 +105,9 @@ func (e *Edge) open() error {
 		}
 	}
 	follow := replication.FollowConfig{
-		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Transport: transport, Verifier: replication.NewVerifier(e.cfg.roots, e.cfg.Node.Cluster),
-		Replica: heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Room: e.roomFor, Logger: e.log,
+		Node: e.cfg.Node.ID, Writers: e.cfg.Writers.URLs, Transport: transport,
+		Verifier: replication.NewVerifierWith((&token.PositionVerifier{Roots: e.cfg.roots, Cluster: e.cfg.Node.Cluster, Revocations: &e.revoked.known}).Verify),
+		Replica:  heard{e.replica, e}, SpoolDir: filepath.Join(dir, "replica"), Room: e.roomFor, Logger: e.log,
 	}
 	if e.cfg.NATS.Enabled {
 		if e.nats, err = replication.ConnectNATS(e.cfg.NATS.URLs, e.cfg.Node.ID, e.identity, e.log); err != nil {

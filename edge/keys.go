@@ -37,31 +37,27 @@ const (
 type signingKey struct {
 	env      entitlement.Environment
 	audience string
-	key      *ecdsa.PrivateKey
+	key      atomic.Pointer[ecdsa.PrivateKey]
+	keyFile  string
 	certFile string
-	signer   atomic.Pointer[token.GraceSigner] // nil until certified
+	signer   atomic.Pointer[token.GraceSigner] // nil until certified, and while what it has is revoked
 }
 
 // loadKey reads the environment's key and certificates from dir, making the key if there is none.
 func loadKey(dir string, env entitlement.Environment, audience string, cfg *Config) (*signingKey, error) {
-	k := &signingKey{env: env, audience: audience, certFile: filepath.Join(dir, "edge-"+string(env)+".certs.json")}
-	path := filepath.Join(dir, "edge-"+string(env)+".key.pem")
-	text, err := os.ReadFile(path)
+	k := &signingKey{env: env, audience: audience, keyFile: filepath.Join(dir, "edge-"+string(env)+".key.pem"), certFile: filepath.Join(dir, "edge-"+string(env)+".certs.json")}
+	text, err := os.ReadFile(k.keyFile)
 	if errors.Is(err, os.ErrNotExist) {
-		if k.key, err = token.GenerateKey(); err != nil {
-			return nil, err
-		}
-		if text, err = token.MarshalPrivateKeyPEM(k.key); err != nil {
-			return nil, err
-		}
-		return k, writePrivate(path, text)
+		return k, k.replace()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("edge key: %w", err)
 	}
-	if k.key, err = token.ParsePrivateKeyPEM(text); err != nil {
-		return nil, fmt.Errorf("edge key %s: %w", path, err)
+	key, err := token.ParsePrivateKeyPEM(text)
+	if err != nil {
+		return nil, fmt.Errorf("edge key %s: %w", k.keyFile, err)
 	}
+	k.key.Store(key)
 	certs, err := k.readCertificates()
 	if err != nil {
 		return k, nil // asked for anew
@@ -71,11 +67,29 @@ func loadKey(dir string, env entitlement.Environment, audience string, cfg *Conf
 	if err != nil {
 		return k, nil
 	}
-	signer, err := token.NewGraceSigner(k.key, certs, cfg.roots, time.Unix(leaf.NotBefore, 0))
+	signer, err := token.NewGraceSigner(key, certs, cfg.roots, time.Unix(leaf.NotBefore, 0))
 	if err == nil && k.fits(signer, cfg) {
 		k.signer.Store(signer)
 	}
 	return k, nil
+}
+
+// replace makes another key, which is not certified yet.
+func (k *signingKey) replace() error {
+	key, err := token.GenerateKey()
+	if err != nil {
+		return err
+	}
+	text, err := token.MarshalPrivateKeyPEM(key)
+	if err != nil {
+		return err
+	}
+	if err := writePrivate(k.keyFile, text); err != nil {
+		return err
+	}
+	k.signer.Store(nil)
+	k.key.Store(key)
+	return nil
 }
 
 // fits reports whether the certificate is for what the edge is configured to be now.
@@ -127,8 +141,9 @@ func (e *Edge) httpsEnds() float64 {
 }
 
 // renew has a writer certify the key.
-func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg *Config, now int64) error {
-	jwk, err := token.PublicJWK(&k.key.PublicKey)
+func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg *Config, known *revocations, now int64) error {
+	key := k.key.Load()
+	jwk, err := token.PublicJWK(&key.PublicKey)
 	if err != nil {
 		return err
 	}
@@ -161,12 +176,15 @@ func (k *signingKey) renew(ctx context.Context, client *replication.Client, cfg 
 	if err := json.Unmarshal(reply, &answer); err != nil {
 		return fmt.Errorf("certificate of %s: %w", k.env, err)
 	}
-	signer, err := token.NewGraceSigner(k.key, answer.Certificates, cfg.roots, time.Unix(now, 0))
+	signer, err := token.NewGraceSigner(key, answer.Certificates, cfg.roots, time.Unix(now, 0))
 	if err != nil {
 		return fmt.Errorf("certificate of %s: %w", k.env, err)
 	}
 	if !k.fits(signer, cfg) {
 		return fmt.Errorf("certificate of %s is for another edge", k.env)
+	}
+	if signer, err = known.carriedBy(signer); err != nil {
+		return fmt.Errorf("certificate of %s: %w", k.env, err)
 	}
 	text, err := json.Marshal(answer.Certificates)
 	if err != nil {
@@ -197,11 +215,14 @@ func (e *Edge) keepCertified(ctx context.Context) {
 	delays := replication.NewBackoff()
 	delays.MaxInterval = renewEvery / 2
 	failing := false
+	var retryAt time.Time
 	for {
+		changed := e.replica.Updated()
+		e.learnRevocations()
 		wait := renewEvery
 		for _, k := range e.keys {
-			if client := e.follower.Client(); k.due(e.now()) && client != nil {
-				err := k.renew(ctx, client, &e.cfg, e.now())
+			if client := e.follower.Client(); k.due(e.now()) && client != nil && !time.Now().Before(retryAt) {
+				err := k.renew(ctx, client, &e.cfg, &e.revoked, e.now())
 				if ctx.Err() != nil {
 					return
 				}
@@ -209,7 +230,9 @@ func (e *Edge) keepCertified(ctx context.Context) {
 					if !failing {
 						e.log.LogAttrs(ctx, slog.LevelWarn, "certificate not renewed", slog.String("environment", string(k.env)), slog.Any("error", err))
 					}
+					// A change of the replica must not make who was refused ask at once again.
 					failing, wait = true, delays.NextBackOff()
+					retryAt = time.Now().Add(wait)
 					continue
 				}
 				failing = false
@@ -217,15 +240,27 @@ func (e *Edge) keepCertified(ctx context.Context) {
 				e.log.LogAttrs(ctx, slog.LevelInfo, "edge key certified", slog.String("environment", string(k.env)), slog.Int64("expires_at", k.signer.Load().Certificate().ExpiresAt))
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if pause(ctx, revocationsLook) != nil || awaitFor(ctx, changed, wait-revocationsLook) != nil {
 			return
-		case <-timer.C:
 		}
 	}
 }
+
+// awaitFor returns after d at the latest, and before when changed is closed. Error: ctx.Err.
+func awaitFor(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(max(0, d))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-changed:
+	case <-timer.C:
+	}
+	return nil
+}
+
+// pause waits for d. Error: ctx.Err.
+func pause(ctx context.Context, d time.Duration) error { return awaitFor(ctx, nil, d) }
 
 // writePrivate replaces a file that only this user may read.
 func writePrivate(path string, content []byte) error {

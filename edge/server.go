@@ -147,6 +147,8 @@ func (e *Edge) handleOther(ctx *fasthttp.RequestCtx, path string) error {
 		return e.handleReady(ctx)
 	case "/status":
 		return e.handleStatus(ctx)
+	case "/v1/revocations":
+		return e.handleRevocations(ctx)
 	case "/.well-known/jwks.json":
 		return e.handleJWKS(ctx)
 	case "/metrics":

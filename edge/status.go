@@ -30,6 +30,7 @@ type Status struct {
 	Writer       string              `json:"writer,omitempty"`
 	NATS         *bool               `json:"nats_connected,omitempty"`
 	Certificates []CertificateStatus `json:"certificates"`
+	Revocations  RevocationStatus    `json:"revocations"`
 	Reasons      []string            `json:"reasons"` // what is wrong; empty when all is well
 }
 
@@ -58,6 +59,12 @@ type CertificateStatus struct {
 	ExpiresAt   string `json:"expires_at,omitempty"` // absent: not certified yet
 }
 
+// RevocationStatus are the counters of the newest lists of revoked keys that the edge has: of a root, and of an issuing key. 0: none.
+type RevocationStatus struct {
+	Root   int64 `json:"root"`
+	Issuer int64 `json:"issuer"`
+}
+
 // lagMax is how old as_of may be for the edge to call itself ready. Older data is still served, marked stale.
 const lagMax = token.FreshSeconds * time.Second
 
@@ -78,6 +85,7 @@ func (e *Edge) Status() Status {
 		connected := e.nats.Connected()
 		s.NATS = &connected
 	}
+	s.Revocations.Root, s.Revocations.Issuer = e.revoked.known.Counters()
 	for _, k := range e.keys {
 		c := CertificateStatus{Environment: string(k.env)}
 		if signer := k.signer.Load(); signer != nil {
@@ -153,7 +161,7 @@ func (e *Edge) handleJWKS(ctx *fasthttp.RequestCtx) error {
 	var keys []*ecdsa.PublicKey
 	for _, k := range e.keys {
 		if k.signer.Load() != nil {
-			keys = append(keys, &k.key.PublicKey)
+			keys = append(keys, &k.key.Load().PublicKey)
 		}
 	}
 	body, err := token.AppendJWKS(nil, keys...)

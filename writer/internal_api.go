@@ -267,6 +267,9 @@ func (w *Writer) certifyEdge(r *http.Request) (string, error) {
 	if err != nil {
 		return "", problem.New(problem.InvalidRequest, "The jwk is not a P-256 public key.")
 	}
+	if err := w.mayCertify(req.JWK); err != nil {
+		return "", err
+	}
 	cert, err := w.keys.certify(token.Certificate{Issuer: w.cfg.Node.Cluster, Subject: req.Node, Role: token.RoleEdge,
 		Audience: req.Audience, Environment: string(req.Environment), Key: key}, w.now())
 	if err != nil {

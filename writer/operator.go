@@ -73,6 +73,7 @@ func (w *Writer) routeOperator(s *server) {
 	s.handle("GET /keys", w.handleKeys)
 	s.handle("POST /keys", w.handleAddKey)
 	s.handle("POST /keys/revoke", w.handleRevokeKey)
+	s.handle("POST /revocations", w.handleRevocations)
 	s.handle("POST /transfer", w.handleTransfer)
 	s.handle("POST /join", w.handleJoin)
 	s.handle("POST /remove/{id}", w.handleRemove)

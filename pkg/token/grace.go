@@ -171,10 +171,23 @@ func NewGraceSigner(key *ecdsa.PrivateKey, certs []string, roots Roots, at time.
 // WithRevocations returns a signer whose tokens carry the lists, those of Revocations.Lists, in place of the ones that s's carry. It costs a token its length
 // and nothing else: the header is made here. Errors: ErrChain with ErrRevoked: apps that see the lists refuse what s signs.
 func (s *GraceSigner) WithRevocations(r *Revocations) (*GraceSigner, error) {
-	if err := r.refuse(&s.chain); err != nil {
-		return nil, fmt.Errorf("grace signer: %w", err)
+	if err := s.RefusedBy(r); err != nil {
+		return nil, err
 	}
-	header, _, err := chainHeader(s.key, typGrace, s.certs, r.Lists(), &s.chain)
+	return s.WithLists(r.Lists())
+}
+
+// RefusedBy says why whoever knows r refuses what s signs, or nil. Errors: ErrChain with ErrRevoked.
+func (s *GraceSigner) RefusedBy(r *Revocations) error {
+	if err := r.refuse(&s.chain); err != nil {
+		return fmt.Errorf("grace signer: %w", err)
+	}
+	return nil
+}
+
+// WithLists is WithRevocations for a caller that chooses which lists tokens carry: one that names nothing which could still be believed only makes them longer.
+func (s *GraceSigner) WithLists(lists []string) (*GraceSigner, error) {
+	header, _, err := chainHeader(s.key, typGrace, s.certs, lists, &s.chain)
 	if err != nil {
 		return nil, fmt.Errorf("grace signer: %w", err)
 	}

@@ -35,6 +35,7 @@ type Writer struct {
 	issuerJWT string
 	position  *token.PositionSigner
 	sessions  map[entitlement.Environment]*token.SessionSigner
+	jwks      map[entitlement.Environment][]byte // of sessions
 
 	snapshots sync.Mutex // over the two below, and taken before mu
 	body      []byte
@@ -57,7 +58,7 @@ type Writer struct {
 // New makes a cluster of its own, at revision 1-0, without records.
 func New(cluster string) (*Writer, error) {
 	w := &Writer{Cluster: cluster, Now: time.Now, records: map[string]replication.Record{}, updated: make(chan struct{}), calls: map[string]int{},
-		sessions: map[entitlement.Environment]*token.SessionSigner{}, pos: replication.Position{Cluster: cluster, Epoch: 1, Rules: 1}}
+		sessions: map[entitlement.Environment]*token.SessionSigner{}, jwks: map[entitlement.Environment][]byte{}, pos: replication.Position{Cluster: cluster, Epoch: 1, Rules: 1}}
 	var keys [5]*ecdsa.PrivateKey
 	for i := range keys {
 		var err error
@@ -94,6 +95,7 @@ func New(cluster string) (*Writer, error) {
 		if err != nil {
 			return nil, err
 		}
+		w.jwks[env] = text
 		w.Put(replication.Record{Env: env, Kind: replication.KindKeys, Key: replication.CurrentKey, Value: entitlement.Encode(replication.SessionKeys{JWKs: [][]byte{text}})})
 	}
 	return w, nil
@@ -116,6 +118,27 @@ func (w *Writer) SignRevocations(byRoot bool, kids ...string) (string, error) {
 		return token.SignRevocations(w.root, "", c)
 	}
 	return token.SignRevocations(w.issuer, w.issuerJWT, c)
+}
+
+// PutRevocations makes lists those of every environment. Their keys count until the given second.
+func (w *Writer) PutRevocations(until int64, lists ...string) error {
+	keys := replication.SessionKeys{}
+	for _, l := range lists {
+		c, byRoot, err := token.ReadRevocations(l, w.roots)
+		if err != nil {
+			return err
+		}
+		r := replication.RevocationList{Text: []byte(l), ByRoot: byRoot, Counter: c.Counter}
+		for _, kid := range c.Revoked {
+			r.Keys = append(r.Keys, replication.RevokedKey{ID: kid, Until: until})
+		}
+		keys.Revocations = append(keys.Revocations, r)
+	}
+	for _, env := range entitlement.Environments {
+		keys.JWKs = [][]byte{w.jwks[env]}
+		w.Put(replication.Record{Env: env, Kind: replication.KindKeys, Key: replication.CurrentKey, Value: entitlement.Encode(keys)})
+	}
+	return nil
 }
 
 // Put makes one change for each record; a nil Value deletes. It returns the position after the last.

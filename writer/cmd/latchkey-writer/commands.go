@@ -78,14 +78,14 @@ func printJSON(w io.Writer, v any) error {
 func keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "keys",
-		Short:   "Make the keys of a new cluster, the next issuing key, certificates for nodes; manage API keys.",
+		Short:   "Make the keys of a new cluster, the next issuing key, certificates for nodes; revoke lost keys; manage API keys.",
 		Example: "  latchkey-writer keys init --dir keys\n  latchkey-writer keys api list --config writer.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("%w: init, issuer, ca, node or api?", errUsage)
+			return fmt.Errorf("%w: init, issuer, revoke, root-list, ca, node or api?", errUsage)
 		},
 	}
-	cmd.AddCommand(keysInitCommand(), keysIssuerCommand(), keysCACommand(), keysNodeCommand(), keysAPICommand())
+	cmd.AddCommand(keysInitCommand(), keysIssuerCommand(), keysRevokeCommand(), keysRootListCommand(), keysCACommand(), keysNodeCommand(), keysAPICommand())
 	return cmd
 }
 

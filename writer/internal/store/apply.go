@@ -98,6 +98,8 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "policy.replaced", c.putPolicy)
 	case TypePutKeys:
 		return plain(c, c.putKeys)
+	case TypePutRevocations:
+		return plain(c, c.putRevocations)
 	case TypeAddAPIKey:
 		return plain(c, c.addAPIKey)
 	case TypeRevokeAPIKey:
@@ -198,7 +200,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge:
+	case TypeMerge, TypeUndoMerge, TypePutRevocations:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -398,6 +399,17 @@ func (c *command) putCurrent(kind replication.Kind, value []byte) Result {
 	}
 	c.write(replication.Record{Env: c.Env, Kind: kind, Key: replication.CurrentKey, Value: value})
 	return Result{}
+}
+
+// current decodes the environment's record of a kind of which it has one; v stays as it is when there is none.
+func (c *command) current(kind replication.Kind, v any) {
+	value := c.record(c.Env, kind, replication.CurrentKey)
+	if value == nil {
+		return
+	}
+	if err := entitlement.Decode(value, v); err != nil {
+		c.fail(fmt.Errorf("record of %s: %w: %w", kind, replication.ErrCorrupt, err))
+	}
 }
 
 // putPolicy replaces the policy and folds every purchase of the environment again: one command, so that no reader ever sees

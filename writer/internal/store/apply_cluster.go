@@ -2,7 +2,7 @@ package store
 
 import (
 	"bytes"
-
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/fault"
+	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -39,7 +40,42 @@ func (c *command) putKeys(body *PutSessionKeys) Result {
 	if !c.Env.Valid() {
 		return rejected(SlugInvalidRequest, "environment")
 	}
-	return c.putCurrent(replication.KindKeys, entitlement.Encode(body))
+	var keys replication.SessionKeys
+	c.current(replication.KindKeys, &keys) // revocations stay
+	keys.JWKs = body.JWKs
+	return c.putCurrent(replication.KindKeys, entitlement.Encode(&keys))
+}
+
+// putRevocations takes a list over unless it is older than the one that is there: of two that were made at once the second is refused, because it does not
+// say what the first one says.
+func (c *command) putRevocations(body *PutRevocations) Result {
+	if !c.Env.Valid() || body.List.Counter < 1 || len(body.List.Text) == 0 || len(body.List.Keys) > token.MaxRevoked {
+		return rejected(SlugInvalidRequest, "environment or list")
+	}
+	var keys replication.SessionKeys
+	c.current(replication.KindKeys, &keys)
+	others := []replication.RevocationList{}
+	for _, l := range keys.Revocations {
+		switch {
+		case l.ByRoot != body.List.ByRoot:
+			others = append(others, l)
+		case l.Counter == body.List.Counter && bytes.Equal(l.Text, body.List.Text):
+			return Result{Existing: true}
+		case l.Counter >= body.List.Counter:
+			return rejected(SlugInvalidRequest, "there is a newer list")
+		}
+	}
+	keys.Revocations = append(others, body.List)
+	slices.SortFunc(keys.Revocations, func(a, b replication.RevocationList) int { return cmp.Compare(order(a.ByRoot), order(b.ByRoot)) })
+	return c.putCurrent(replication.KindKeys, entitlement.Encode(&keys))
+}
+
+// order puts the root's list first.
+func order(byRoot bool) int {
+	if byRoot {
+		return 0
+	}
+	return 1
 }
 
 func (c *command) addAPIKey(body *AddAPIKey) Result {

@@ -8,6 +8,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
 )
 
 // CommandType says what a command does. Numbers are never reused: logs and journals hold them for ever.
@@ -55,6 +56,8 @@ const (
 	TypeAwait        CommandType = 36 // AwaitPurchase
 	TypeLogin        CommandType = 37 // Login
 	TypePutDevice    CommandType = 38 // PutDevice
+
+	TypePutRevocations CommandType = 40 // PutRevocations
 )
 
 // Init founds a cluster: epoch 1.
@@ -142,6 +145,12 @@ type PutPolicy struct {
 // PutSessionKeys states the public keys that session tokens of the environment are checked with, as JWKs in JSON.
 type PutSessionKeys struct {
 	JWKs [][]byte `cbor:"1,keyasint"`
+}
+
+// PutRevocations puts a signed list of revoked keys in the place of the last one of its kind (a root's, or an issuing key's) in one environment. What the
+// list says was judged by who proposes it.
+type PutRevocations struct {
+	List replication.RevocationList `cbor:"1,keyasint"`
 }
 
 // AddAPIKey adds a key by its SHA-256. One with the same hash is left as it is, revoked ones stay revoked.

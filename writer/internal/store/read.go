@@ -251,9 +251,16 @@ func (r *Reader) Policy(env entitlement.Environment) (entitlement.Policy, error)
 
 // SessionKeys returns the JWKs that session tokens of an environment are checked with.
 func (r *Reader) SessionKeys(env entitlement.Environment) ([][]byte, error) {
-	var keys PutSessionKeys
+	var keys replication.SessionKeys
 	_, err := r.decodeRecord(env, replication.KindKeys, replication.CurrentKey, &keys)
 	return keys.JWKs, err
+}
+
+// Revocations returns the lists of revoked keys, a root's first; none if nothing was ever revoked. Every environment has the same ones, or will have.
+func (r *Reader) Revocations(env entitlement.Environment) ([]replication.RevocationList, error) {
+	var keys replication.SessionKeys
+	_, err := r.decodeRecord(env, replication.KindKeys, replication.CurrentKey, &keys)
+	return keys.Revocations, err
 }
 
 // APIKey returns the key with this SHA-256, revoked or not.
