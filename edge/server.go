@@ -73,9 +73,13 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	if e.draining.Load() {
 		ctx.SetConnectionClose()
 	}
+	preflight := admitOrigin(ctx)
 	if err := e.clients.admit(ctx); err != nil {
 		e.metrics.limitedAddress.Inc()
 		e.sendProblem(ctx, problem.From(err))
+		return
+	}
+	if preflight {
 		return
 	}
 	path := ctx.Path()

@@ -1,5 +1,5 @@
 // Serves the sample app beside a running `latchkey-dev --storesim`, and plays the company's own server: it makes sessions, and buys at the simulated
-// store. Edges are reached through it, so that a test can cut the network or forge answers.
+// store. Edges may be reached through it, so that a test can cut the network or forge answers.
 //
 //   npm run example -- .latchkey-dev/latchkey-dev.json
 import { randomUUID } from 'node:crypto';
@@ -32,10 +32,14 @@ export class Sample {
   private readonly open = new Set<ServerResponse>();
   private readonly bought = new Map<string, string[]>();
 
-  /** @param anonymous whether the installation opens anonymous sessions; otherwise the sample's server makes them. */
+  /**
+   * @param anonymous whether the installation opens anonymous sessions; otherwise the sample's server makes them.
+   * @param direct whether the page speaks to the edge itself, which is of another origin, as in real life.
+   */
   constructor(
     infoFile: string,
     private readonly anonymous: boolean,
+    private readonly direct: boolean,
   ) {
     this.info = JSON.parse(readFileSync(infoFile, 'utf8')) as Info;
     this.server = createServer((req, res) => {
@@ -89,7 +93,7 @@ export class Sample {
   private config(host: string): object {
     const { publishable_key, audience } = this.info.environments.sandbox;
     const roots = this.info.root_public_keys.map((path) => readFileSync(path, 'utf8'));
-    return { publishableKey: publishable_key, audience, environment: 'sandbox', roots, edges: [`http://${host}/edge`], anonymous: this.anonymous };
+    return { publishableKey: publishable_key, audience, environment: 'sandbox', roots, edges: this.direct ? this.info.edges.map((edge) => edge.url) : [`http://${host}/edge`], anonymous: this.anonymous };
   }
 
   private async api(path: string, { account }: { account?: string }): Promise<object> {
@@ -186,6 +190,6 @@ function json(res: ServerResponse, value: object): void {
 }
 
 if (argv[1] && import.meta.url === pathToFileURL(argv[1]).href && argv[1].includes('serve')) {
-  const sample = new Sample(argv[2] ?? '.latchkey-dev/latchkey-dev.json', argv.includes('--anonymous'));
+  const sample = new Sample(argv[2] ?? '.latchkey-dev/latchkey-dev.json', argv.includes('--anonymous'), true);
   console.log(`the sample app: ${await sample.listen(8480)}`);
 }

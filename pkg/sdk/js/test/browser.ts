@@ -27,9 +27,9 @@ interface Visitor {
   picture(name: string): Promise<void>;
 }
 
-/** A new person with a new browser profile, in front of the page. */
-async function visit(browser: Browser): Promise<Visitor> {
-  const sample = new Sample(infoFile, anonymous);
+/** A new person with a new browser profile, in front of the page; direct: which asks the edge without anybody between. */
+async function visit(browser: Browser, direct = false): Promise<Visitor> {
+  const sample = new Sample(infoFile, anonymous, direct);
   const url = await sample.listen();
   const context = await browser.newContext({ viewport: { width: 760, height: 860 }, colorScheme: 'light', locale: 'en-GB', timezoneId: 'UTC' });
   const page = await context.newPage();
@@ -68,7 +68,7 @@ const reload = async (v: Visitor) => {
 
 const stories: Record<string, (browser: Browser) => Promise<void>> = {
   'buying shows pro; a refund locks it within a second, by stream': async (browser) => {
-    const v = await visit(browser);
+    const v = await visit(browser, true);
     assert.equal(await v.state(), 'locked');
     await v.picture('1-free');
     await v.page.click('#buy');
