@@ -91,6 +91,7 @@ func (o *Object) WriteCanonical(w *canonical.Writer) {
 	}
 	canonical.WriteList(w, m, 25, o.Shares, func(x *Alias) { x.write(w) })
 	w.True(m, 26, o.Sandbox)
+	w.Text(m, 27, o.Person)
 }
 
 func (a *Alias) write(w *canonical.Writer) {

@@ -101,6 +101,8 @@ func (o *Object) ReadCanonical(r *canonical.Reader) {
 			o.Shares = canonical.List(r, func(x *Alias) { x.read(r) })
 		case 26:
 			o.Sandbox = r.Bool()
+		case 27:
+			o.Person = r.String()
 		default:
 			r.Fail()
 		}

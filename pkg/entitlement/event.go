@@ -183,6 +183,9 @@ type Object struct {
 	Shares []Alias `cbor:"25,keyasint,omitempty"`
 	// Sandbox: a test purchase that came to production. The state machine sets it, adapters never do.
 	Sandbox bool `cbor:"26,keyasint,omitempty"`
+
+	// Person is what the store calls whoever bought it, the same under every account of theirs: Apple's appTransactionId. A trial is used up by it.
+	Person string `cbor:"27,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.

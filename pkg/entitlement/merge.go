@@ -230,6 +230,25 @@ func (e Evidence) Identity() Identity {
 	return id
 }
 
+// Persons returns by what names the stores know whoever bought this, sorted: a trial that one of them had, all of them had. Source: requirement A10.6.
+func (e Evidence) Persons() []string {
+	var persons []string
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		if o.Person != "" {
+			persons = append(persons, string(o.By)+":"+o.Person)
+		}
+		for _, a := range o.Aliases {
+			switch a.Kind {
+			case GoogleObfuscatedAccount, RevenueCatAppUser, AdaptyProfile, AdaptyCustomerUser, IapticUsername, Web2WaveUser:
+				persons = append(persons, string(a.Kind)+":"+a.Value)
+			}
+		}
+	}
+	slices.Sort(persons)
+	return slices.Compact(persons)
+}
+
 // Shares returns who may use the purchase beside its owner, sorted by kind and value. Of each provider the newest statement counts that names
 // anybody, owner or not, as for the owner: what says nothing of people ends no share.
 func (e Evidence) Shares() []Alias {

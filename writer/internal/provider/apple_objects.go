@@ -289,7 +289,7 @@ func (m *appleMessage) transaction(t object) error {
 		tx.RevokedAt, rank = max(appleSeconds(t, "revocationDate"), 1), rankRevoked
 	}
 	previous := t.text("previousOriginalTransactionId")
-	m.add(entitlement.Object{Kind: entitlement.KindTransaction, ID: id, At: at, Rank: rank, Transaction: tx}, original, id, previous)
+	m.add(entitlement.Object{Kind: entitlement.KindTransaction, ID: id, At: at, Rank: rank, Person: t.text("appTransactionId"), Transaction: tx}, original, id, previous)
 	m.buyer(original, t, at)
 	return nil
 }

@@ -124,6 +124,14 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "accounts.merged", c.mergeAccounts)
 	case TypeUndoMerge:
 		return api(c, "merge.undone", c.undoMerge)
+	case TypePutIntent:
+		return api(c, "intent.created", c.putIntent)
+	case TypeEndIntent:
+		return api(c, "intent.ended", c.endIntent)
+	case TypeSubmitIntent:
+		return api(c, "intent.submitted", c.submitIntent)
+	case TypeAwait:
+		return api(c, "purchase.awaited", c.awaitPurchase)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -200,7 +208,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutRevocations:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeAwait, TypePutRevocations:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

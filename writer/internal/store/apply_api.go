@@ -95,6 +95,9 @@ func (b *PutCatalog) idempotency() *Idempotency    { return b.Idempotency }
 func (b *PutPolicy) idempotency() *Idempotency     { return b.Idempotency }
 func (b *MergeAccounts) idempotency() *Idempotency { return b.Idempotency }
 func (b *UndoMerge) idempotency() *Idempotency     { return b.Idempotency }
+func (b *PutIntent) idempotency() *Idempotency     { return b.Idempotency }
+func (b *EndIntent) idempotency() *Idempotency     { return b.Idempotency }
+func (b *SubmitIntent) idempotency() *Idempotency  { return b.Idempotency }
 
 func (c *command) remember(scope []byte, row *idempotencyRow) {
 	var expired idempotencyRow
@@ -143,7 +146,7 @@ func (c *command) audit(what string, account entitlement.AccountID, digest []byt
 
 // commit writes the planned purchases and accounts; too large a record is a rejection, and nothing is written.
 func (c *command) commit(edits []*purchaseEdit) *Rejection {
-	if !c.encodeAccounts() || !c.encodePurchases(edits) {
+	if !c.fits(edits) {
 		return &Rejection{Slug: SlugInvalidRequest, Detail: "the account's record would be too large"}
 	}
 	for _, e := range edits {
@@ -389,6 +392,7 @@ func (c *command) putCatalog(body *PutCatalog) Result {
 			return Result{}
 		}
 	}
+	delete(c.catalogs, c.Env)
 	next := present.Replace(body.Catalog)
 	return c.putCurrent(replication.KindCatalog, entitlement.Encode(&next))
 }

@@ -33,7 +33,7 @@ func (c *command) recordEvent(d *decoded) Result {
 	case ev.Environment != c.Env && !fault.Planted("sandbox-counts"):
 		row.Outcome = WrongEnvironment
 		if c.takesTest(ev) {
-			if edits = c.planEvent(asTest(ev)); !c.encodeAccounts() || !c.encodePurchases(edits) {
+			if edits = c.planEvent(asTest(ev)); !c.fits(edits) {
 				row.Outcome, edits = TooLarge, nil
 			}
 		}
@@ -42,7 +42,7 @@ func (c *command) recordEvent(d *decoded) Result {
 	default:
 		row.Outcome = Recorded
 		edits = c.planEvent(ev)
-		if !c.encodeAccounts() || !c.encodePurchases(edits) {
+		if !c.fits(edits) {
 			row.Outcome, edits = TooLarge, nil
 		}
 	}

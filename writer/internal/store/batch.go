@@ -23,6 +23,8 @@ type batch struct {
 	err     error
 	policy  map[entitlement.Environment]*entitlement.Policy // as read in this batch
 
+	catalogs map[entitlement.Environment]*entitlement.CatalogIndex // as read in this batch
+
 	// Of the command that is being applied.
 	now int64 // its stamp, never below the last
 	at  place // of its entry in the journal
@@ -31,7 +33,8 @@ type batch struct {
 }
 
 func newBatch(tx *bolt.Tx, st state, j *journal) *batch {
-	b := &batch{tx: tx, cursors: make(map[string]*bolt.Cursor, len(buckets)), st: st, journal: j, policy: map[entitlement.Environment]*entitlement.Policy{}}
+	b := &batch{tx: tx, cursors: make(map[string]*bolt.Cursor, len(buckets)), st: st, journal: j, policy: map[entitlement.Environment]*entitlement.Policy{},
+		catalogs: map[entitlement.Environment]*entitlement.CatalogIndex{}}
 	for _, name := range [][]byte{bucketChanges, bucketEventOrder} {
 		tx.Bucket(name).FillPercent = appendFill
 	}

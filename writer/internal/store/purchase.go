@@ -27,6 +27,7 @@ type purchaseEdit struct {
 	shown bool
 	// doubts are what the provider is to be asked for. Fragments have some too: a hint of a subscription that we never saw.
 	doubts []entitlement.Doubt
+	trial  bool // a term of it was ever a trial
 	// pulledAt is when all of it was asked for, Unix seconds; 0: it was not.
 	pulledAt int64
 }
@@ -104,6 +105,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if e.shown {
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
+		e.trial = folded.TrialUsed
 		c.give(e.row.Owner, folded, &policy)
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
@@ -119,6 +121,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy *entitlement.Policy) {
 	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(a.acc.Tester)) {
 		a.putPurchase(p)
+		c.confirm(a)
 	}
 }
 
@@ -218,6 +221,12 @@ func (c *command) sharesOf(row *purchaseRow) []entitlement.AccountID {
 	return slices.Compact(shares)
 }
 
+// fits encodes what is planned, and reports false if a record or a row would be larger than may be kept: then nothing may be written.
+func (c *command) fits(edits []*purchaseEdit) bool {
+	c.lockTrials(edits)
+	return c.encodeAccounts() && c.encodePurchases(edits)
+}
+
 // encodePurchases encodes the rows, and reports false if one is larger than may be kept.
 func (c *command) encodePurchases(edits []*purchaseEdit) bool {
 	for _, e := range edits {
@@ -265,6 +274,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		c.writeLinks(e, &same)
 		c.writeIdentities(e, waited)
 	}
+	c.writePersons(e)
 	if e.shown && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
 		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
 	} else if unclaimed {

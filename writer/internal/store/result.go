@@ -42,6 +42,7 @@ type Result struct {
 	// Existing: what was to be made was there already (an account that owns the aliases, a grant with this id).
 	Existing  bool       `cbor:"7,keyasint,omitempty"`
 	Rejection *Rejection `cbor:"8,keyasint,omitempty"`
+	Intent    *Intent    `cbor:"9,keyasint,omitempty"` // of PutIntent and SubmitIntent
 }
 
 // Rejection says why an API command was not done. It is a result like any other: the same on every node.
@@ -49,6 +50,9 @@ type Rejection struct {
 	Slug   string                `cbor:"1,keyasint"`           // of the problem: one of the Slug constants
 	Detail string                `cbor:"2,keyasint,omitempty"` // for people
 	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it; with SlugAlreadyMerged: into which it was
+
+	Store    string               `cbor:"4,keyasint,omitempty"` // of the purchase that blocks another
+	Provider entitlement.Provider `cbor:"5,keyasint,omitempty"` // who told of it
 }
 
 // The rejections' slugs, which are those of the API's problems.
@@ -58,6 +62,12 @@ const (
 	SlugIdempotencyMismatch = "idempotency-mismatch"
 	SlugInvalidRequest      = "invalid-request"
 	SlugUnavailable         = "unavailable"
+	SlugForbidden           = "forbidden"
+	SlugActiveSubscription  = "active-subscription"
+	SlugAlreadyOwned        = "already-owned"
+	SlugPurchasePending     = "purchase-pending"
+	SlugPurchaseInProgress  = "purchase-in-progress"
+	SlugTrialUsed           = "trial-used"
 	SlugAlreadyMerged       = "already-merged"
 	SlugMergeFinal          = "merge-final"
 )

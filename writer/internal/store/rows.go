@@ -36,13 +36,17 @@ var (
 	// Since rulesAccounts.
 	bucketParts    = []byte("parts")     // env | account id -> what the account itself has, an entitlement.Account: for those in a merge, whose record is a union
 	bucketMerges   = []byte("merges")    // env | account that was merged -> mergeRow
+	bucketPersons  = []byte("persons")   // env | length (2) | a store's name of a person | purchase id -> 1 where the purchase had a trial, else 0
+	bucketIntents  = []byte("intents")   // env | intent id -> intentRow
+	bucketLeases   = []byte("leases")    // env | length (2) | account | what is leased -> intent id
+	bucketDue      = []byte("due")       // stamp (8) | env | intent id -> nothing: when the intent's row goes
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
-	bucketParts, bucketMerges, bucketMergedIn}
+	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 

@@ -1,0 +1,119 @@
+package entitlement
+
+import "slices"
+
+// Whether a product may be sold to an account (requirements A10.6, R67 to R71): one live subscription in a group of products, whatever the channel, and
+// nothing twice that is owned for ever.
+
+// BlockedPending: a payment for something in the group is under way at its provider.
+const BlockedPending = "purchase_pending"
+
+// What somebody who sells should tell the buyer. The words are part of the server API.
+const (
+	// WarnCancel: a subscription goes on that the new purchase makes needless; it is to be cancelled.
+	WarnCancel = "cancel-subscription"
+	// WarnMayRenew: an earlier subscription gives no access now and may still renew: it is retried, held or paused.
+	WarnMayRenew = "may-renew"
+)
+
+// Buying says whether a product may be sold to an account now. The zero value is yes, without a word.
+type Buying struct {
+	Blocked  string     // BlockedSubscription, BlockedOwned, BlockedPending; empty: it may be bought
+	Store    string     // of the purchase that blocks
+	Provider Provider   // who told of it
+	Purchase PurchaseID // that blocks
+	Warnings []string   // sorted, each once
+}
+
+// Buying judges the sale of product, which the catalog lists for provider, to a at now, Unix seconds. Products without a group are never blocked; what
+// others share with a and test purchases never block.
+func (a *Account) Buying(x *CatalogIndex, product *Product, now int64) Buying {
+	var b Buying
+	if product.Group == "" {
+		return b
+	}
+	for i := range a.Purchases {
+		p := &a.Purchases[i]
+		for j := range p.Items {
+			item := &p.Items[j]
+			owned, ok := x.productOf(p, item)
+			if !ok || owned.Group != product.Group || p.Sandbox || item.Ownership != "" {
+				continue
+			}
+			until := item.AccessUntil
+			if !item.Recurring && item.State == Live && owned.DurationDays > 0 {
+				e := Entitlement{}
+				e.endAfter(item.Term.StartsAt, int64(owned.DurationDays), max(item.Term.Quantity, 1))
+				until = e.AccessUntil
+			}
+			b.judge(p, item, owned, product, func() Status { status, _ := item.standing(now, until); return status }())
+		}
+	}
+	slices.Sort(b.Warnings)
+	b.Warnings = slices.Compact(b.Warnings)
+	return b
+}
+
+func (b *Buying) judge(p *Purchase, item *Item, owned, wanted *Product, status Status) {
+	switch {
+	case status == StatusPending:
+		b.block(BlockedPending, p)
+	case status == StatusBillingRetry || status == StatusPaused:
+		b.Warnings = append(b.Warnings, WarnMayRenew)
+	case !status.Active():
+	case owned.Kind != KindRecurring:
+		b.block(BlockedOwned, p)
+	case wanted.Kind != KindRecurring:
+		if item.WillRenew {
+			b.Warnings = append(b.Warnings, WarnCancel)
+		}
+	case providerOf(p.Store) == wanted.Provider && owned.ID != wanted.ID && owned.Plan != wanted.Plan:
+		// An upgrade inside one store: the store itself lets the one take the other's place.
+	default:
+		b.block(BlockedSubscription, p)
+	}
+}
+
+// blocking orders the reasons: what can be managed comes before what only can be waited for, and what is owned for ever ends the matter.
+var blocking = []string{"", BlockedPending, BlockedSubscription, BlockedOwned}
+
+func (b *Buying) block(why string, p *Purchase) {
+	if slices.Index(blocking, why) > slices.Index(blocking, b.Blocked) {
+		b.Blocked, b.Store, b.Provider, b.Purchase = why, p.Store, p.Provider, p.ID
+	}
+}
+
+// Bought reports whether the account has what an Awaited purchase waits for: a sale of the product, or of any where that is not known, by the
+// provider, live or under way at now.
+func (a *Account) Bought(x *CatalogIndex, w Awaited, now int64) bool {
+	for i := range a.Purchases {
+		if a.Purchases[i].settles(x, w, now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Purchase) settles(x *CatalogIndex, w Awaited, now int64) bool {
+	if p.Provider != w.Provider && providerOf(p.Store) != w.Provider {
+		return false
+	}
+	for i := range p.Items {
+		item := &p.Items[i]
+		if status, _ := item.standing(now, item.AccessUntil); !status.Active() && status != StatusPending {
+			continue
+		}
+		if w.Product == "" || item.Term.Product == w.Product || slices.Contains(item.Term.Also, w.Product) {
+			return true
+		}
+		if product, ok := x.productOf(p, item); ok && product.ID == w.Product {
+			return true
+		}
+	}
+	return false
+}
+
+// UsedTrial reports whether the account's person has used a trial.
+func (a *Account) UsedTrial() bool {
+	return a.TrialLocked || slices.ContainsFunc(a.Purchases, func(p Purchase) bool { return p.TrialUsed })
+}

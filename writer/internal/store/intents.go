@@ -1,0 +1,330 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// Who is about to buy asks first. The answer is an intent, which leases what must not be bought twice: the product's group, and the trial. All that
+// decides is in the state, and commands follow each other, so that of two devices in two stores one is told no. A lease that nobody ends is over
+// after intentSeconds.
+
+const (
+	// intentSeconds is how long an intent holds its leases: longer than a checkout takes, and short enough that one who left it loses no sale.
+	intentSeconds = 5 * 60
+	// awaitSeconds is how long the state is pending after somebody said that they paid (contract section 4).
+	awaitSeconds = 60
+	// keptSeconds is how long an intent's row stays after it: a request that comes late is told what became of it.
+	keptSeconds = 24 * 3600
+	// maxAwaited bounds what an account waits for at once: nobody buys more within a minute.
+	maxAwaited = 8
+
+	leaseTrial = "trial"
+	leaseGroup = "group:"
+)
+
+// PutIntent asks whether a product may be sold to an account, and leases it.
+type PutIntent struct {
+	ID          string                `cbor:"1,keyasint"` // "intent_" and a ULID: used if a new one is needed
+	Account     entitlement.AccountID `cbor:"2,keyasint"`
+	Provider    entitlement.Provider  `cbor:"3,keyasint"`
+	Product     entitlement.ProductID `cbor:"4,keyasint"`
+	Device      string                `cbor:"5,keyasint,omitempty"` // empty: a holder of its own
+	Trial       bool                  `cbor:"6,keyasint,omitempty"` // refuse it if there is no trial
+	Idempotency *Idempotency          `cbor:"7,keyasint,omitempty"`
+}
+
+// EndIntent gives an intent's leases back. Account is the caller's, empty for one who may end any.
+type EndIntent struct {
+	ID          string                `cbor:"1,keyasint"`
+	Account     entitlement.AccountID `cbor:"2,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
+}
+
+// SubmitIntent says that the user paid: the account's state is pending until the provider confirms it. Account is as for EndIntent.
+type SubmitIntent struct {
+	ID          string                `cbor:"1,keyasint"`
+	Account     entitlement.AccountID `cbor:"2,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
+}
+
+// AwaitPurchase makes the account's state pending until the provider confirms a purchase that the app showed a proof of.
+type AwaitPurchase struct {
+	Account  entitlement.AccountID `cbor:"1,keyasint"`
+	ID       string                `cbor:"2,keyasint"` // of the proof: the same again begins nothing anew
+	Provider entitlement.Provider  `cbor:"3,keyasint"`
+	Product  entitlement.ProductID `cbor:"4,keyasint,omitempty"`
+}
+
+// Intent is what an intent came to.
+type Intent struct {
+	ID            string   `cbor:"1,keyasint"`
+	ExpiresAt     int64    `cbor:"2,keyasint"`           // Unix seconds
+	TrialEligible bool     `cbor:"3,keyasint,omitempty"` // and the trial is leased
+	Warnings      []string `cbor:"4,keyasint,omitempty"`
+}
+
+// intentRow is an intent. Its leases count as long as they name it and it has not ended.
+type intentRow struct {
+	Account   entitlement.AccountID `cbor:"1,keyasint"`
+	Provider  entitlement.Provider  `cbor:"2,keyasint"`
+	Product   entitlement.ProductID `cbor:"3,keyasint"`
+	Group     string                `cbor:"4,keyasint,omitempty"`
+	Device    string                `cbor:"5,keyasint,omitempty"`
+	Trial     bool                  `cbor:"6,keyasint,omitempty"` // it holds the trial
+	ExpiresAt int64                 `cbor:"7,keyasint"`
+	Submitted int64                 `cbor:"8,keyasint,omitempty"`
+	Ended     bool                  `cbor:"9,keyasint,omitempty"`
+	Warnings  []string              `cbor:"10,keyasint,omitempty"`
+}
+
+func leaseKey(env entitlement.Environment, account entitlement.AccountID, what string) []byte {
+	return append(appendKeyText([]byte{envByte(env)}, string(account)), what...)
+}
+
+func dueKey(env entitlement.Environment, at int64, id string) []byte {
+	return append(append(binary.BigEndian.AppendUint64(nil, uint64(at)), envByte(env)), id...)
+}
+
+// catalogIndex returns the environment's catalog.
+func (c *command) catalogIndex() *entitlement.CatalogIndex {
+	if x := c.catalogs[c.Env]; x != nil {
+		return x
+	}
+	var catalog entitlement.Catalog
+	if value := c.record(c.Env, replication.KindCatalog, replication.CurrentKey); value != nil {
+		if err := entitlement.Decode(value, &catalog); err != nil {
+			c.fail(fmt.Errorf("catalog: %w: %w", replication.ErrCorrupt, err))
+		}
+	}
+	x := entitlement.NewCatalogIndex(&catalog)
+	c.catalogs[c.Env] = x
+	return x
+}
+
+// lease returns the intent that holds what is leased by one of the accounts, which are merged.
+func (c *command) lease(members []entitlement.AccountID, what string) (id string, row intentRow, held bool) {
+	for _, account := range members {
+		intent := c.get(bucketLeases, leaseKey(c.Env, account, what))
+		if intent == nil {
+			continue
+		}
+		row = intentRow{}
+		if c.decode(bucketIntents, envKey(c.Env, string(intent)), &row) && !row.Ended && c.now < row.ExpiresAt {
+			return string(intent), row, true
+		}
+	}
+	return "", intentRow{}, false
+}
+
+func (c *command) putIntent(body *PutIntent) Result {
+	if body.ID == "" || len(body.ID) > maxIDBytes || len(body.Device) > maxIDBytes {
+		return rejected(SlugInvalidRequest, "intent id or device")
+	}
+	if !c.exists(body.Account) {
+		return rejected(SlugNotFound, "account")
+	}
+	x := c.catalogIndex()
+	product, listed := x.Lookup(body.Provider, &entitlement.Sold{Product: body.Product})
+	if !listed {
+		return rejected(SlugInvalidRequest, "the catalog does not list this product of the provider")
+	}
+	c.dropIntents()
+	members := c.mergedUnder(c.survivor(body.Account))
+	whole := c.whole(members)
+	holds := func(row *intentRow) bool { return body.Device != "" && row.Device == body.Device }
+	buying := whole.Buying(x, product, c.now)
+	if buying.Blocked != "" {
+		return Result{Account: body.Account, Rejection: blockedBy(&buying)}
+	}
+	var mine string // an intent that this device has for the group, which the new one takes the place of
+	if product.Group != "" {
+		id, row, held := c.lease(members, leaseGroup+product.Group)
+		switch {
+		case held && row.Submitted != 0 && c.now < row.Submitted+awaitSeconds:
+			return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
+		case held && !holds(&row):
+			return rejected(SlugPurchaseInProgress, "another device is buying a product of this group")
+		case held:
+			mine = id
+		}
+		if held && row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
+			return Result{Account: body.Account, Existing: true, Intent: row.shown(id)}
+		}
+	}
+	trial := !whole.UsedTrial() && !c.aliasesHadTrial(members)
+	if trial {
+		if id, row, held := c.lease(members, leaseTrial); held && id != mine && !holds(&row) {
+			if body.Trial {
+				return rejected(SlugPurchaseInProgress, "another device is buying with the trial")
+			}
+			trial = false
+		}
+	} else if body.Trial {
+		return rejected(SlugTrialUsed, "the trial was used before")
+	}
+	if mine != "" {
+		c.endRow(mine)
+	}
+	row := intentRow{Account: body.Account, Provider: body.Provider, Product: body.Product, Group: product.Group, Device: body.Device, Trial: trial,
+		ExpiresAt: c.now + intentSeconds, Warnings: buying.Warnings}
+	c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
+	c.put(bucketDue, dueKey(c.Env, row.ExpiresAt+keptSeconds, body.ID), []byte{})
+	if row.Group != "" {
+		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseGroup+row.Group), []byte(body.ID))
+	}
+	if trial {
+		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseTrial), []byte(body.ID))
+	}
+	return Result{Account: body.Account, Intent: row.shown(body.ID)}
+}
+
+func (row *intentRow) shown(id string) *Intent {
+	return &Intent{ID: id, ExpiresAt: row.ExpiresAt, TrialEligible: row.Trial, Warnings: row.Warnings}
+}
+
+func blockedBy(b *entitlement.Buying) *Rejection {
+	r := &Rejection{Slug: SlugActiveSubscription, Detail: "a subscription of this group is active", Store: b.Store, Provider: b.Provider}
+	switch b.Blocked {
+	case entitlement.BlockedOwned:
+		r.Slug, r.Detail = SlugAlreadyOwned, "the account owns what this product gives for ever"
+	case entitlement.BlockedPending:
+		r.Slug, r.Detail = SlugPurchasePending, "a payment for a product of this group is under way at its provider"
+	}
+	return r
+}
+
+// whole is what the accounts of a group have together.
+func (c *command) whole(members []entitlement.AccountID) *entitlement.Account {
+	parts := make([]entitlement.Account, 0, len(members))
+	for _, id := range members {
+		parts = append(parts, c.own(id))
+	}
+	if len(parts) == 1 {
+		return &parts[0]
+	}
+	union := entitlement.Union(parts)
+	return &union
+}
+
+func (c *command) aliasesHadTrial(members []entitlement.AccountID) bool {
+	for _, id := range members {
+		var details accountRow
+		if c.decode(bucketAccounts, envKey(c.Env, string(id)), &details) && c.knownForTrial(details.Aliases) {
+			return true
+		}
+	}
+	return false
+}
+
+// intent returns the row that a caller may change. An account is the caller's own if it is merged with the intent's.
+func (c *command) intent(id string, caller entitlement.AccountID) (row intentRow, rejection *Rejection) {
+	if !c.decode(bucketIntents, envKey(c.Env, id), &row) {
+		return row, &Rejection{Slug: SlugNotFound, Detail: "no such purchase intent; one is forgotten a day after it expired"}
+	}
+	if caller != "" && c.survivor(caller) != c.survivor(row.Account) {
+		return row, &Rejection{Slug: SlugForbidden, Detail: "the purchase intent is another account's"}
+	}
+	return row, nil
+}
+
+func (c *command) endIntent(body *EndIntent) Result {
+	row, rejection := c.intent(body.ID, body.Account)
+	if rejection == nil {
+		c.endRow(body.ID)
+	}
+	return Result{Account: row.Account, Rejection: rejection}
+}
+
+func (c *command) endRow(id string) {
+	var row intentRow
+	key := envKey(c.Env, id)
+	if c.decode(bucketIntents, key, &row) && !row.Ended {
+		row.Ended = true
+		c.encode(bucketIntents, key, &row)
+		c.deleteLeases(c.Env, id, &row)
+	}
+}
+
+func (c *command) deleteLeases(env entitlement.Environment, id string, row *intentRow) {
+	for _, what := range []string{leaseGroup + row.Group, leaseTrial} {
+		if key := leaseKey(env, row.Account, what); string(c.get(bucketLeases, key)) == id {
+			c.delete(bucketLeases, key)
+		}
+	}
+}
+
+func (c *command) submitIntent(body *SubmitIntent) Result {
+	row, rejection := c.intent(body.ID, body.Account)
+	if rejection != nil {
+		return Result{Rejection: rejection}
+	}
+	result := Result{Account: row.Account, Intent: row.shown(body.ID), Existing: row.Submitted != 0}
+	if result.Existing {
+		return result
+	}
+	// The payment may have taken longer than the intent was good for: what was submitted is awaited all the same.
+	row.Submitted = c.now
+	row.ExpiresAt = max(row.ExpiresAt, c.now+awaitSeconds)
+	result.Intent.ExpiresAt = row.ExpiresAt
+	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Until: c.now + awaitSeconds})
+	if result.Rejection == nil {
+		c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
+	}
+	return result
+}
+
+func (c *command) awaitPurchase(body *AwaitPurchase) Result {
+	if body.ID == "" || len(body.ID) > maxIDBytes || !body.Provider.Valid() || len(body.Product) > maxAliasBytes {
+		return rejected(SlugInvalidRequest, "id, provider or product of what is awaited")
+	}
+	return Result{Account: body.Account, Rejection: c.await(body.Account, entitlement.Awaited{ID: body.ID, Provider: body.Provider, Product: body.Product, Until: c.now + awaitSeconds})}
+}
+
+// await makes the account's state pending, unless what it waits for is there.
+func (c *command) await(id entitlement.AccountID, w entitlement.Awaited) *Rejection {
+	a := c.account(id)
+	if a == nil {
+		return &Rejection{Slug: SlugNotFound, Detail: "account"}
+	}
+	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(old entitlement.Awaited) bool { return old.Until <= c.now && old.ID != w.ID })
+	known := slices.ContainsFunc(a.acc.Awaited, func(old entitlement.Awaited) bool { return old.ID == w.ID })
+	if whole := c.whole(c.mergedUnder(c.survivor(id))); !known && len(a.acc.Awaited) < maxAwaited && !whole.Bought(c.catalogIndex(), w, c.now) {
+		a.acc.Awaited = append(a.acc.Awaited, w)
+		slices.SortFunc(a.acc.Awaited, func(a, b entitlement.Awaited) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
+	}
+	return c.commit(nil)
+}
+
+// confirm ends the waiting for purchases that the account has now.
+func (c *command) confirm(a *accountEdit) {
+	if len(a.acc.Awaited) == 0 {
+		return
+	}
+	x := c.catalogIndex()
+	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(w entitlement.Awaited) bool { return a.acc.Bought(x, w, c.now) })
+}
+
+// dropIntents removes some of the rows whose time has passed.
+func (c *command) dropIntents() {
+	for range dropPerCommand {
+		k, _ := c.cursor(bucketDue).First()
+		if k == nil || int64(binary.BigEndian.Uint64(k)) > c.now {
+			return
+		}
+		k = bytes.Clone(k)
+		env, id := k[8], string(k[9:])
+		key := append([]byte{env}, id...)
+		var row intentRow
+		if whose, ok := byteEnv(env); ok && c.decode(bucketIntents, key, &row) {
+			c.deleteLeases(whose, id, &row)
+		}
+		c.delete(bucketIntents, key)
+		c.delete(bucketDue, k)
+	}
+}
