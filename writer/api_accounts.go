@@ -193,8 +193,8 @@ func (c *apiCall) startSession() (answer, error) {
 	if err := c.decode(&req); err != nil {
 		return answer{}, err
 	}
-	if len(req.Device) > maxDeviceBytes || strings.ContainsFunc(req.Device, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return answer{}, wrong("device_id", "want at most %d visible ASCII characters", maxDeviceBytes)
+	if err := checkDevice(req.Device); err != nil {
+		return answer{}, err
 	}
 	ttl := int64(defaultSessionTTL)
 	if req.TTL != nil {

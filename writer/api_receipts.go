@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,6 +134,9 @@ func (c *receipts) answer(ctx context.Context, list []receipt, key *store.Idempo
 		c.metrics.receipt(list[i].Provider, r.Outcome)
 	}
 	c.metrics.receiptSeconds.Observe(time.Since(began).Seconds())
+	if err := c.await(ctx, list, results); err != nil {
+		return nil, err
+	}
 	state := stateOf(results)
 	err = c.read(ctx, func(reader *store.Reader) error {
 		shown, err := json.Marshal(results)
@@ -149,6 +153,34 @@ func (c *receipts) answer(ctx context.Context, list []receipt, key *store.Idempo
 	// What is pending is to be shown again, and gets another answer then.
 	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), state == entitlement.StateSettled)
 }
+
+// await makes the account's state pending at every edge while a proof cannot be judged, for a minute at most.
+func (c *receipts) await(ctx context.Context, list []receipt, results []receiptResult) error {
+	for i, r := range results {
+		if r.Outcome != receiptPending {
+			continue
+		}
+		w := store.AwaitPurchase{Account: c.account, ID: awaitID(list[i].proof()), Provider: list[i].Provider}
+		awaited := false
+		err := c.store.View(func(reader *store.Reader) error {
+			account, _, err := reader.Own(c.env, c.account)
+			awaited = slices.ContainsFunc(account.Awaited, func(a entitlement.Awaited) bool { return a.ID == w.ID })
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !awaited {
+			if _, err := c.propose(ctx, store.TypeAwait, c.env, w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// proof is the one that is given.
+func (r *receipt) proof() string { return cmp.Or(r.Signed, r.Token, r.SessionID) }
 
 func stateOf(results []receiptResult) string {
 	for _, r := range results {

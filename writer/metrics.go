@@ -57,6 +57,7 @@ type metrics struct {
 	waited           *prometheus.CounterVec
 	eventToRecord    *prometheus.HistogramVec
 	receipts         *prometheus.CounterVec
+	intents          *prometheus.CounterVec
 	receiptSeconds   prometheus.Histogram
 }
 
@@ -116,6 +117,10 @@ func newMetrics(w *Writer) *metrics {
 		for _, o := range receiptOutcomes {
 			m.receipts.WithLabelValues(string(p), o)
 		}
+	}
+	m.intents = counter("intents_total", "Answers to whether a product may be sold, by what was said.", "outcome")
+	for _, o := range intentOutcomes {
+		m.intents.WithLabelValues(o)
 	}
 	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
 	m.registry.MustRegister(m.receipts, m.receiptSeconds)

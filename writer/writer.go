@@ -222,6 +222,7 @@ func (w *Writer) listen() error {
 	w.routeCatalog(s)
 	w.routeEvents(s)
 	w.routeReceipts(s)
+	w.routeIntents(s.handle)
 	w.routeOps(s)
 	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
 	if err != nil {

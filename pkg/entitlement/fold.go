@@ -545,7 +545,10 @@ func storeOf(p Provider) string {
 }
 
 // providerOf returns whose adapter a store has, should it have one.
-func providerOf(store string) Provider {
+func providerOf(store string) Provider { return StoreProvider(store) }
+
+// StoreProvider returns the provider that is the store itself: Apple of the App Store.
+func StoreProvider(store string) Provider {
 	switch store {
 	case AppStore:
 		return Apple

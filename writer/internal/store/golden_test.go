@@ -69,6 +69,12 @@ func goldenCommands() []Command {
 		{TypeRemoveMember, "", &RemoveMember{ID: "w4"}},
 		{TypeClaim, sandbox, &ClaimPurchase{Account: "acc_1", Purchase: "stripe:sub_1"}},
 		{TypeKeepAnswer, sandbox, &KeepAnswer{Account: "acc_1", Answer: []byte("{}"), Idempotency: key}},
+		{TypeMerge, sandbox, &MergeAccounts{ID: "merge_1", From: "acc_2", Into: "acc_1", Idempotency: key}},
+		{TypeUndoMerge, sandbox, &UndoMerge{Account: "acc_1", ID: "merge_1", Idempotency: key}},
+		{TypePutIntent, sandbox, &PutIntent{ID: "intent_1", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d", Trial: true, Idempotency: key}},
+		{TypeEndIntent, sandbox, &EndIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
+		{TypeSubmitIntent, sandbox, &SubmitIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
+		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
 	}
 	var commands []Command
 	for _, b := range bodies {

@@ -145,8 +145,12 @@ func (c *command) putIntent(body *PutIntent) Result {
 	var mine string // an intent that this device has for the group, which the new one takes the place of
 	if product.Group != "" {
 		id, row, held := c.lease(members, leaseGroup+product.Group)
+		at := slices.IndexFunc(whole.Awaited, func(w entitlement.Awaited) bool { return w.ID == id })
+		if held && row.Submitted != 0 && at < 0 {
+			held = false // what was paid for is there
+		}
 		switch {
-		case held && row.Submitted != 0 && c.now < row.Submitted+awaitSeconds:
+		case held && row.Submitted != 0 && c.now < whole.Awaited[at].Until:
 			return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
 		case held && !holds(&row):
 			return rejected(SlugPurchaseInProgress, "another device is buying a product of this group")

@@ -1,0 +1,311 @@
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+func shopCatalog() Command {
+	return NewCommand(TypePutCatalog, sandbox, "catalog", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
+		{Provider: entitlement.Stripe, ID: "price_pro_monthly", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly", Group: "pro", TrialDays: 7},
+		{Provider: entitlement.Stripe, ID: "price_year", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "yearly", Group: "pro"},
+		{Provider: entitlement.Stripe, ID: "price_life", Kind: entitlement.KindNonConsumable, Entitlements: []string{"pro"}, Plan: "life", Group: "pro"},
+		{Provider: entitlement.Stripe, ID: "price_free", Kind: entitlement.KindNonConsumable, Entitlements: []string{"extra"}},
+		{Provider: entitlement.Stripe, ID: "price_news", Kind: entitlement.KindRecurring, Entitlements: []string{"news"}, Group: "news", TrialDays: 7},
+		{Provider: entitlement.Apple, ID: "pro", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly", Group: "pro", TrialDays: 7},
+	}}})
+}
+
+// ask is a purchase intent; with "trial" it wants the trial or nothing.
+func ask(id string, account entitlement.AccountID, p entitlement.Provider, product entitlement.ProductID, device string, trial bool) Command {
+	return NewCommand(TypePutIntent, sandbox, "", &PutIntent{ID: id, Account: account, Provider: p, Product: product, Device: device, Trial: trial})
+}
+
+func endOf(id string, caller entitlement.AccountID) Command {
+	return NewCommand(TypeEndIntent, sandbox, "", &EndIntent{ID: id, Account: caller})
+}
+
+func submit(id string, caller entitlement.AccountID) Command {
+	return NewCommand(TypeSubmitIntent, sandbox, "", &SubmitIntent{ID: id, Account: caller})
+}
+
+// appleSale is an App Store subscription of an account's, bought by a person whom Apple knows; its first term is the trial.
+func appleSale(chain string, account entitlement.AccountID, person string, trial bool) entitlement.Event {
+	links := []entitlement.Link{entitlement.Link("apple:" + chain)}
+	ev := event("apple-"+chain,
+		entitlement.Object{Kind: entitlement.KindTransaction, ID: chain, By: entitlement.Apple, At: startTime * 1e9, Links: links, Account: account, Person: person,
+			Transaction: &entitlement.Transaction{Chain: chain, Sold: entitlement.Sold{Product: "pro"}, Recurring: true, StartsAt: startTime, EndsAt: startTime + 30*24*3600, Trial: trial, Store: entitlement.AppStore}},
+		entitlement.Object{Kind: entitlement.KindRenewal, ID: chain, By: entitlement.Apple, At: startTime * 1e9, Links: links,
+			Renewal: &entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true, Transaction: chain}})
+	ev.Provider = entitlement.Apple
+	return ev
+}
+
+// One person, one trial, one live subscription: who asks before buying is told the truth, whatever the channel (requirement A10.6).
+func TestWhoMayBuyWhat(t *testing.T) {
+	type step struct {
+		what    string
+		after   int64 // seconds before it
+		command Command
+		slug    string // of the refusal; empty: done
+		intent  string // that the answer names
+		trial   bool
+		warns   string
+	}
+	stripe, apple := entitlement.Stripe, entitlement.Apple
+	tests := []struct {
+		name  string
+		steps []step
+	}{
+		{"a lease belongs to its device, and is over after five minutes", []step{
+			{what: "phone", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
+			{what: "tablet", command: ask("i2", "acc_1", apple, "pro", "tablet", false), slug: SlugPurchaseInProgress},
+			{what: "nobody in particular", command: ask("i3", "acc_1", stripe, "price_pro_monthly", "", false), slug: SlugPurchaseInProgress},
+			{what: "phone again", command: ask("i4", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
+			{what: "another account", command: ask("i5", "acc_2", stripe, "price_pro_monthly", "phone", false), intent: "i5", trial: true},
+			{what: "tablet, later", after: 301, command: ask("i6", "acc_1", apple, "pro", "tablet", false), intent: "i6", trial: true},
+		}},
+		{"a device that changes its mind keeps its place", []step{
+			{what: "monthly", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
+			{what: "yearly", command: ask("i2", "acc_1", stripe, "price_year", "phone", false), intent: "i2", trial: true},
+			{what: "another device", command: ask("i3", "acc_1", stripe, "price_pro_monthly", "tablet", false), slug: SlugPurchaseInProgress},
+			{what: "the first one is over", command: endOf("i1", "acc_1")},
+			{what: "still leased", command: ask("i4", "acc_1", stripe, "price_pro_monthly", "tablet", false), slug: SlugPurchaseInProgress},
+			{what: "given back by a stranger", command: endOf("i2", "acc_2"), slug: SlugForbidden},
+			{what: "given back", command: endOf("i2", "acc_1")},
+			{what: "free", command: ask("i5", "acc_1", stripe, "price_pro_monthly", "tablet", false), intent: "i5", trial: true},
+			{what: "no such intent", command: endOf("i9", ""), slug: SlugNotFound},
+		}},
+		{"one trial over groups: it is leased too", []step{
+			{what: "pro", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", true), intent: "i1", trial: true},
+			{what: "news at full price", command: ask("i2", "acc_1", stripe, "price_news", "tablet", false), intent: "i2"},
+			{what: "news with the trial only", command: ask("i3", "acc_1", stripe, "price_news", "tv", true), slug: SlugPurchaseInProgress},
+		}},
+		{"a subscription blocks its group in every store, and no lifetime", []step{
+			{what: "paid at Apple", command: record(appleSale("100", "acc_1", "", false))},
+			{what: "the same at Stripe", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), slug: SlugActiveSubscription},
+			{what: "the same at Apple", command: ask("i2", "acc_1", apple, "pro", "phone", false), slug: SlugActiveSubscription},
+			{what: "the lifetime", command: ask("i3", "acc_1", stripe, "price_life", "phone", false), intent: "i3", trial: true, warns: "[cancel-subscription]"},
+			{what: "without a group", command: ask("i4", "acc_1", stripe, "price_free", "phone", false), intent: "i4", trial: true},
+		}},
+		{"another plan of the same store is an upgrade", []step{
+			{what: "paid", command: record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))},
+			{what: "the same", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), slug: SlugActiveSubscription},
+			{what: "another plan", command: ask("i2", "acc_1", stripe, "price_year", "phone", false), intent: "i2", trial: true},
+			{what: "another store", command: ask("i3", "acc_1", apple, "pro", "phone", false), slug: SlugActiveSubscription},
+		}},
+		{"a trial is used up for the person, under another account too", []step{
+			{what: "trial of acc_1", command: record(appleSale("100", "acc_1", "7000", true))},
+			{what: "another store", command: ask("i1", "acc_1", stripe, "price_news", "phone", true), slug: SlugTrialUsed},
+			{what: "paid by the same person under acc_2", command: record(appleSale("200", "acc_2", "7000", false))},
+			{what: "acc_2 wants it", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), slug: SlugTrialUsed},
+			{what: "acc_2 at full price", command: ask("i3", "acc_2", stripe, "price_news", "phone", false), intent: "i3"},
+		}},
+		{"who was merged is one person", []step{
+			{what: "paid under acc_1", command: record(appleSale("100", "acc_1", "", true))},
+			{what: "merged", command: mergeOf("merge_1", "acc_1", "acc_2")},
+			{what: "acc_2", command: ask("i1", "acc_2", stripe, "price_pro_monthly", "phone", false), slug: SlugActiveSubscription},
+			{what: "acc_2 and the trial", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), slug: SlugTrialUsed},
+			{what: "undone", command: undo("merge_1", "acc_2")},
+			{what: "acc_2 alone", command: ask("i3", "acc_2", stripe, "price_pro_monthly", "phone", true), intent: "i3", trial: true},
+		}},
+		{"who has paid is awaited for a minute", []step{
+			{what: "phone", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
+			{what: "paid", command: submit("i1", "acc_1"), intent: "i1", trial: true},
+			{what: "paid, said again", command: submit("i1", ""), intent: "i1", trial: true},
+			{what: "said by a stranger", command: submit("i1", "acc_2"), slug: SlugForbidden},
+			{what: "nobody buys now", after: 30, command: ask("i2", "acc_1", stripe, "price_pro_monthly", "phone", false), slug: SlugPurchasePending},
+			{what: "not confirmed", after: 31, command: ask("i3", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i3", trial: true},
+		}},
+		{"what nobody can ask for", []step{
+			{what: "an account that is not there", command: ask("i1", "acc_9", stripe, "price_pro_monthly", "phone", false), slug: SlugNotFound},
+			{what: "a product that is not there", command: ask("i1", "acc_1", stripe, "price_9", "phone", false), slug: SlugInvalidRequest},
+			{what: "a product of another provider", command: ask("i1", "acc_1", apple, "price_pro_monthly", "phone", false), slug: SlugInvalidRequest},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2")} {
+				m.apply(c)
+			}
+			for _, s := range tt.steps {
+				m.now += s.after
+				got := m.apply(s.command)
+				var slug, intent, warns string
+				var trial bool
+				if got.Rejection != nil {
+					slug = got.Rejection.Slug
+				}
+				if got.Intent != nil {
+					intent, trial = got.Intent.ID, got.Intent.TrialEligible
+					if len(got.Intent.Warnings) > 0 {
+						warns = fmt.Sprint(got.Intent.Warnings)
+					}
+				}
+				if slug != s.slug || intent != s.intent || trial != s.trial || warns != s.warns {
+					t.Errorf("%s: %q %q trial %t %q, want %q %q %t %q (%+v)", s.what, slug, intent, trial, warns, s.slug, s.intent, s.trial, s.warns, got.Rejection)
+				}
+				m.check()
+			}
+		})
+	}
+}
+
+// The state is pending from the moment that the user paid until the purchase is there, whichever comes first (I20).
+func TestWhatIsAwaitedComes(t *testing.T) {
+	paid := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))
+	for name, last := range map[string][]Command{"submitted first": {submit("i1", ""), paid}, "paid first": {paid, submit("i1", "")}} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range []Command{shopCatalog(), create("acc_1"), ask("i1", "acc_1", entitlement.Stripe, "price_pro_monthly", "phone", false)} {
+				m.apply(c)
+			}
+			m.apply(last[0])
+			if got := len(m.account("acc_1").Awaited); (got == 1) != (name == "submitted first") {
+				t.Errorf("after the first step %d are awaited", got)
+			}
+			m.apply(last[1])
+			if got := m.account("acc_1").Awaited; len(got) != 0 {
+				t.Errorf("still awaited: %+v", got)
+			}
+		})
+	}
+	m := newMachine(t, 1<<20)
+	m.apply(shopCatalog())
+	m.apply(create("acc_1"))
+	await := NewCommand(TypeAwait, sandbox, "", &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Stripe})
+	m.apply(await)
+	m.now += 30
+	m.apply(await) // the same proof once more begins no other minute
+	a := m.account("acc_1")
+	for after, want := range map[int64]string{29: entitlement.StatePending, 30: entitlement.StateSettled} {
+		if v := a.View(nil, m.now+after, nil); v.State() != want {
+			t.Errorf("%d s after the first time it is %s, want %s", 30+after, v.State(), want)
+		}
+	}
+}
+
+// applyAll applies commands in one batch.
+func (m *machine) applyAll(commands []Command) []Result {
+	m.t.Helper()
+	logs := make([]*raft.Log, len(commands))
+	for i, c := range commands {
+		c.Stamp = max(c.Stamp, m.now)
+		m.index++
+		logs[i] = &raft.Log{Index: m.index, Term: 1, Type: raft.LogCommand, Data: c.Encode()}
+	}
+	results := make([]Result, len(logs))
+	for i, response := range m.ApplyBatch(logs) {
+		results[i] = response.(Result)
+	}
+	if m.fault != nil {
+		m.t.Fatal(m.fault)
+	}
+	return results
+}
+
+// Two devices and two stores at once, 10,000 times: whoever asks first and does as told, nobody pays twice and nobody has two trials.
+func TestRacesForOneSubscriptionAndOneTrial(t *testing.T) {
+	const races, together = 10_000, 1_000
+	type buyer struct {
+		id, device string
+		at         entitlement.Provider
+		product    entitlement.ProductID
+		trial      bool
+	}
+	r := rand.New(rand.NewPCG(6, 10))
+	m := newMachine(t, 64<<20)
+	m.apply(shopCatalog())
+	refused := map[string]int{}
+	for first := 0; first < races; first += together {
+		var rounds [2][]Command
+		var accounts []Command
+		var buyers [together][2]buyer
+		var subscriptions, trials [together]int
+		name := func(n int) entitlement.AccountID { return entitlement.AccountID(fmt.Sprintf("acc_%d", first+n)) }
+		for n := range together {
+			accounts = append(accounts, create(name(n)))
+			b := &buyers[n]
+			*b = [2]buyer{{"", "phone", entitlement.Apple, "pro", r.IntN(2) == 0}, {"", "laptop", entitlement.Stripe, "price_pro_monthly", r.IntN(2) == 0}}
+			r.Shuffle(2, func(i, j int) { b[i], b[j] = b[j], b[i] })
+			for i := range b {
+				b[i].id = fmt.Sprintf("i%d-%d", first+n, i)
+				rounds[i] = append(rounds[i], ask(b[i].id, name(n), b[i].at, b[i].product, b[i].device, b[i].trial))
+			}
+		}
+		m.applyAll(accounts)
+		for i := range rounds {
+			var then []Command
+			for n, got := range m.applyAll(rounds[i]) {
+				b := buyers[n][i]
+				if got.Rejection != nil {
+					refused[got.Rejection.Slug]++
+					continue
+				}
+				trial := got.Intent.TrialEligible
+				if b.trial && !trial {
+					t.Fatalf("race %d: allowed without the trial that was asked for", first+n)
+				}
+				paid := record(appleSale(b.id, name(n), "", trial))
+				if b.at == entitlement.Stripe {
+					paid = record(event("evt-"+b.id, subscription("sub_"+b.id, 10, entitlement.Active, name(n))))
+				}
+				// The purchase comes before the other asks, or is told of, or comes later; or the user gives up.
+				what := r.IntN(4)
+				if what == 3 {
+					then = append(then, endOf(b.id, name(n)))
+					continue
+				}
+				then = append(then, [][]Command{{paid}, {submit(b.id, name(n))}, nil}[what]...)
+				if subscriptions[n]++; trial {
+					trials[n]++
+				}
+			}
+			m.applyAll(then)
+		}
+		for n := range together {
+			if subscriptions[n] > 1 || trials[n] > 1 {
+				t.Fatalf("race %d: %d may pay, %d may have a trial", first+n, subscriptions[n], trials[n])
+			}
+		}
+	}
+	for _, slug := range []string{SlugPurchaseInProgress, SlugPurchasePending, SlugActiveSubscription} {
+		if refused[slug] < races/20 {
+			t.Errorf("only %d races ended with %s", refused[slug], slug)
+		}
+	}
+}
+
+// Whether a person's trial is used up depends on the purchases alone, never on the order in which they became known (I20).
+func TestTrialLocksAreOrderFree(t *testing.T) {
+	messages := []Command{record(appleSale("100", "acc_1", "7000", true)), record(appleSale("200", "acc_2", "7000", false)),
+		record(appleSale("300", "acc_3", "8000", false)), record(appleSale("400", "acc_2", "8000", false))}
+	var want any
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 24 {
+		r.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
+		m := newMachine(t, 1<<20)
+		for _, c := range append([]Command{shopCatalog(), create("acc_1"), create("acc_2"), create("acc_3")}, messages...) {
+			m.apply(c)
+		}
+		for id, locked := range map[entitlement.AccountID]bool{"acc_1": true, "acc_2": true, "acc_3": false} {
+			if got := m.account(id).TrialLocked; got != locked {
+				t.Errorf("%s: locked %t, want %t", id, got, locked)
+			}
+		}
+		m.read(func(r *Reader) error {
+			if got := r.Position().StateHash; want == nil {
+				want = got
+			} else if got != want {
+				t.Error("the order of the messages shows in the state")
+			}
+			return nil
+		})
+	}
+}
