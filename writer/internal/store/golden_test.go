@@ -75,6 +75,7 @@ func goldenCommands() []Command {
 		{TypeEndIntent, sandbox, &EndIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
 		{TypeSubmitIntent, sandbox, &SubmitIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
+		{TypePutRevocations, sandbox, &PutRevocations{List: "a.b.c"}},
 	}
 	var commands []Command
 	for _, b := range bodies {
@@ -87,10 +88,16 @@ func goldenCommands() []Command {
 
 func TestGoldenCommands(t *testing.T) {
 	var text strings.Builder
-	for i, c := range goldenCommands() {
-		if int(c.Type) != i+1 {
-			t.Errorf("command %d has no golden bytes", i+1)
+	there := map[CommandType]bool{}
+	for _, c := range goldenCommands() {
+		there[c.Type] = true
+	}
+	for c := range CommandType(255) {
+		if c.known() != there[c] {
+			t.Errorf("command %d: known %t, golden bytes %t", c, c.known(), there[c])
 		}
+	}
+	for _, c := range goldenCommands() {
 		encoded := c.Encode()
 		fmt.Fprintf(&text, "%d %x\n", c.Type, encoded)
 		if back, err := DecodeCommand(encoded); err != nil || !reflect.DeepEqual(back, c) {
@@ -104,7 +111,7 @@ func TestGoldenCommands(t *testing.T) {
 func TestGoldenState(t *testing.T) {
 	m := newMachineUnder(t, 1<<20, 1) // the rules of the release whose bytes these are
 	for _, c := range goldenCommands() {
-		if c.Type != TypeStartSession && c.Type != TypeTrim && c.Type != TypeRaiseEpoch && c.Type != TypeClaim && c.Type != TypeKeepAnswer && c.Type != TypeDeleteGrant {
+		if c.Type != TypeStartSession && c.Type != TypeTrim && c.Type != TypeRaiseEpoch && c.Type < TypeClaim && c.Type != TypeDeleteGrant {
 			m.apply(c)
 		}
 	}
