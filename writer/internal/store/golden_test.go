@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
 )
 
 // This file holds the formats that logs, journals, state files and snapshots are full of: a change of any of them must show here.
@@ -75,7 +76,7 @@ func goldenCommands() []Command {
 		{TypeEndIntent, sandbox, &EndIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
 		{TypeSubmitIntent, sandbox, &SubmitIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
-		{TypePutRevocations, sandbox, &PutRevocations{List: "a.b.c"}},
+		{TypePutRevocations, sandbox, &PutRevocations{List: replication.RevocationList{Text: []byte("a.b.c"), ByRoot: true, Counter: 3, Keys: []replication.RevokedKey{{ID: "kid", Until: 9}}}}},
 	}
 	var commands []Command
 	for _, b := range bodies {
