@@ -156,6 +156,42 @@ func (a *GoogleAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) 
 	return targets
 }
 
+// playEndPoll is how long after its end a term that renews is asked about where no message came: Play extends a term silently by a day while it charges, and
+// keeps no history of messages.
+const playEndPoll = 5 * time.Minute
+
+// Due returns the tokens whose subscriptions should have renewed and of which nothing was heard since.
+func (a *GoogleAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
+	var due []entitlement.Doubt
+	for i := range e.Objects {
+		token, ok := askedToken(e.Objects[i].ID)
+		if o := &e.Objects[i]; !ok || o.By != entitlement.Google || o.Renewal == nil {
+			continue
+		}
+		poll, stated := a.ends(e, playHash(token)+":").Add(playEndPoll), time.Unix(0, e.Objects[i].At)
+		if id := e.Objects[i].ID; poll.After(later(stated, asked(id))) && !now.Before(poll) {
+			due = append(due, entitlement.Doubt{Kind: entitlement.KindRenewal, ID: id, By: entitlement.Google})
+		}
+	}
+	return due
+}
+
+// ends returns the last end of a term that renews, of the chains whose ids begin so; zero for none.
+func (a *GoogleAPI) ends(e entitlement.Evidence, chains string) (end time.Time) {
+	renews := map[string]bool{}
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.By == entitlement.Google && o.Renewal != nil && o.Renewal.WillRenew && o.Renewal.Phase == entitlement.PhaseActive && strings.HasPrefix(o.ID, chains) {
+			renews[o.ID] = true
+		}
+	}
+	for i := range e.Objects {
+		if t := e.Objects[i].Transaction; t != nil && e.Objects[i].By == entitlement.Google && renews[t.Chain] {
+			end = later(end, time.Unix(t.EndsAt, 0))
+		}
+	}
+	return end
+}
+
 // askedToken returns the purchase token of an id that Google can be asked with.
 func askedToken(id string) (token string, ok bool) {
 	token = strings.TrimPrefix(id, playProductMark)

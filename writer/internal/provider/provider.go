@@ -90,6 +90,14 @@ type Acknowledger interface {
 	Acknowledge(ctx context.Context, e entitlement.Evidence, id string, consumable func(entitlement.Sold) bool) error
 }
 
+// Poller is a Puller whose provider does not tell all that ends access, or tells it late: it is asked without a message as well.
+type Poller interface {
+	Puller
+
+	// Due returns what to ask about a purchase now. asked says when an id was asked about last without a message, zero for never.
+	Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt
+}
+
 // VoidLister is a Puller whose provider keeps a list of the sales that it took back: messages about them can be lost, and an answer about such a sale may
 // still show it as it was.
 type VoidLister interface {

@@ -127,6 +127,44 @@ func web2waveEnded(e entitlement.Evidence) bool {
 	return false
 }
 
+// How long after the date of a charge, and how long after the last statement, a customer is asked about without a message: Web2Wave tells neither a charge
+// that failed nor a refund, and repeats no message.
+const (
+	web2waveChargePoll = time.Hour
+	web2waveDailyPoll  = 24 * time.Hour
+)
+
+// Due returns the customer whose subscription has not ended, an hour after each date of a charge and once a day.
+func (a *Web2WaveAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
+	var stated, charge time.Time
+	customer := ""
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		if o.By != entitlement.Web2Wave {
+			continue
+		}
+		for _, alias := range o.Aliases {
+			if alias.Kind == entitlement.Web2WaveUser {
+				customer = alias.Value
+			}
+		}
+		switch {
+		case o.Renewal != nil:
+			stated = later(stated, time.Unix(0, o.At))
+		case o.Transaction != nil && o.Transaction.EndsAt > 0:
+			charge = later(charge, time.Unix(o.Transaction.EndsAt, 0))
+		}
+	}
+	if customer == "" || stated.IsZero() || web2waveEnded(e) {
+		return nil
+	}
+	last, poll := later(stated, asked(customer)), charge.Add(web2waveChargePoll)
+	if charged := !charge.IsZero() && last.Before(poll) && !now.Before(poll); !charged && now.Sub(last) < web2waveDailyPoll {
+		return nil
+	}
+	return []entitlement.Doubt{{Kind: entitlement.KindCustomer, ID: customer, By: entitlement.Web2Wave}}
+}
+
 // Pull asks for a customer's subscriptions and properties. The id may have a question behind web2waveAsked, which the answer settles too.
 func (a *Web2WaveAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
 	customer, _, asked := strings.Cut(id, web2waveAsked)

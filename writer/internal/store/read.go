@@ -172,6 +172,20 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil}, ok, err
 }
 
+// Purchases lists purchases and what is not one yet, sorted by id, after the given one.
+func (r *Reader) Purchases(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]PurchaseDetail, error) {
+	var list []PurchaseDetail
+	err := r.walkPurchases(bucketPurchases, env, after, limit, func(id entitlement.PurchaseID, value []byte) error {
+		var row purchaseRow
+		if err := entitlement.Decode(value, &row); err != nil {
+			return fmt.Errorf("purchase %s: %w: %w", id, replication.ErrCorrupt, err)
+		}
+		list = append(list, PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence})
+		return nil
+	})
+	return list, err
+}
+
 // UnclaimedPurchase is a payment without an account.
 type UnclaimedPurchase struct {
 	ID    entitlement.PurchaseID
