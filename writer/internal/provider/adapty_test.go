@@ -436,6 +436,47 @@ func TestAdaptyKeepsNoPersonalData(t *testing.T) {
 }
 
 // Whatever stands in a field, an authentic message is stored and never an error, and its fold ends.
+// noEndlessSubscription fails if an event gives what renews for ever.
+func noEndlessSubscription(t testing.TB, ev entitlement.Event) {
+	t.Helper()
+	e := entitlement.Evidence{}.Add(ev.Objects...)
+	if !e.IsPurchase() {
+		return
+	}
+	for _, item := range entitlement.Fold(e, entitlement.Policy{}).Items {
+		if item.Recurring && item.State == entitlement.Live && item.AccessUntil == 0 {
+			t.Errorf("a subscription without an end: %s", show(ev))
+		}
+	}
+}
+
+func TestAdaptyBadInputInItsMeaning(t *testing.T) {
+	message := func(change props) string { return adaptyMessage("subscription_started", adaptyBought, change) }
+	for name, tt := range map[string]struct {
+		body string
+		want entitlement.EventKind
+	}{
+		"nothing":                       {``, entitlement.Unreadable},
+		"no JSON":                       {`{"event_type":`, entitlement.Unreadable},
+		"a list":                        {`[]`, entitlement.Unreadable},
+		"no type":                       {`{"event_properties":{}}`, entitlement.Unreadable},
+		"a type of a number":            {`{"event_type":7}`, entitlement.Unreadable},
+		"a type that is new":            {`{"event_type":"moon_rose","event_datetime":"2026-11-01T08:20:11.000000+0000"}`, entitlement.Unhandled},
+		"no time":                       {message(props{"event_datetime": nil}), entitlement.Unreadable},
+		"a negative time":               {message(props{"event_datetime": -1}), entitlement.Unreadable},
+		"a time of the year 1":          {message(props{"event_datetime": "0001-01-01T00:00:00.000000+0000"}), entitlement.Unreadable},
+		"a far-future time":             {message(props{"event_datetime": "9999-12-31T23:59:59.999999+0000"}), entitlement.Unreadable},
+		"a day that is none":            {message(props{"event_datetime": "2026-02-30T00:00:00.000000+0000"}), entitlement.Unreadable},
+		"20,000 deep":                   {strings.Repeat(`{"event_properties":`, 20_000) + "1" + strings.Repeat("}", 20_000), entitlement.Unreadable},
+		"two values":                    {message(nil) + message(nil), entitlement.Unreadable},
+		"a type twice: the last counts": {strings.Replace(message(nil), `{`, `{"event_type":"trial_expired",`, 1), entitlement.Proof},
+	} {
+		if ev, err := newAdapty(t).Parse([]byte(tt.body), entitlement.Sandbox); err != nil || ev.Kind != tt.want || tt.want == entitlement.Unreadable && !strings.HasPrefix(ev.ID, "sha256:") {
+			t.Errorf("%s: kind %d of id %s, want %d: %v", name, ev.Kind, ev.ID, tt.want, err)
+		}
+	}
+}
+
 func TestAdaptyBadInput(t *testing.T) {
 	a := newAdapty(t)
 	var bodies []string
@@ -460,9 +501,7 @@ func TestAdaptyBadInput(t *testing.T) {
 		if ev.Kind != entitlement.Proof && len(ev.Objects) > 0 {
 			t.Fatalf("an event that proves nothing has objects: %+v", ev)
 		}
-		if e := (entitlement.Evidence{}).Add(ev.Objects...); e.IsPurchase() {
-			entitlement.Fold(e, entitlement.Policy{})
-		}
+		noEndlessSubscription(t, ev)
 	}
 }
 
