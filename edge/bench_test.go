@@ -98,3 +98,15 @@ func BenchmarkCheck(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkRefusal is what somebody costs whose credential is worth nothing.
+func BenchmarkRefusal(b *testing.B) {
+	r := subscribed(b)
+	ctx := r.request("", map[string]string{"Authorization": "Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImxhdGNoa2V5LXNlc3Npb24rand0Iiwia2lkIjoieCJ9.e30.stranger"})
+	b.ReportAllocs()
+	for b.Loop() {
+		ctx.ResetUserValues()
+		ctx.Response.Reset()
+		r.edge.Handle(ctx)
+	}
+}

@@ -183,14 +183,18 @@ func (e *Edge) verify(x *replica.Reading, bearer string) (*session, error) {
 		return nil, err
 	}
 	if err != nil {
-		detail := "The session token is not valid here."
 		if errors.Is(err, token.ErrExpired) {
-			detail = "The session token has expired."
+			return nil, errSessionExpired
 		}
-		return nil, problem.New(problem.InvalidCredential, detail)
+		return nil, errSessionInvalid
 	}
 	return ses, nil
 }
+
+var (
+	errSessionInvalid = problem.New(problem.InvalidCredential, "The session token is not valid here.")
+	errSessionExpired = problem.New(problem.InvalidCredential, "The session token has expired.")
+)
 
 // issued is the token that an answer is given with.
 type issued struct {

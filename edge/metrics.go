@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	signed, reused, unsigned, notModified prometheus.Counter
 	problems                              *prometheus.CounterVec
+	bySlug                                map[problem.Slug]prometheus.Counter // of problems
 	snapshots, streamed                   prometheus.Counter
 	streamsEnded, relays                  *prometheus.CounterVec
 	limitedAddress, limitedAccount        prometheus.Counter
@@ -26,6 +27,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		Name: "latchkey_edge_checks_total", Help: "Checks answered, by how: a new token, one handed out again, none, or not modified.",
 	}, []string{"outcome"})
 	m := &metrics{
+		bySlug: map[problem.Slug]prometheus.Counter{},
 		signed: checks.WithLabelValues("signed"), reused: checks.WithLabelValues("reused"),
 		unsigned: checks.WithLabelValues("unsigned"), notModified: checks.WithLabelValues("not_modified"),
 		problems: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_problems_total", Help: "Requests answered with a problem, by its type."}, []string{"type"}),
@@ -42,7 +44,7 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often."}, []string{"by"})
 	m.limitedAddress, m.limitedAccount = limited.WithLabelValues("address"), limited.WithLabelValues("account")
 	for _, k := range problem.Kinds() {
-		m.problems.WithLabelValues(string(k.Slug))
+		m.bySlug[k.Slug] = m.problems.WithLabelValues(string(k.Slug))
 	}
 	for _, o := range []string{relayAnswered, relayElsewhere, relayUnavailable, relayBusy} {
 		m.relays.WithLabelValues(o)
@@ -80,7 +82,13 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	return m
 }
 
-func (m *metrics) problem(slug problem.Slug) { m.problems.WithLabelValues(string(slug)).Inc() }
+func (m *metrics) problem(slug problem.Slug) {
+	if c := m.bySlug[slug]; c != nil {
+		c.Inc()
+		return
+	}
+	m.problems.WithLabelValues(string(slug)).Inc()
+}
 
 func (m *metrics) streamEnded(why streamEnd) { m.streamsEnded.WithLabelValues(streamEnds[why]).Inc() }
 

@@ -177,7 +177,10 @@ func (e *Edge) sendProblem(ctx *fasthttp.RequestCtx, p *problem.Problem) {
 		h.Set(fasthttp.HeaderWWWAuthenticate, c)
 	}
 	ctx.SetStatusCode(p.Status())
-	ctx.SetBody(problem.AppendJSON(nil, p, requestID(ctx)))
+	c := checks.Get().(*check)
+	c.body = problem.AppendJSON(c.body[:0], p, requestID(ctx))
+	ctx.SetBody(c.body)
+	c.recycle()
 }
 
 // handleMalformed answers what fasthttp could not read.

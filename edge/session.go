@@ -125,8 +125,21 @@ func newSessionCache() *sessionCache {
 	return &sessionCache{good: newCache[sessionKey, *session](maxSessions), refused: newCache[sessionKey, error](maxRefusals)}
 }
 
+// begins reports whether text may be a session of an environment whose keys are known, or of one whose keys are not known yet.
+func (s *state) begins(text string) bool {
+	for _, e := range s.envs {
+		if e.unproven != nil || e.sessions.Begins(text) {
+			return true
+		}
+	}
+	return false
+}
+
 // session returns the session of text, which may be a view of the request's buffer. Errors: those of token.SessionVerifier.
 func (s *state) session(text string, now int64) (*session, error) {
+	if !s.begins(text) {
+		return nil, token.ErrUnknownKey // before anything is hashed, parsed or remembered
+	}
 	key := sessionKey(sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text))))
 	if ses, ok := s.cache.good.get(key); ok {
 		if now >= ses.expiresAt {

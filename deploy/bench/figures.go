@@ -63,6 +63,8 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"edge_check_fresh":     takeFresh,
 	"edge_check_304":       takeNotModified,
 	"edge_check_half_peak": takeHalfPeak,
+	"edge_open":            takeOpens,
+	"edge_refusals":        takeRefusals,
 	"edge_start_1m":        takeStart,
 	"production_in_flood":  takeFlood,
 	"idle_streams_memory":  takeStreams,

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io/fs"
 	"net"
@@ -70,7 +71,9 @@ type loneEdge struct {
 	dir     string
 	program string
 	listen  string
-	pid     int // of the process that was started last
+	pid     int         // of the process that was started last
+	secure  *tls.Config // what a client knows of it when it ends TLS; nil: it does not
+	env     []string    // further variables of its configuration
 }
 
 // fill gives the edge accounts by a snapshot, and takes the writer away. It returns sessions of some of them.
@@ -190,7 +193,7 @@ func (e *loneEdge) configure(writer string, roots token.Roots) error {
 
 func (e *loneEdge) start() (stop func(), err error) {
 	cmd := exec.Command(e.program, "serve", "--config", filepath.Join(e.dir, "edge.yaml"))
-	cmd.Stderr = os.Stderr
+	cmd.Stderr, cmd.Env = os.Stderr, append(os.Environ(), e.env...)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -222,10 +225,14 @@ func (e *loneEdge) forget() error {
 
 // firstAnswer returns when the edge has answered the session's check with 200 and a signature.
 func (e *loneEdge) firstAnswer(ctx context.Context, session string) error {
-	client := &http.Client{Timeout: 10 * time.Second}
+	client, scheme := &http.Client{Timeout: 10 * time.Second}, "http://"
+	if e.secure != nil {
+		client.Transport, scheme = &http.Transport{TLSClientConfig: e.secure.Clone()}, "https://"
+		defer client.CloseIdleConnections()
+	}
 	var last error
 	for ctx.Err() == nil {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.listen+"/v1/entitlements", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+e.listen+"/v1/entitlements", nil)
 		if err != nil {
 			return err
 		}

@@ -95,14 +95,21 @@ func (p *Problem) Challenge() string {
 	return ""
 }
 
-func (p *Problem) kind() Kind {
-	for _, k := range kinds {
-		if k.Slug == p.Slug {
-			return k
-		}
+func (p *Problem) kind() *Kind {
+	if i, ok := bySlug[p.Slug]; ok {
+		return &kinds[i]
 	}
-	return kinds[0]
+	return &kinds[0]
 }
+
+// bySlug are the indexes of kinds: whoever is flooded with requests that he refuses looks one up for each.
+var bySlug = func() map[Slug]int {
+	m := make(map[Slug]int, len(kinds))
+	for i, k := range kinds {
+		m[k.Slug] = i
+	}
+	return m
+}()
 
 // From returns the problem that err is or wraps. What is none becomes Internal, whose detail says nothing about err: log err with
 // the request's id. A nil err gives nil.

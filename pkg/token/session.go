@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -36,8 +37,13 @@ func NewSessionSigner(signer crypto.Signer) (*SessionSigner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("session signer: %w", err)
 	}
+	return &SessionSigner{signer: signer, header: sessionHeader(kid), keyID: kid}, nil
+}
+
+// sessionHeader is the encoded header of every session token under a key.
+func sessionHeader(kid string) []byte {
 	header := appendText([]byte(`{"alg":"ES256","typ":"`+typSession+`"`), "kid", kid)
-	return &SessionSigner{signer: signer, header: encodeHeader(append(header, '}')), keyID: kid}, nil
+	return encodeHeader(append(header, '}'))
 }
 
 // KeyID returns the thumbprint of the signer's key.
@@ -73,6 +79,8 @@ type SessionVerifier struct {
 	Audience    string
 	Environment string
 	Keys        map[string]*ecdsa.PublicKey // by kid
+
+	headers []string // of the keys that AddKey added
 }
 
 // AddKey adds a session key as the records of kind `keys` hold it. Errors: ErrKey.
@@ -84,8 +92,21 @@ func (v *SessionVerifier) AddKey(j JWK) error {
 	if v.Keys == nil {
 		v.Keys = map[string]*ecdsa.PublicKey{}
 	}
-	v.Keys[j.thumbprint()] = pub // not by the kid that it claims
+	kid := j.thumbprint() // not by the one that it claims
+	v.Keys[kid] = pub
+	v.headers = append(v.headers, string(sessionHeader(kid)))
 	return nil
+}
+
+// Begins reports whether tok begins as SessionSigner has the tokens of one of the keys begin. Verify takes no other from a writer, and says why; this costs next to
+// nothing, for whoever is sent garbage all day.
+func (v *SessionVerifier) Begins(tok string) bool {
+	for _, header := range v.headers {
+		if strings.HasPrefix(tok, header) {
+			return true
+		}
+	}
+	return false
 }
 
 // Verify verifies tok at time at. What it cannot know is whether the account ended its sessions after IssuedAt. Errors: ErrMalformed,

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -16,8 +17,8 @@ import (
 const signedBytes = 600
 
 // serveFloor serves what the edge is measured against: the least that such an answer can cost on fasthttp. Every answer is size bytes, with sign
-// after one P-256 signature; without either it is an empty 304.
-func serveFloor(listen string, sign bool, size int) error {
+// after one P-256 signature; without either it is an empty 304. With a certificate it is served over TLS 1.3.
+func serveFloor(listen, cert, certKey string, sign bool, size, status int) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("floor: %w", err)
@@ -35,12 +36,20 @@ func serveFloor(listen string, sign bool, size int) error {
 				return
 			}
 		}
+		ctx.SetStatusCode(status)
 		ctx.SetContentType("application/json")
 		ctx.SetBody(body)
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return fmt.Errorf("floor: %w", err)
+	}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, certKey)
+		if err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}})
 	}
 	// The address tells the starter that it is ready, and which port it got.
 	fmt.Println(l.Addr())

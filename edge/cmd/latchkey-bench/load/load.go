@@ -4,6 +4,7 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,10 @@ type Config struct {
 	// Rate is how many requests a second are sent in all, on a schedule that does not wait for answers: a late answer delays
 	// what follows on its connection, and the delay counts. Zero: each connection sends as soon as it is answered.
 	Rate float64
+
+	// Opens, when given, has each request open a connection of its own over TLS, as an app that is opened does. With a ClientSessionCache in it, all but the
+	// first of each of Connections resume.
+	Opens *tls.Config
 }
 
 // Result is what came of it.
@@ -59,7 +64,7 @@ const answerWithin = 30 * time.Second
 // Run puts the load until its time is over or ctx ends. With a Rate, whatever became due within the time is sent and waited for. Errors:
 // ErrFailed, with the first thing that went wrong; the result then holds what came before.
 func Run(ctx context.Context, config Config) (Result, error) {
-	if config.Rate > 0 {
+	if config.Rate > 0 && config.Opens == nil {
 		return runOpen(ctx, config)
 	}
 	return runEach(ctx, config)
@@ -69,6 +74,14 @@ func Run(ctx context.Context, config Config) (Result, error) {
 func runEach(ctx context.Context, config Config) (Result, error) {
 	connections := make([]*connection, config.Connections)
 	for i := range connections {
+		if config.Opens != nil {
+			opens := config.Opens.Clone()
+			if opens.ClientSessionCache != nil {
+				opens.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a phone has its own
+			}
+			connections[i] = &connection{config: &config, number: i, opens: opens}
+			continue
+		}
 		c, err := net.Dial("tcp", config.Addr)
 		if err != nil {
 			return Result{}, fmt.Errorf("%w: %w", ErrFailed, err)
@@ -127,6 +140,7 @@ type connection struct {
 	config *Config
 	number int
 	wire   net.Conn
+	opens  *tls.Config // nil: the connection is kept
 	in     inbox
 
 	latencies []time.Duration
@@ -154,6 +168,13 @@ func (c *connection) run(ctx context.Context, began time.Time) error {
 			return nil
 		}
 		request = c.config.Source(request[:0], c.number, n)
+		if c.opens != nil {
+			wire, err := tls.Dial("tcp", c.config.Addr, c.opens)
+			if err != nil {
+				return err
+			}
+			c.wire, c.in = wire, inbox{}
+		}
 		if err := c.wire.SetDeadline(time.Now().Add(answerWithin)); err != nil {
 			return err
 		}
@@ -170,6 +191,9 @@ func (c *connection) run(ctx context.Context, began time.Time) error {
 		} else {
 			c.failed++
 			c.failure = failureOf(status, body)
+		}
+		if c.opens != nil {
+			_ = c.wire.Close() // the answer is here
 		}
 		scheduled = scheduled.Add(every)
 	}

@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -169,4 +170,38 @@ func TestRunCountsOnlyWantedAnswers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOpensAConnectionForEachRequest: with Opens every request comes over a connection of its own, and all but the first of each client resume where they may.
+func TestOpensAConnectionForEachRequest(t *testing.T) {
+	for name, cache := range map[string]tls.ClientSessionCache{"full": nil, "resumed": tls.NewLRUClientSessionCache(1)} {
+		t.Run(name, func(t *testing.T) {
+			var opened, resumed, asked atomic.Int64
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				if r.TLS.DidResume {
+					resumed.Add(1)
+				}
+				w.Write([]byte("ok"))
+			}))
+			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					opened.Add(1)
+				}
+			}
+			s.StartTLS()
+			defer s.Close()
+			r, err := Run(t.Context(), Config{Addr: s.Listener.Addr().String(), Connections: 2, For: 200 * time.Millisecond, Source: get, Status: 200, Rate: 100, Opens: &tls.Config{InsecureSkipVerify: true, ClientSessionCache: cache}})
+			if err != nil || r.Answers < 4 {
+				t.Fatalf("%d answers, %v", r.Answers, err)
+			}
+			want := int64(0)
+			if cache != nil {
+				want = asked.Load() - 2
+			}
+			if opened.Load() != asked.Load() || resumed.Load() != want {
+				t.Errorf("%d connections for %d requests, of which %d resumed, want %d", opened.Load(), asked.Load(), resumed.Load(), want)
+			}
+		})
+	}
 }

@@ -29,6 +29,18 @@ func Checks(host string, sessions []string, fresh bool) Source {
 	}
 }
 
+// Strangers asks as somebody does whose credential is worth nothing, another one each time.
+func Strangers(host string) Source {
+	return func(dst []byte, connection, n int) []byte {
+		dst = append(dst, "GET /v1/entitlements HTTP/1.1\r\nHost: "...)
+		dst = append(append(dst, host...), "\r\nAuthorization: Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImxhdGNoa2V5LXNlc3Npb24rand0Iiwia2lkIjoieCJ9.e30.stranger-"...)
+		dst = strconv.AppendInt(dst, int64(connection), 36)
+		dst = append(dst, '-')
+		dst = strconv.AppendInt(dst, int64(n), 36)
+		return append(dst, "\r\n\r\n"...)
+	}
+}
+
 // Revalidations asks again for what the client holds already, by its ETag.
 func Revalidations(host, session, etag string) Source {
 	request := []byte("GET /v1/entitlements HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: Bearer " + session + "\r\nIf-None-Match: " + etag + "\r\n\r\n")

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/latchkey/latchkey/edge/cmd/latchkey-bench/load"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// How an app that is opened is measured: a connection of its own over TLS for each check.
+const (
+	opensGoal    = 0.8
+	opensP99Goal = 9 // ms
+)
+
+// takeOpens: new connections over TLS with one check each, with full handshakes and with resumed ones, against a bare handler over TLS; and how long they take on
+// a schedule of half the rate reached.
+func takeOpens(ctx context.Context, config config) ([]figure, error) {
+	dir, err := os.MkdirTemp("", "latchkey-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	cert, key, err := publicCertificate(dir)
+	if err != nil {
+		return nil, err
+	}
+	app := &tls.Config{InsecureSkipVerify: true} // the same on both sides; what it saves is the client's
+	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge"), secure: app, env: []string{"LATCHKEY_HTTPS_CERT_FILE=" + cert, "LATCHKEY_HTTPS_KEY_FILE=" + key}}
+	writer, _, err := standIn(customers)
+	if err != nil {
+		return nil, err
+	}
+	close, err := e.follow(writer)
+	if err != nil {
+		return nil, err
+	}
+	defer close()
+	stop, err := e.start()
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	var sessions []string
+	for n := range customers {
+		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
+	}
+	if err := e.firstAnswer(ctx, sessions[0]); err != nil {
+		return nil, err
+	}
+	full := load.Config{Addr: e.listen, Connections: connections, For: lasts, Status: http.StatusOK, Source: load.Checks(e.listen, sessions, false), Opens: app}
+	resumed := full
+	resumed.Opens = app.Clone()
+	resumed.Opens.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	trial, err := load.Run(ctx, full)
+	if err != nil {
+		return nil, err
+	}
+	var figures []figure
+	for _, kind := range []struct {
+		name string
+		load load.Config
+	}{{"edge_open_full", full}, {"edge_open_resumed", resumed}} {
+		taken, err := compare(ctx, config, kind.name, kind.load, "--cert", cert, "--key", key, "--size", fmt.Sprint(trial.Body))
+		if err != nil {
+			return nil, err
+		}
+		taken[0].Goal = goal(opensGoal)
+		figures = append(figures, taken...)
+		p99, err := opensAtHalf(ctx, kind.name+"_half_peak_p99", kind.load)
+		if err != nil {
+			return nil, err
+		}
+		figures = append(figures, p99)
+	}
+	return figures, nil
+}
+
+// opensAtHalf takes the p99 on a schedule of half the rate that was reached just before.
+func opensAtHalf(ctx context.Context, name string, full load.Config) (figure, error) {
+	var p99s []float64
+	for range rounds {
+		peak, err := load.Run(ctx, full)
+		if err != nil {
+			return figure{}, err
+		}
+		half := full
+		half.Rate, half.Connections = peak.PerSecond()/2, 4*connections
+		r, err := load.Run(ctx, half)
+		if err != nil {
+			return figure{}, err
+		}
+		p99s = append(p99s, milliseconds(r.Quantile(0.99)))
+		fmt.Fprintf(os.Stderr, "  peak %.0f/s, then %.0f/s: p50 %.2f ms, p99 %.2f ms\n", peak.PerSecond(), half.Rate, milliseconds(r.Quantile(0.5)), milliseconds(r.Quantile(0.99)))
+	}
+	least, middle, greatest := spread(p99s)
+	return figure{Name: name, Value: middle, Unit: "ms", Goal: goal(opensP99Goal), Min: least, Max: greatest, Runs: rounds}, nil
+}
+
+// publicCertificate makes a P-256 certificate for one day in dir.
+func publicCertificate(dir string) (cert, key string, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"edge.example.com"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		return "", "", err
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return "", "", err
+	}
+	cert, key = filepath.Join(dir, "public.pem"), filepath.Join(dir, "public.key.pem")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			return "", "", err
+		}
+	}
+	return cert, key, nil
+}
