@@ -38,6 +38,11 @@ const (
 	// burstSeconds is how much of its rate a client that was silent may use at once.
 	burstSeconds = 10
 
+	// beginEvery is how often one address may have a new account made, which each costs the writers an entry of their log, and beginBurst how many at
+	// once: a classroom behind one address. A phone needs one in its life.
+	beginEvery = time.Second
+	beginBurst = 60
+
 	// maxClients is how many clients a limit counts at a time, in 1 MiB. Who is silent for burstSeconds needs no entry.
 	maxClients = 65_536
 	// limitWays is among how many entries one finds its place.
@@ -69,7 +74,12 @@ func newLimit(perSecond, otherwise int) *limit {
 	if perSecond < 0 {
 		return nil
 	}
-	return &limit{cost: int64(time.Second) / int64(perSecond), burst: int64(burstSeconds * time.Second), began: time.Now(), seed: maphash.MakeSeed(), sets: make([]limitSet, limitSets)}
+	return everySo(time.Second/time.Duration(perSecond), burstSeconds*time.Second)
+}
+
+// everySo returns a limit of one request every so often, and of burst at once: as long as they take at that rate.
+func everySo(often, burst time.Duration) *limit {
+	return &limit{cost: int64(often), burst: int64(burst), began: time.Now(), seed: maphash.MakeSeed(), sets: make([]limitSet, limitSets)}
 }
 
 // take counts one request of the client, and says how long it has to wait if that is one too many; 0 lets it through.
@@ -121,10 +131,11 @@ func (l *limit) account(env entitlement.Environment, id entitlement.AccountID) u
 type clients struct {
 	proxies            []netip.Prefix
 	addresses, account *limit
+	begins             *limit // new accounts of an address
 }
 
 func newClients(cfg ClientsConfig, proxies []netip.Prefix) clients {
-	return clients{proxies: proxies, addresses: newLimit(cfg.AddressPerSecond, defaultAddressPerSecond), account: newLimit(cfg.AccountPerSecond, defaultAccountPerSecond)}
+	return clients{proxies: proxies, begins: everySo(beginEvery, beginBurst*beginEvery), addresses: newLimit(cfg.AddressPerSecond, defaultAddressPerSecond), account: newLimit(cfg.AccountPerSecond, defaultAccountPerSecond)}
 }
 
 // parseProxies reads the addresses and networks; bad is the index of the first that is none, or -1.
@@ -212,7 +223,20 @@ func (c *clients) admitAccount(ctx *fasthttp.RequestCtx, env entitlement.Environ
 	return nil
 }
 
+// admitNew counts an account that a client wants to have made.
+func (c *clients) admitNew(ctx *fasthttp.RequestCtx) error {
+	from := c.of(ctx)
+	if local(from) {
+		return nil
+	}
+	if wait := c.begins.take(c.begins.address(from)); wait > 0 {
+		return errBeginsBusy.After(wait)
+	}
+	return nil
+}
+
 var (
+	errBeginsBusy  = problem.New(problem.TooManyRequests, "This address asks for new sessions too often.")
 	errAddressBusy = problem.New(problem.TooManyRequests, "This address asks too often.")
 	errAccountBusy = problem.New(problem.TooManyRequests, "This account's devices ask too often.")
 )

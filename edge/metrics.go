@@ -18,6 +18,7 @@ type metrics struct {
 	snapshots, streamed                   prometheus.Counter
 	streamsEnded, relays                  *prometheus.CounterVec
 	limitedAddress, limitedAccount        prometheus.Counter
+	limitedBegin                          prometheus.Counter
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -41,8 +42,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		relays:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_relays_total", Help: "Requests of apps that were to be passed on to a writer, by what became of them."}, []string{"outcome"}),
 		handler:      fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
-	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often."}, []string{"by"})
-	m.limitedAddress, m.limitedAccount = limited.WithLabelValues("address"), limited.WithLabelValues("account")
+	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often, or their address for new sessions."}, []string{"by"})
+	m.limitedAddress, m.limitedAccount, m.limitedBegin = limited.WithLabelValues("address"), limited.WithLabelValues("account"), limited.WithLabelValues("session")
 	for _, k := range problem.Kinds() {
 		m.bySlug[k.Slug] = m.problems.WithLabelValues(string(k.Slug))
 	}

@@ -11,7 +11,7 @@ import (
 // section 3.3, HTTP-CORS protocol.
 
 const (
-	originMethods = "GET, POST"
+	originMethods = "GET, POST, DELETE"
 	originHeaders = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"
 	originReads   = "ETag, Request-Id, Retry-After"
 

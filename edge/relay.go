@@ -3,11 +3,13 @@ package edge
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -20,11 +22,11 @@ import (
 // credential itself, and its answer goes back as it is.
 
 const (
-	receiptsPath = "/v1/receipts"
-
 	// maxReceiptsBody is what the writers take, and receiptsReadTimeout how long it may take to arrive over a slow network.
 	maxReceiptsBody     = 512 << 10
 	receiptsReadTimeout = 10 * time.Second
+	// maxRelayedBody bounds every other body: two tokens and some ids.
+	maxRelayedBody = 16 << 10
 	// relayTimeout is longer than a writer takes: it asks providers for some seconds.
 	relayTimeout = 20 * time.Second
 	// relayPatience is how long one writer may be silent before another is asked as well. It is longer than most answers take, and short enough that
@@ -36,17 +38,70 @@ const (
 	maxRelayedAnswer = 1 << 20
 )
 
-// relayed is what a route that is passed on takes.
-func relayed(h *fasthttp.RequestHeader) (fasthttp.RequestConfig, bool) {
-	if !h.IsPost() || string(h.RequestURI()) != receiptsPath {
-		return fasthttp.RequestConfig{}, false
+// relayedRoute is a route that is passed on.
+type relayedRoute struct {
+	method, path string // a {name} in the path stands for one segment of it
+	body         int    // bytes, at most
+
+	// keyed: a repeat without an Idempotency-Key would be done once more, so the edge adds one where the app sent none. See relay.
+	keyed bool
+	// begins: it makes an account, which a client may ask for now and then only.
+	begins bool
+}
+
+var relayedRoutes = []relayedRoute{
+	{method: fasthttp.MethodPost, path: "/v1/receipts", body: maxReceiptsBody},
+	{method: fasthttp.MethodPost, path: "/v1/purchase-intents", body: maxRelayedBody, keyed: true},
+	{method: fasthttp.MethodDelete, path: "/v1/purchase-intents/{intent_id}", body: maxRelayedBody},
+	{method: fasthttp.MethodPost, path: "/v1/purchase-intents/{intent_id}/submitted", body: maxRelayedBody, keyed: true},
+	{method: fasthttp.MethodPost, path: "/v1/sessions", body: maxRelayedBody, keyed: true, begins: true},
+	{method: fasthttp.MethodPost, path: "/v1/sessions/login", body: maxRelayedBody, keyed: true},
+	{method: fasthttp.MethodPost, path: "/v1/sessions/logout", body: maxRelayedBody, keyed: true, begins: true},
+}
+
+// relayed returns the route of a request that is passed on, nil for any other. path is as the client wrote it, without a query.
+func relayed(method, path string) *relayedRoute {
+	for i := range relayedRoutes {
+		if r := &relayedRoutes[i]; r.method == method && matches(r.path, path) {
+			return r
+		}
 	}
-	return fasthttp.RequestConfig{MaxRequestBodySize: maxReceiptsBody, ReadTimeout: receiptsReadTimeout, WriteTimeout: relayTimeout + writeTimeout}, true
+	return nil
+}
+
+func matches(pattern, path string) bool {
+	for pattern != "" && path != "" {
+		want, patternRest, more := strings.Cut(pattern, "/")
+		have, pathRest, pathMore := strings.Cut(path, "/")
+		if more != pathMore || want != have && (!strings.HasPrefix(want, "{") || !plain(have)) {
+			return false
+		}
+		pattern, path = patternRest, pathRest
+	}
+	return pattern == path
+}
+
+// plain reports whether a segment of a path is what it looks like to every reader: ids and tokens are.
+func plain(segment string) bool {
+	return strings.Trim(segment, ".") != "" && !strings.ContainsFunc(segment, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("-_.~:", r)
+	})
+}
+
+// pathOf is the path of a request as the client wrote it.
+func pathOf(h *fasthttp.RequestHeader) string {
+	path, _, _ := strings.Cut(view(h.RequestURI()), "?")
+	return path
+}
+
+// config is what the route takes that others do not.
+func (r *relayedRoute) config() fasthttp.RequestConfig {
+	return fasthttp.RequestConfig{MaxRequestBodySize: r.body, ReadTimeout: receiptsReadTimeout, WriteTimeout: relayTimeout + writeTimeout}
 }
 
 // relayedHeaders go to the writer, and answeredHeaders back to the app.
 var (
-	relayedHeaders  = []string{fasthttp.HeaderAuthorization, fasthttp.HeaderContentType, "Idempotency-Key"}
+	relayedHeaders  = []string{fasthttp.HeaderAuthorization, fasthttp.HeaderContentType, idempotencyHeader}
 	answeredHeaders = []string{fasthttp.HeaderContentType, fasthttp.HeaderCacheControl, fasthttp.HeaderRetryAfter, fasthttp.HeaderWWWAuthenticate, "Request-Id"}
 )
 
@@ -58,11 +113,19 @@ const (
 	relayBusy        = "busy"        // too many were under way
 )
 
+const idempotencyHeader = "Idempotency-Key"
+
 // errNoWriter means that no writer gave an answer that can be passed back.
 var errNoWriter = errors.New("no answer of a writer")
 
 // handleRelay passes a request on.
-func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx) error {
+func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx, route *relayedRoute) error {
+	if route.begins {
+		if err := e.clients.admitNew(ctx); err != nil {
+			e.metrics.limitedBegin.Inc()
+			return err
+		}
+	}
 	select {
 	case e.relays <- struct{}{}:
 		defer func() { <-e.relays }()
@@ -70,11 +133,15 @@ func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx) error {
 		e.metrics.relays.WithLabelValues(relayBusy).Inc()
 		return problem.New(problem.Unavailable, "This edge passes too much on already.").After(retryAfter)
 	}
-	asked := relayedRequest{path: receiptsPath, header: http.Header{}, body: bytes.Clone(ctx.PostBody())} // ctx's own memory ends with the request
+	// ctx's own memory ends with the request.
+	asked := relayedRequest{method: route.method, path: strings.Clone(pathOf(&ctx.Request.Header)), header: http.Header{}, body: bytes.Clone(ctx.PostBody())}
 	for _, name := range relayedHeaders {
 		if value := ctx.Request.Header.Peek(name); len(value) > 0 {
 			asked.header.Set(name, string(value))
 		}
+	}
+	if route.keyed && asked.header.Get(idempotencyHeader) == "" {
+		asked.header.Set(idempotencyHeader, rand.Text())
 	}
 	answer, outcome, err := e.relay(asked)
 	e.metrics.relays.WithLabelValues(outcome).Inc()
@@ -94,6 +161,7 @@ func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx) error {
 
 // relayedRequest is a request as the app sent it.
 type relayedRequest struct {
+	method string
 	path   string
 	header http.Header
 	body   []byte
@@ -115,7 +183,8 @@ func (a relayedAnswer) serves() bool {
 
 // relay asks the writer that this edge follows, and the next one where that one fails or is silent for relayPatience, and returns the first answer of
 // one that serves; where none does, what the last one said. A request may so be done by several writers at once, or once more after it was done:
-// whatever is passed on must be harmless to repeat. Receipts are: the same proof is recorded once, and a purchase is claimed from nobody.
+// whatever is passed on must be harmless to repeat. Receipts are: the same proof is recorded once, and a purchase is claimed from nobody. What makes
+// something new is, under its Idempotency-Key.
 // Error: errNoWriter.
 func (e *Edge) relay(asked relayedRequest) (relayedAnswer, string, error) {
 	within, cancel := context.WithTimeout(e.logContext(), relayTimeout)
@@ -161,7 +230,7 @@ func (e *Edge) relay(asked relayedRequest) (relayedAnswer, string, error) {
 
 // relayTo passes a request on to one writer.
 func relayTo(ctx context.Context, client *replication.Client, asked relayedRequest) relayedAnswer {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, client.Base()+asked.path, bytes.NewReader(asked.body))
+	req, err := http.NewRequestWithContext(ctx, asked.method, client.Base()+asked.path, bytes.NewReader(asked.body))
 	if err != nil {
 		return relayedAnswer{err: fmt.Errorf("%w: %w", errNoWriter, err)}
 	}

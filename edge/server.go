@@ -96,8 +96,8 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	var err error
-	if string(path) == receiptsPath && ctx.IsPost() {
-		err = e.handleRelay(ctx)
+	if route := relayed(view(ctx.Method()), pathOf(&ctx.Request.Header)); route != nil {
+		err = e.handleRelay(ctx, route)
 	} else if err = e.refuse(ctx); err == nil {
 		err = e.handleOther(ctx, string(path))
 	}
@@ -117,8 +117,10 @@ func markUnclear(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	if h.ContentLength() == -1 || folded(h.RawHeaders()) {
 		h.SetMethod(unclearMethod)
 	}
-	larger, _ := relayed(h)
-	return larger
+	if route := relayed(view(h.Method()), pathOf(h)); route != nil {
+		return route.config()
+	}
+	return fasthttp.RequestConfig{}
 }
 
 // folded reports whether a line begins with white space.

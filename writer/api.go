@@ -22,7 +22,7 @@ import (
 const (
 	scopeServer      = "sk" // everything
 	scopeRead        = "rk" // reads only
-	scopePublishable = "pk" // nothing here; meant for sessions at edges, which do not give any yet
+	scopePublishable = "pk" // it begins sessions, and nothing else: every copy of the app has it
 )
 
 func validScope(s string) bool { return s == scopeServer || s == scopeRead || s == scopePublishable }
@@ -137,6 +137,11 @@ func (w *Writer) reading(f func(*apiCall, *store.Reader) (answer, error)) handle
 // writing serves an unsafe request. The credential is looked up on this node's state; only one that is unknown here costs a
 // linearizable read, because it may have been added a moment ago on another node.
 func (w *Writer) writing(f func(*apiCall) (answer, error)) handler {
+	return w.writingWith(f, scopeServer)
+}
+
+// writingWith is writing for keys of other scopes.
+func (w *Writer) writingWith(f func(*apiCall) (answer, error), scopes ...string) handler {
 	return func(rw http.ResponseWriter, r *http.Request) error {
 		hash, err := w.credential(r)
 		if err != nil {
@@ -144,7 +149,7 @@ func (w *Writer) writing(f func(*apiCall) (answer, error)) handler {
 		}
 		c := &apiCall{Writer: w, r: r, key: hash}
 		lookup := func(reader *store.Reader) (err error) {
-			c.env, err = w.authorize(reader, hash, scopeServer)
+			c.env, err = w.authorize(reader, hash, scopes...)
 			return err
 		}
 		if err = w.store.View(lookup); errors.Is(err, errUnknownCredential) {

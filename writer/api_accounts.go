@@ -10,7 +10,6 @@ import (
 	"unicode"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
-	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -209,20 +208,8 @@ func (c *apiCall) startSession() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	issued := result.Stamp
-	signed, err := c.keys.sessions[c.env].Sign(token.SessionClaims{
-		Issuer: c.cfg.Node.Cluster, Audience: c.cfg.Environments[c.env].Audience, Environment: string(c.env), Subject: string(result.Account),
-		Device: req.Device, IssuedAt: issued, ExpiresAt: issued + ttl, Revision: result.Revision.String(),
-	})
-	if err != nil {
-		return answer{}, err
-	}
-	c.metrics.session(c.env)
-	return answer{status: http.StatusCreated, body: struct {
-		SessionToken string `json:"session_token"`
-		ExpiresAt    string `json:"expires_at"`
-		written
-	}{signed, formatTime(issued + ttl), written{result.Account, result.Revision.String()}}}, nil
+	issued, err := c.signSession(result, req.Device, ttl)
+	return answer{status: http.StatusCreated, body: issued}, err
 }
 
 func (c *apiCall) putGrant() (answer, error) {

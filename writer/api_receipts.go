@@ -245,21 +245,12 @@ func (w *Writer) receiptsCaller(r *http.Request) (receiptsCaller, error) {
 		}
 		return receiptsCaller{env: env, who: hash[:]}, err
 	}
-	if text == "" || len(text) > maxSessionBytes {
-		w.metrics.refused(credentialMissing)
-		return receiptsCaller{}, problem.New(problem.InvalidCredential, "Send a session token or an API key: Authorization: Bearer <credential>.")
-	}
-	claims, err := w.sessionOf(text)
+	claims, err := w.appSession(text)
 	if err != nil {
-		w.metrics.refused(credentialUnknown)
-		detail := "The session token is not valid here."
-		if errors.Is(err, token.ErrExpired) {
-			detail = "The session token has expired."
-		}
-		return receiptsCaller{}, problem.New(problem.InvalidCredential, detail)
+		return receiptsCaller{}, err
 	}
 	return receiptsCaller{env: entitlement.Environment(claims.Environment), account: entitlement.AccountID(claims.Subject), issuedAt: claims.IssuedAt,
-		who: []byte("session\x00" + claims.Subject + "\x00" + claims.Device)}, nil
+		who: sessionCaller(claims)}, nil
 }
 
 // maxSessionBytes bounds a session token, as edges do.
@@ -296,7 +287,7 @@ func (w *Writer) sessionOf(text string) (token.SessionClaims, error) {
 
 // checkAccount refuses an account that is not there, and a session that was ended.
 func (c *receipts) checkAccount(reader *store.Reader, caller receiptsCaller) error {
-	account, found, err := reader.Account(c.env, c.account)
+	account, found, err := reader.Own(c.env, c.account)
 	switch {
 	case err != nil:
 		return err

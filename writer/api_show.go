@@ -105,6 +105,7 @@ type accountShown struct {
 	CreatedAt    string                  `json:"created_at"`
 	SessionsFrom *string                 `json:"sessions_from"` // session tokens issued before are refused
 	Tester       bool                    `json:"tester"`
+	Anonymous    bool                    `json:"anonymous"` // a session made it, and nothing has named it since
 	Aliases      []entitlement.Alias     `json:"aliases"`
 	Attributes   map[string]string       `json:"attributes"`
 	Purchases    []purchaseShown         `json:"purchases"`
@@ -169,7 +170,7 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 		return answer{}, err
 	}
 	shown := accountShown{AccountID: id, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
-		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Aliases: append([]entitlement.Alias{}, detail.Aliases...),
+		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: append([]entitlement.Alias{}, detail.Aliases...),
 		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: id.AppleAppAccountToken()}
 	for name, value := range detail.Attributes {
 		shown.Attributes[name] = value

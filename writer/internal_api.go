@@ -52,6 +52,7 @@ func (w *Writer) routeInternal(s *server) {
 		s.handle(pattern, w.fromNodes(h))
 	}
 	w.routeIntents(func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) })
+	w.routeSessions(func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) })
 	w.routeMembers(s)
 }
 

@@ -74,6 +74,7 @@ type Writer struct {
 	nats       *replication.NATS // nil: NATS is off
 
 	catalogs        catalogCache
+	begins          begins
 	frames          frames
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
@@ -223,6 +224,7 @@ func (w *Writer) listen() error {
 	w.routeEvents(s)
 	w.routeReceipts(s)
 	w.routeIntents(s.handle)
+	w.routeSessions(s.handle)
 	w.routeOps(s)
 	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
 	if err != nil {

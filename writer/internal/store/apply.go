@@ -26,6 +26,8 @@ type command struct {
 	claim *claimRow // of the one purchase that the command is about; nil: it claims none
 
 	groups []*mergedGroup // whose accounts the command changes
+
+	about []entitlement.AccountID // further accounts whose audit trail has the command
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a
@@ -121,7 +123,7 @@ func (c *command) run(d *decoded) Result {
 	case TypeKeepAnswer:
 		return plain(c, c.keepAnswer)
 	case TypeMerge:
-		return api(c, "accounts.merged", c.mergeAccounts)
+		return api(c, auditMerged, c.mergeAccounts)
 	case TypeUndoMerge:
 		return api(c, "merge.undone", c.undoMerge)
 	case TypePutIntent:
@@ -132,6 +134,8 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "intent.submitted", c.submitIntent)
 	case TypeAwait:
 		return api(c, "purchase.awaited", c.awaitPurchase)
+	case TypeLogin:
+		return api(c, "session.login", c.login)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -208,7 +212,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeAwait, TypePutRevocations:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeAwait, TypePutRevocations, TypeLogin:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -58,7 +58,7 @@ func api[T any](c *command, what string, fn func(*T) Result) Result {
 	result.Revision, result.Stamp, result.Outcome = c.revision(), max(result.Stamp, c.now), Rejected
 	if result.Rejection == nil {
 		result.Outcome = Recorded
-		result.EventID = c.audit(what, result.Account, digest)
+		result.EventID = c.audit(cmp.Or(result.what, what), result.Account, digest)
 	}
 	if scope != nil {
 		c.remember(scope, &idempotencyRow{Body: digest, Result: entitlement.Encode(&result), Stamp: c.now})
@@ -98,6 +98,7 @@ func (b *UndoMerge) idempotency() *Idempotency     { return b.Idempotency }
 func (b *PutIntent) idempotency() *Idempotency     { return b.Idempotency }
 func (b *EndIntent) idempotency() *Idempotency     { return b.Idempotency }
 func (b *SubmitIntent) idempotency() *Idempotency  { return b.Idempotency }
+func (b *Login) idempotency() *Idempotency         { return b.Idempotency }
 
 func (c *command) remember(scope []byte, row *idempotencyRow) {
 	var expired idempotencyRow
@@ -137,8 +138,10 @@ func (c *command) audit(what string, account entitlement.AccountID, digest []byt
 	for _, a := range c.accounts {
 		subjects = append(subjects, subject{subjectAccount, string(a.id)})
 	}
-	if account != "" && !slices.ContainsFunc(c.accounts, func(a *accountEdit) bool { return a.id == account }) {
-		subjects = append(subjects, subject{subjectAccount, string(account)})
+	for _, id := range append(c.about, account) {
+		if s := (subject{subjectAccount, string(id)}); id != "" && !slices.Contains(subjects, s) {
+			subjects = append(subjects, s)
+		}
 	}
 	c.writeEvent(bucketEvents, refEvent, eventKey(c.Env, entitlement.Latchkey, id), &row, subjects)
 	return id
@@ -229,6 +232,9 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 		return rejection
 	}
 	c.encode(bucketAccounts, envKey(c.Env, string(id)), details)
+	for _, a := range added {
+		c.pointTo(a, id)
+	}
 	return nil
 }
 

@@ -157,6 +157,9 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 	if before < RulesChains && c.st.Rules >= RulesChains {
 		c.nameAccountsForApple()
 	}
+	if before < rulesAccounts && c.st.Rules >= rulesAccounts {
+		c.pointToSubjects()
+	}
 	return Result{}
 }
 

@@ -227,6 +227,25 @@ type UndoMerge struct {
 	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
 }
 
+// Login gives an app a session: see login.go. From is the one that it has, nil for none. The account is that of To, another session, or that of Alias, an
+// oidc_subject that was proved; without both it is a new one, which is anonymous.
+type Login struct {
+	New         entitlement.AccountID `cbor:"1,keyasint"` // made by the proposing node; used if an account must be made
+	From        *Session              `cbor:"2,keyasint,omitempty"`
+	To          *Session              `cbor:"3,keyasint,omitempty"`
+	Alias       *entitlement.Alias    `cbor:"4,keyasint,omitempty"`
+	Merge       string                `cbor:"5,keyasint,omitempty"` // id of the merge, if the account of From is merged; empty: it is not
+	Device      string                `cbor:"6,keyasint,omitempty"`
+	TTLSeconds  int64                 `cbor:"7,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"8,keyasint,omitempty"`
+}
+
+// Session is a session token that the receiving node has verified, but for whether it was ended.
+type Session struct {
+	Account  entitlement.AccountID `cbor:"1,keyasint"`
+	IssuedAt int64                 `cbor:"2,keyasint"` // Unix seconds
+}
+
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and
 // Idempotency-Key) gives the first result again; another Body hash under it is refused.
 type Idempotency struct {

@@ -17,6 +17,12 @@ import (
 // undoSeconds is how long a merge can be taken back (contract section 3).
 const undoSeconds = 30 * 24 * 3600
 
+// maxMerged is how many accounts may be one: each install that signs in adds one, and every command on any of them reads all.
+const maxMerged = 256
+
+// auditMerged is how the audit trail calls a merge.
+const auditMerged = "accounts.merged"
+
 // mergeRow is one edge, found by the account that was merged.
 type mergeRow struct {
 	ID    string                `cbor:"1,keyasint"`
@@ -146,6 +152,9 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	}
 	members := append(c.mergedUnder(survivor), c.mergedUnder(body.From)...)
 	slices.Sort(members[1:])
+	if len(members) > maxMerged {
+		return rejected(SlugInvalidRequest, "too many accounts are merged already")
+	}
 	g, fits := c.unite(members)
 	if !fits {
 		return rejected(SlugInvalidRequest, "what both accounts have does not fit one record")
@@ -158,6 +167,7 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	c.put(bucketMergedIn, mergedInKey(c.Env, body.Into, body.From), []byte(body.From))
 	c.erase(c.Env, replication.KindAccount, string(body.From))
 	c.writeGroup(g)
+	c.about = append(c.about, body.From, body.Into)
 	return Result{Account: survivor}
 }
 
@@ -187,6 +197,7 @@ func (c *command) undoMerge(body *UndoMerge) Result {
 	for _, id := range []entitlement.AccountID{survivor, from} {
 		c.regroup(id)
 	}
+	c.about = append(c.about, from, row.Into)
 	return Result{Account: survivor}
 }
 

@@ -122,6 +122,7 @@ func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (e
 // AccountDetail is what the server API shows of an account beyond its record.
 type AccountDetail struct {
 	CreatedAt    int64 // Unix seconds
+	Anonymous    bool  // a session made it, and nothing has named it since
 	Attributes   map[string]string
 	Aliases      []entitlement.Alias // sorted by kind, value
 	GrantReasons map[string]string   // by grant id
@@ -147,7 +148,7 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	if _, err := r.decode(bucketAccounts, envKey(env, string(id)), &row); err != nil {
 		return AccountDetail{}, false, err
 	}
-	d := AccountDetail{CreatedAt: row.CreatedAt, Attributes: row.Attributes, Aliases: row.Aliases, GrantReasons: row.Reasons}
+	d := AccountDetail{CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: row.Attributes, Aliases: row.Aliases, GrantReasons: row.Reasons}
 	for _, p := range account.Purchases {
 		detail, ok, err := r.Purchase(env, p.ID)
 		if err != nil {

@@ -42,7 +42,11 @@ type Result struct {
 	// Existing: what was to be made was there already (an account that owns the aliases, a grant with this id).
 	Existing  bool       `cbor:"7,keyasint,omitempty"`
 	Rejection *Rejection `cbor:"8,keyasint,omitempty"`
-	Intent    *Intent    `cbor:"9,keyasint,omitempty"` // of PutIntent and SubmitIntent
+	Intent    *Intent    `cbor:"9,keyasint,omitempty"`  // of PutIntent and SubmitIntent
+	Merge     string     `cbor:"10,keyasint,omitempty"` // id of the merge that a login made
+	Anonymous bool       `cbor:"11,keyasint,omitempty"` // of a login: the account is anonymous
+
+	what string // in the audit trail, where the command's type alone does not say it
 }
 
 // Rejection says why an API command was not done. It is a result like any other: the same on every node.
@@ -70,6 +74,8 @@ const (
 	SlugTrialUsed           = "trial-used"
 	SlugAlreadyMerged       = "already-merged"
 	SlugMergeFinal          = "merge-final"
+	SlugInvalidCredential   = "invalid-credential"
+	SlugSessionEnded        = "session-ended"
 )
 
 // Errors of Propose, ReadIndex and the reads.

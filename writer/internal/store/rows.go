@@ -108,6 +108,7 @@ type accountRow struct {
 	Attributes map[string]string   `cbor:"2,keyasint,omitempty"`
 	Aliases    []entitlement.Alias `cbor:"3,keyasint,omitempty"` // sorted by kind, value
 	Reasons    map[string]string   `cbor:"4,keyasint,omitempty"` // grant id to why it was given
+	Anonymous  bool                `cbor:"5,keyasint,omitempty"` // a session made it; it is anonymous until it has an alias
 }
 
 // eventRow is one entry of the audit trail. The event's content is in the journal.

@@ -1,0 +1,116 @@
+package edge_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/latchkey/latchkey/edge"
+)
+
+// TestWhatIsPassedOn: the routes of apps that a writer serves, and nothing else, at the writer's own address for them.
+func TestWhatIsPassedOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var mu sync.Mutex
+	asked, key := "", ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !strings.HasPrefix(req.URL.Path, "/v1/") {
+			r.writer.ServeHTTP(w, req)
+			return
+		}
+		mu.Lock()
+		asked, key = req.Method+" "+req.RequestURI, req.Header.Get("Idempotency-Key")
+		mu.Unlock()
+		_, _ = io.WriteString(w, `{}`)
+	}))
+	t.Cleanup(server.Close)
+	r.startWith(func(c *edge.Config) {
+		c.Writers.URLs = []string{server.URL}
+		c.Clients = edge.ClientsConfig{TrustedProxies: []string{"127.0.0.0/8"}}
+	})
+	r.ready()
+	post := func(path, key, from string, body string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPost, r.base+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{"Idempotency-Key": key, "X-Forwarded-For": from} {
+			if value != "" {
+				req.Header.Set(name, value)
+			}
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatalf("POST %s: %v", path, err)
+		}
+		resp.Body.Close()
+		return resp
+	}
+	for _, tt := range []struct {
+		path, key string
+		status    int
+		keyed     bool // the writer gets a key, the app's own where it sent one
+	}{
+		{"/v1/sessions", "", 200, true},
+		{"/v1/sessions", "mine", 200, true},
+		{"/v1/sessions/login", "", 200, true},
+		{"/v1/sessions/logout", "", 200, true},
+		{"/v1/receipts", "", 200, false},
+		{"/v1/purchase-intents/intent_01JD/submitted", "", 200, true},
+		{"/v1/purchase-intents/../submitted", "", 405, false},
+		{"/v1/purchase-intents/%2e%2e/submitted", "", 405, false},
+		{"/v1/purchase-intents//submitted", "", 405, false},
+		{"/v1/sessions/", "", 405, false},
+		{"/v1/sessions/login/more", "", 405, false},
+		{"/v1/accounts", "", 405, false},
+		{"/v1/sessions/..%2faccounts", "", 405, false},
+	} {
+		mu.Lock()
+		asked, key = "", ""
+		mu.Unlock()
+		resp := post(tt.path, tt.key, "", `{}`)
+		mu.Lock()
+		gotAsked, gotKey := asked, key
+		mu.Unlock()
+		want := ""
+		if tt.status == 200 {
+			want = "POST " + tt.path
+		}
+		if resp.StatusCode != tt.status || gotAsked != want || (gotKey != "") != tt.keyed || tt.key != "" && gotKey != tt.key {
+			t.Errorf("POST %s = %d, the writer was asked %q with the key %q; want %d, %q, a key %t", tt.path, resp.StatusCode, gotAsked, gotKey, tt.status, want, tt.keyed)
+		}
+	}
+	if resp := post("/v1/sessions", "", "", strings.Repeat(" ", 17<<10)); resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("a body of 17 KiB = %d, want 413: only receipts are longer", resp.StatusCode)
+	}
+	// One address makes a classroom's accounts at once, then one a second. Signing in makes none.
+	refused := func(path, from string, n int) (after int, wait string) {
+		for i := range n {
+			if resp := post(path, "", from, `{}`); resp.StatusCode == http.StatusTooManyRequests {
+				return i, resp.Header.Get("Retry-After")
+			}
+		}
+		return n, ""
+	}
+	if after, wait := refused("/v1/sessions", "203.0.113.7", 90); after < 60 || after == 90 || wait != "1" {
+		t.Errorf("new sessions of one address are refused after %d, Retry-After %q; want 60 or a few more, and 1", after, wait)
+	}
+	if resp := post("/v1/sessions/logout", "", "203.0.113.7", `{}`); resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("a logout, which makes an account too, = %d, want 429", resp.StatusCode)
+	}
+	if after, _ := refused("/v1/sessions/login", "203.0.113.7", 5); after != 5 {
+		t.Errorf("logins are refused after %d", after)
+	}
+	if after, _ := refused("/v1/sessions", fmt.Sprintf("203.0.113.%d", 8), 5); after != 5 {
+		t.Errorf("those of another address are refused after %d", after)
+	}
+	if got := r.metric(`latchkey_edge_limited_requests_total{by="session"}`); got == "0" || got == "absent" {
+		t.Errorf("limited by session = %s", got)
+	}
+}

@@ -1,0 +1,130 @@
+package writer
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// begin starts an anonymous session and returns the answer.
+func (w *testWriter) begin(h ...header) reply {
+	w.t.Helper()
+	all := auth(publicKey)
+	for _, one := range h {
+		for name, value := range one {
+			all[name] = value
+		}
+	}
+	r := w.do("POST", "/v1/sessions", `{"device_id": "phone", "of_a_newer_app": 1}`, all)
+	if r.status != 201 || r.json["anonymous"] != true || r.str("account_id") == "" || r.str("session_token") == "" || r.str("revision") == "" {
+		w.t.Fatalf("POST /v1/sessions = %d %s, want an anonymous session", r.status, r.text)
+	}
+	return r
+}
+
+// TestAnAppWithoutABackend: from the first launch to a second device, with what was bought before the first login there on both.
+func TestAnAppWithoutABackend(t *testing.T) {
+	w := oneWriter(t)
+	w.awaitReady()
+	first := w.begin()
+	anonymous := first.str("account_id")
+	if expires, err := time.Parse(time.RFC3339, first.str("expires_at")); err != nil || time.Until(expires) < 365*24*time.Hour {
+		t.Errorf("expires_at = %s, want a year: an anonymous account has no other name", first.str("expires_at"))
+	}
+	if shown := w.api("GET", "/v1/accounts/"+anonymous, ""); shown.json["anonymous"] != true {
+		t.Errorf("GET of the account = %s, want it anonymous", shown.text)
+	}
+	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), anonymous, "price_pro")))
+	backends := w.account()
+	session := w.api("POST", "/v1/accounts/"+backends+"/sessions", `{}`).str("session_token")
+
+	// The same under one Idempotency-Key is done once, and answered alike, the token included.
+	login := func(present, key string) reply {
+		h := auth(present)
+		h["Idempotency-Key"] = key
+		return w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, session), h)
+	}
+	in := login(first.str("session_token"), "once")
+	if in.status != 200 || in.str("account_id") != backends || in.json["anonymous"] != false || in.str("merge_id") == "" {
+		t.Fatalf("login = %d %s, want %s and a merge", in.status, in.text, backends)
+	}
+	if again := login(first.str("session_token"), "once"); again.text != in.text {
+		t.Errorf("the repeat = %s, want %s", again.text, in.text)
+	}
+	for _, id := range []string{anonymous, backends} {
+		if pro := w.pro(id); pro == nil || pro["active"] != true {
+			t.Errorf("pro of %s = %v, want it active", id, pro)
+		}
+	}
+	// Signed in, the app switches, and nothing moves.
+	other := w.account()
+	session = w.api("POST", "/v1/accounts/"+other+"/sessions", `{}`).str("session_token")
+	if r := login(in.str("session_token"), "switch"); r.status != 200 || r.str("account_id") != other || r.str("merge_id") != "" {
+		t.Errorf("switch = %d %s, want %s without a merge", r.status, r.text, other)
+	}
+	if pro := w.pro(other); len(pro) != 0 {
+		t.Errorf("pro of %s = %v, want none", other, pro)
+	}
+	out := w.do("POST", "/v1/sessions/logout", "", auth(in.str("session_token")))
+	if id := out.str("account_id"); out.status != 200 || out.json["anonymous"] != true || id == anonymous || id == backends || id == "" {
+		t.Errorf("logout = %d %s, want another anonymous account", out.status, out.text)
+	}
+}
+
+// TestSessionsAreRefused: each wrong request of an app is a problem of its own.
+func TestSessionsAreRefused(t *testing.T) {
+	w := oneWriter(t)
+	w.awaitReady()
+	begun := w.begin()
+	present := begun.str("session_token")
+	ended := w.begin()
+	w.api("DELETE", "/v1/accounts/"+ended.str("account_id")+"/sessions", "")
+	tests := []struct {
+		name, path, body string
+		header           header
+		status           int
+		slug             string
+	}{
+		{"no key", "/v1/sessions", `{}`, nil, 401, "invalid-credential"},
+		{"a read key", "/v1/sessions", `{}`, auth(readKey), 403, "forbidden"},
+		{"a device that is none", "/v1/sessions", `{"device_id": "a b"}`, auth(publicKey), 400, "invalid-request"},
+		{"no JSON", "/v1/sessions", `{`, auth(publicKey), 400, "invalid-request"},
+		{"a key instead of the session", "/v1/sessions/login", `{}`, auth(publicKey), 401, "invalid-credential"},
+		{"nobody signs in", "/v1/sessions/login", `{}`, auth(present), 400, "invalid-request"},
+		{"somebody without a session", "/v1/sessions/login", `{"session_token": "x"}`, auth(present), 401, "invalid-credential"},
+		{"whose session was ended", "/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, ended.str("session_token")), auth(present), 401, "session-ended"},
+		{"from a session that was ended", "/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, present), auth(ended.str("session_token")), 401, "session-ended"},
+		{"a logout of a session that was ended", "/v1/sessions/logout", ``, auth(ended.str("session_token")), 401, "session-ended"},
+		{"a body that is too large", "/v1/sessions/login", fmt.Sprintf(`{"session_token": "%020000d"}`, 1), auth(present), 413, "body-too-large"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if r := w.do("POST", tt.path, tt.body, tt.header); r.status != tt.status || r.slug() != tt.slug {
+				t.Errorf("POST %s = %d %s, want %d %s", tt.path, r.status, r.text, tt.status, tt.slug)
+			}
+		})
+	}
+}
+
+// TestNewAccountsAreBounded: a publishable key that somebody took out of the app fills no log, and the other environment goes on.
+func TestNewAccountsAreBounded(t *testing.T) {
+	var b begins
+	now := time.Unix(1_790_000_000, 0)
+	for i := range beginsBurst {
+		if wait := b.take(entitlement.Sandbox, now); wait != 0 {
+			t.Fatalf("account %d of a crowd waits %s", i, wait)
+		}
+	}
+	wait := b.take(entitlement.Sandbox, now)
+	if wait <= 0 || wait > time.Second {
+		t.Errorf("one too many waits %s, want a part of a second", wait)
+	}
+	if other := b.take(entitlement.Production, now); other != 0 {
+		t.Errorf("the other environment waits %s", other)
+	}
+	if after := b.take(entitlement.Sandbox, now.Add(wait)); after != 0 {
+		t.Errorf("after the wait there is another of %s", after)
+	}
+}

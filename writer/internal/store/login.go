@@ -1,0 +1,165 @@
+package store
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// An app has a session from its first launch: of an account that nobody is known to have, which is anonymous. Who signs in later keeps what was bought
+// before. Deciding that in one command is what makes two devices that sign in at one moment end up in one account.
+
+// login gives the app an account: a new anonymous one, or that of who signs in.
+func (c *command) login(body *Login) Result {
+	if body.New == "" || len(body.New) > maxIDBytes || len(body.Merge) > maxIDBytes || body.Alias != nil && body.To != nil {
+		return rejected(SlugInvalidRequest, "account id, merge id or identity")
+	}
+	for _, s := range []*Session{body.From, body.To} {
+		if rejection := c.sessionEnded(s); rejection != nil {
+			return Result{Rejection: rejection}
+		}
+	}
+	var to entitlement.AccountID
+	switch {
+	case body.To != nil:
+		to = body.To.Account
+	case body.Alias == nil:
+		return c.madeAnonymous(body.New)
+	case body.Alias.Kind != entitlement.OIDCSubject || !validAlias(*body.Alias):
+		return rejected(SlugInvalidRequest, "alias")
+	default:
+		to = entitlement.AccountID(c.get(bucketAliases, aliasKey(c.Env, *body.Alias)))
+	}
+	from := entitlement.AccountID("")
+	if body.From != nil {
+		from = body.From.Account
+	}
+	if to == "" {
+		return c.identified(from, body)
+	}
+	return c.entered(from, to, body.Merge)
+}
+
+// sessionEnded says why a session does not count; nil for none is nil.
+func (c *command) sessionEnded(s *Session) *Rejection {
+	if s == nil {
+		return nil
+	}
+	a := c.account(s.Account)
+	switch {
+	case a == nil:
+		return &Rejection{Slug: SlugInvalidCredential, Detail: "the session's account is not there"}
+	case s.IssuedAt < a.acc.SessionsFrom:
+		return &Rejection{Slug: SlugSessionEnded, Detail: "the account's sessions were ended after this one was issued"}
+	}
+	return nil
+}
+
+func (c *command) madeAnonymous(id entitlement.AccountID) Result {
+	if c.exists(id) { // an id that somebody made up; ours are drawn by lot
+		return rejected(SlugInvalidRequest, "account id")
+	}
+	result := c.newAccount(id, &accountRow{CreatedAt: c.now, Anonymous: true}, nil)
+	result.Anonymous, result.what = true, "session.started"
+	return result
+}
+
+// newAccount makes an account.
+func (c *command) newAccount(id entitlement.AccountID, details *accountRow, aliases []entitlement.Alias) Result {
+	c.accounts = append(c.accounts, &accountEdit{id: id, acc: entitlement.Account{ID: id, CreatedAt: c.now}})
+	return Result{Account: id, Rejection: c.addAliases(id, details, aliases)}
+}
+
+// identified gives an identity that nobody has to the account that the app has so far, if that is anonymous, else to a new one.
+func (c *command) identified(from entitlement.AccountID, body *Login) Result {
+	aliases := []entitlement.Alias{*body.Alias}
+	if !c.anonymous(from) {
+		if c.exists(body.New) {
+			return rejected(SlugInvalidRequest, "account id")
+		}
+		return c.newAccount(body.New, &accountRow{CreatedAt: c.now}, aliases)
+	}
+	var details accountRow
+	c.decode(bucketAccounts, envKey(c.Env, string(from)), &details)
+	return Result{Account: from, Existing: true, Stamp: c.account(from).acc.SessionsFrom, Rejection: c.addAliases(from, &details, aliases)}
+}
+
+// entered leads the app from one account to another, which exists. An anonymous one is merged into it, under the id merge; of any other nothing moves. One
+// that cannot be merged, because of its size or that of the group, is left behind: whoever signs in must not be locked out for that.
+func (c *command) entered(from, to entitlement.AccountID, merge string) Result {
+	result := Result{Account: to, Existing: true, Anonymous: c.anonymous(to), Stamp: c.account(to).acc.SessionsFrom}
+	if merge == "" || c.survivor(from) == c.survivor(to) || !c.anonymous(from) {
+		return result
+	}
+	if merged := c.mergeAccounts(&MergeAccounts{ID: merge, From: from, Into: to}); merged.Rejection == nil {
+		result.Merge, result.what = merge, auditMerged
+	}
+	return result
+}
+
+// anonymous reports whether nobody is known to have the account: a session made it, nothing has named it since, and it was not merged into one that
+// is known. No account is not anonymous.
+func (c *command) anonymous(id entitlement.AccountID) bool {
+	if id == "" || c.get(bucketMerges, envKey(c.Env, string(id))) != nil {
+		return false
+	}
+	var row accountRow
+	return c.decode(bucketAccounts, envKey(c.Env, string(id)), &row) && row.anonymous()
+}
+
+func (row *accountRow) anonymous() bool { return row.Anonymous && len(row.Aliases) == 0 }
+
+// Edges find the account of a sign-in token by a pointer, whose key is a hash of the subject: see entitlement.SubjectKey. There is one for each alias of
+// that kind, to the account that has it.
+
+// pointTo writes the pointer of an alias, if it is one that edges look for.
+func (c *command) pointTo(a entitlement.Alias, id entitlement.AccountID) {
+	if a.Kind == entitlement.OIDCSubject && c.st.Rules >= rulesAccounts {
+		pointer := entitlement.Pointer{Account: id}
+		c.write(replication.Record{Env: c.Env, Kind: replication.KindPointer, Key: entitlement.SubjectKey(a.Value), Value: entitlement.Encode(&pointer)})
+	}
+}
+
+// dropAlias takes an alias from whoever has it, and the pointer with it. The row of the account is the caller's.
+func (c *command) dropAlias(a entitlement.Alias) {
+	c.delete(bucketAliases, aliasKey(c.Env, a))
+	if a.Kind == entitlement.OIDCSubject {
+		c.erase(c.Env, replication.KindPointer, entitlement.SubjectKey(a.Value))
+	}
+}
+
+// pointToSubjects writes the pointers of the subjects that were aliases before the rules had pointers. It is done once in the life of a cluster.
+func (c *command) pointToSubjects() {
+	for _, env := range entitlement.Environments {
+		c.Env = env
+		var subjects []entitlement.Alias
+		var owners []entitlement.AccountID
+		walk := func(prefix []byte, fn func(key, owner []byte)) {
+			cursor := c.tx.Bucket(bucketAliases).Cursor()
+			for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
+				fn(k[len(prefix):], v)
+			}
+		}
+		kind := append([]byte{envByte(env)}, string(entitlement.OIDCSubject)+"\x00"...)
+		walk(kind, func(value, owner []byte) {
+			subjects = append(subjects, entitlement.Alias{Kind: entitlement.OIDCSubject, Value: string(value)})
+			owners = append(owners, entitlement.AccountID(owner))
+		})
+		// Of a long alias the key is a hash: its account says what it is.
+		walk(append([]byte{envByte(env)}, "sha256:"...), func(_, owner []byte) {
+			var row accountRow
+			c.decode(bucketAccounts, envKey(env, string(owner)), &row)
+			for _, a := range row.Aliases {
+				if a.Kind == entitlement.OIDCSubject && strings.HasPrefix(string(aliasKey(env, a)[1:]), "sha256:") {
+					subjects, owners = append(subjects, a), append(owners, entitlement.AccountID(owner))
+				}
+			}
+		})
+		for i, a := range subjects {
+			c.pointTo(a, owners[i])
+		}
+	}
+	c.Env = ""
+}
