@@ -54,7 +54,7 @@ func TestLeaderKilledTenTimesUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), slices.Concat(threeWriters, []string{"--tls"})...)
 	a, before := d.buy("sandbox")
-	watched := d.startWatch(a, 0, before.pro())
+	watched := d.startWatch(a, 0, before.pro(), 0)
 	l := d.startLoad(8)
 	killed := map[string]int{}
 	for range 10 {
