@@ -1,6 +1,7 @@
 package storesim
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 )
@@ -162,10 +163,9 @@ func (s *Sim) adaptyEvent(p *Purchase, term int, account, kind string, more obje
 // adaptyAPI answers what the server-side API answers about a profile.
 func (s *Sim) adaptyAPI(mux *http.ServeMux, env Environment) {
 	s.handle(mux, Adapty, env, "GET /api/v2/server-side-api/profile/{$}", func(r *http.Request) (int, any) {
-		for account := range s.customers {
-			if account == r.Header.Get("adapty-customer-user-id") || s.adaptyProfile(account) == r.Header.Get("adapty-profile-id") {
-				return http.StatusOK, object{"data": s.adaptyData(env, account)}
-			}
+		user, profile := r.Header.Get("adapty-customer-user-id"), r.Header.Get("adapty-profile-id")
+		if account := s.index.names[cmp.Or(user, profile)]; account != "" && (account == user || s.adaptyProfile(account) == profile) {
+			return http.StatusOK, object{"data": s.adaptyData(env, account)}
 		}
 		return http.StatusNotFound, object{"errors": []any{object{"source": nil, "errors": []any{"profile does not exist"}}}, "error_code": "profile_does_not_exist", "status_code": 404}
 	})

@@ -213,17 +213,13 @@ func appleError(code int) object {
 
 // applePurchase finds a purchase by any of its transactions, whoever else tells of it.
 func (s *Sim) applePurchase(env Environment, transaction string) (ref, bool) {
-	for _, p := range s.order {
-		if p.Store != AppStore || p.Env != env || p.Phase == Pending {
-			continue
+	x, ok := s.index.find("apple "+string(env), transaction, func(x ref) string {
+		if x.p.Store != AppStore || x.p.Env != env || x.term < 0 {
+			return ""
 		}
-		for term := range p.Terms {
-			if s.appleTransaction(p, term) == transaction {
-				return ref{p, term}, true
-			}
-		}
-	}
-	return ref{}, false
+		return s.appleTransaction(x.p, x.term)
+	})
+	return x, ok && x.p.Phase != Pending
 }
 
 // The App Store Server API's pages.

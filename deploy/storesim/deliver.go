@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -118,10 +119,10 @@ func (s *Sim) deliver(ctx context.Context, m *Message) {
 	}
 	s.mu.Lock()
 	now := s.clock
-	header := s.sign(m, now)
 	repeated := m.Done
 	s.counts[m.Provider].Posted++
 	s.mu.Unlock()
+	header := s.sign(m, now) // of nothing that changes
 	status := s.postOnce(ctx, m, header)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,6 +140,29 @@ func (s *Sim) deliver(ctx context.Context, m *Message) {
 		s.counts[m.Provider].GivenUp++
 		s.log.Warn("message given up", "provider", m.Provider, "type", m.Type, "status", status)
 	}
+}
+
+// Deliver posts what became due since the last Deliver, Config.Together at a time and in no order, while the virtual clock stands. What is refused comes
+// again as its provider would have it. Error: ctx.Err.
+func (s *Sim) Deliver(ctx context.Context) error {
+	s.advancing.Lock()
+	defer s.advancing.Unlock()
+	due := make(chan *Message)
+	var posting sync.WaitGroup
+	for range min(s.config.Together, len(s.held)) {
+		posting.Go(func() {
+			for m := range due {
+				s.deliver(ctx, m)
+			}
+		})
+	}
+	for _, m := range s.held {
+		due <- m
+	}
+	close(due)
+	posting.Wait()
+	s.held = s.held[:0]
+	return ctx.Err()
 }
 
 // postOnce returns the answer's status, 0 where no writer answers.
@@ -192,4 +216,22 @@ func (s *Sim) Header(m Message) http.Header {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sign(&m, s.clock)
+}
+
+// UnderWay returns the purchases of which a message is still to come: held, or to be posted again. What Latchkey says of them may be what was true before.
+func (s *Sim) UnderWay() map[string]bool {
+	s.advancing.Lock()
+	defer s.advancing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	purchases := map[string]bool{}
+	for _, m := range s.held {
+		purchases[m.Purchase] = true
+	}
+	for _, e := range s.due {
+		if e.send != nil && !e.send.Done {
+			purchases[e.send.Purchase] = true
+		}
+	}
+	return purchases
 }

@@ -239,12 +239,13 @@ func (s *Sim) JWKS(env Environment) any {
 
 // googlePurchase finds a purchase by its token.
 func (s *Sim) googlePurchase(env Environment, token string) *Purchase {
-	for _, p := range s.order {
-		if p.Store == PlayStore && p.Env == env && s.playToken(p) == token {
-			return p
+	x, _ := s.index.find("google "+string(env), token, func(x ref) string {
+		if x.p.Store != PlayStore || x.p.Env != env || x.term >= 0 {
+			return ""
 		}
-	}
-	return nil
+		return s.playToken(x.p)
+	})
+	return x.p
 }
 
 // googleAPI answers what the Android Publisher API answers, and Google's token and key addresses.

@@ -76,6 +76,9 @@ type Purchase struct {
 	Taken        bool   // Play: acknowledged or consumed
 	StoreTells   bool   // its store sends messages too
 	SharedOf     string // of the family's part: the purchase that was bought
+
+	waited bool // its first payment was pending once
+	noted  int  // in the index: 0 nothing, else one more than its terms there
 }
 
 func (p *Purchase) last() *Term   { return &p.Terms[len(p.Terms)-1] }

@@ -64,6 +64,7 @@ func (s *Sim) open(o Order, product Product) *Purchase {
 	p.Terms = []Term{s.term(p, product, s.clock, o.Trial)}
 	s.order = append(s.order, p)
 	s.purchases[p.ID] = p
+	s.index.hold(p.Owner, p)
 	s.sold[p.ID] = Sold{Provider: p.Provider, Store: p.Store, Env: p.Env, Owner: p.Owner, Entitlement: product.Entitlement, Recurring: p.recurs()}
 	return p
 }
@@ -401,6 +402,7 @@ func (s *Sim) Transfer(id, to string) error {
 		}
 		from := p.Owner
 		p.Owner = s.customer(to).Account
+		s.index.hold(to, p)
 		p.Shares = slices.DeleteFunc(p.Shares, func(a string) bool { return a == to })
 		s.record(p, Fact{Kind: Transferred, From: from, To: to})
 		return nil
@@ -419,6 +421,7 @@ func (s *Sim) Share(id, with string) error {
 			return refuse("%s shares nothing", p.Provider)
 		}
 		p.Shares = append(p.Shares, s.customer(with).Account)
+		s.index.hold(with, p)
 		if p.Provider == Apple {
 			s.shareAtApple(p, with)
 		}

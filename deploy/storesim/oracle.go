@@ -60,19 +60,63 @@ type oracleTerm struct {
 // Entitled says whether an account must be let use an entitlement at an instant, by the facts up to it: what a Latchkey that heard of each of them at once
 // has to answer. It interprets the ledger entry by entry, and knows neither messages nor objects nor versions.
 func (l Ledger) Entitled(rules Promises, env Environment, account, entitlement string, at time.Time) bool {
-	for purchase, sold := range l.Sold {
-		if sold.Env == env && sold.Entitlement == entitlement && entitlement != "" && l.uses(rules, purchase, sold, account, at) {
-			return true
-		}
-	}
-	return false
+	return len(l.EntitledBy(rules, env, account, entitlement, at)) > 0
 }
 
 // EntitledBy lists the purchases by which an account must be let use an entitlement, sorted: several may.
 func (l Ledger) EntitledBy(rules Promises, env Environment, account, entitlement string, at time.Time) []string {
+	var b Book
+	b.Read(l)
+	return b.EntitledBy(rules, env, account, entitlement, at)
+}
+
+// Book is a ledger that is asked often: by purchase, and by who may ever have used it. The zero value is empty.
+type Book struct {
+	read  int // how many facts
+	sold  map[string]Sold
+	facts map[string][]Fact   // by purchase, the oldest first
+	had   map[string][]string // purchases by everybody who ever owned or shared them
+	users map[string][]string // and everybody by purchase
+}
+
+// Read takes over what is new in a ledger since it was read last.
+func (b *Book) Read(l Ledger) {
+	if b.sold == nil {
+		b.sold, b.facts, b.had, b.users = map[string]Sold{}, map[string][]Fact{}, map[string][]string{}, map[string][]string{}
+	}
+	for ; b.read < len(l.Facts); b.read++ {
+		f := l.Facts[b.read]
+		if b.facts[f.Purchase] == nil {
+			b.sold[f.Purchase] = l.Sold[f.Purchase]
+			b.add(l.Sold[f.Purchase].Owner, f.Purchase)
+		}
+		b.facts[f.Purchase] = append(b.facts[f.Purchase], f)
+		b.add(f.To, f.Purchase)
+	}
+}
+
+func (b *Book) add(account, purchase string) {
+	if account != "" && !slices.Contains(b.had[account], purchase) {
+		b.had[account] = append(b.had[account], purchase)
+		b.users[purchase] = append(b.users[purchase], account)
+	}
+}
+
+// Facts are what the ledger says of a purchase, the oldest first.
+func (b *Book) Facts(purchase string) []Fact { return b.facts[purchase] }
+
+// Had lists the purchases that an account ever owned or shared.
+func (b *Book) Had(account string) []string { return b.had[account] }
+
+// Users lists everybody who ever owned or shared a purchase.
+func (b *Book) Users(purchase string) []string { return b.users[purchase] }
+
+// EntitledBy is Ledger.EntitledBy of what was read.
+func (b *Book) EntitledBy(rules Promises, env Environment, account, entitlement string, at time.Time) []string {
 	var by []string
-	for purchase, sold := range l.Sold {
-		if sold.Env == env && sold.Entitlement == entitlement && entitlement != "" && l.uses(rules, purchase, sold, account, at) {
+	for _, purchase := range b.had[account] {
+		sold := b.sold[purchase]
+		if sold.Env == env && sold.Entitlement == entitlement && entitlement != "" && b.uses(rules, purchase, sold, account, at) {
 			by = append(by, purchase)
 		}
 	}
@@ -80,10 +124,10 @@ func (l Ledger) EntitledBy(rules Promises, env Environment, account, entitlement
 	return by
 }
 
-func (l Ledger) uses(rules Promises, purchase string, sold Sold, account string, at time.Time) bool {
+func (b *Book) uses(rules Promises, purchase string, sold Sold, account string, at time.Time) bool {
 	s := standing{owner: sold.Owner, terms: map[int]*oracleTerm{}}
-	for _, f := range l.Facts {
-		if f.Purchase == purchase && !f.At.After(at) {
+	for _, f := range b.facts[purchase] {
+		if !f.At.After(at) {
 			s.take(f, sold, rules)
 		}
 	}

@@ -43,7 +43,7 @@ func (s *Sim) handle(mux *http.ServeMux, p Provider, env Environment, pattern st
 func (s *Sim) answer(w http.ResponseWriter, r *http.Request, p Provider, env Environment, answer func(*http.Request) (int, any)) (int, any) {
 	count := s.counts[p]
 	count.Pulls++
-	failed, limited := s.rand.Float64(), s.rand.Float64()
+	failed, limited := s.answers.Float64(), s.answers.Float64()
 	status, body := 0, any(nil)
 	switch {
 	case s.chaos.Down:

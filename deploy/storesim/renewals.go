@@ -17,6 +17,8 @@ func (s *Sim) record(p *Purchase, f Fact) {
 		f.Product = p.Product.ID
 	}
 	s.facts = append(s.facts, f)
+	s.index.note(p)
+	p.waited = p.waited || f.Kind == PaymentPending
 	s.tell(p, f)
 	s.mirror(p, f)
 }
@@ -71,6 +73,7 @@ func (s *Sim) termEnds(p *Purchase) {
 func (s *Sim) draft(p *Purchase) {
 	p.Product = p.Next
 	p.Terms = append(p.Terms, s.term(p, p.Product, p.last().EndsAt, 0))
+	s.index.note(p)
 	s.tellStripeDraft(p)
 	term := p.present()
 	s.schedule(s.clock.Add(stripeDraft), func() {
@@ -157,9 +160,10 @@ func familyName(id, member string) string { return id + "/" + member }
 func (s *Sim) shareAtApple(p *Purchase, member string) {
 	child := p.copy()
 	child.ID, child.N, child.Owner, child.Shares, child.SharedOf = familyName(p.ID, member), len(s.order)+1, member, nil, p.ID
-	child.Terms = child.Terms[child.present():]
+	child.Terms, child.noted = child.Terms[child.present():], 0
 	s.order = append(s.order, child)
 	s.purchases[child.ID] = child
+	s.index.hold(member, child)
 	s.sold[child.ID] = Sold{Provider: p.Provider, Store: p.Store, Env: p.Env, Owner: member, Entitlement: p.Product.Entitlement, Recurring: p.recurs()}
 	s.record(child, Fact{Kind: Bought, Until: child.last().EndsAt, Trial: child.last().Trial})
 }

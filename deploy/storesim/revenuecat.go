@@ -139,12 +139,11 @@ func (s *Sim) revenueCatSend(p *Purchase, kind string, event object) {
 
 // revenueCatCustomer returns whose name it is, and what they own.
 func (s *Sim) revenueCatCustomer(env Environment, name string) (account string, owned []*Purchase, known bool) {
-	for account := range s.customers {
-		if name == account || name == s.revenueCatAliases(account)[1] {
-			return account, s.ofOwner(RevenueCat, env, account), true
-		}
+	account = s.index.names[name]
+	if account == "" || name != account && name != s.revenueCatAliases(account)[1] {
+		return name, nil, false
 	}
-	return name, nil, false
+	return account, s.ofOwner(RevenueCat, env, account), true
 }
 
 func isoSeconds(t time.Time) any {

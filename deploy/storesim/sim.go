@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -66,6 +67,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Chaos is what goes wrong, and can be changed later by SetChaos.
 	Chaos Chaos
+	// Together, where it is not 0, is how many messages are posted at a time: those that are due in an Advance then wait for Deliver. A crowd of customers
+	// would take very long one message after the other.
+	Together int
 }
 
 // Sim is a running simulation. It is safe for concurrent use.
@@ -75,9 +79,11 @@ type Sim struct {
 	log    *slog.Logger
 
 	advancing sync.Mutex // held through an Advance; mu is not, while a message is posted
+	held      []*Message // due, and not posted before Deliver; under advancing
 
 	mu        sync.Mutex
-	rand      *rand.Rand
+	rand      *rand.Rand // of messages
+	answers   *rand.Rand // of pulls, which come in no certain order
 	chaos     Chaos
 	clock     time.Time
 	stamped   time.Time // the last moment that stamp gave
@@ -86,6 +92,7 @@ type Sim struct {
 	customers map[string]*Customer
 	purchases map[string]*Purchase
 	order     []*Purchase // by N
+	index     index
 	sold      map[string]Sold
 	facts     []Fact
 	messages  []*Message
@@ -106,7 +113,7 @@ func New(c Config) *Sim {
 		c.Rules = DefaultRules
 	}
 	s := &Sim{config: c, client: c.Client, log: cmp.Or(c.Logger, slog.Default()), chaos: c.Chaos, clock: c.Start.UTC().Truncate(time.Second),
-		rand: rand.New(rand.NewPCG(c.Seed, 0x5eed)), customers: map[string]*Customer{}, purchases: map[string]*Purchase{}, sold: map[string]Sold{}, counts: map[Provider]*Count{}}
+		rand: rand.New(rand.NewPCG(c.Seed, 0x5eed)), answers: rand.New(rand.NewPCG(c.Seed, 0xa45)), index: newIndex(), customers: map[string]*Customer{}, purchases: map[string]*Purchase{}, sold: map[string]Sold{}, counts: map[Provider]*Count{}}
 	if s.client == nil {
 		s.client = &http.Client{Timeout: postTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
@@ -159,7 +166,7 @@ func (s *Sim) schedule(at time.Time, do func()) {
 }
 
 // Advance moves the virtual clock on by d: everything that is due until then happens in its order, and every message that is due is posted and answered
-// before the next thing happens. Zero posts what is due now. Error: ctx.Err.
+// before the next thing happens, unless Config.Together leaves that to Deliver. Zero posts what is due now. Error: ctx.Err.
 func (s *Sim) Advance(ctx context.Context, d time.Duration) error {
 	s.mu.Lock()
 	to := s.clock.Add(d)
@@ -192,7 +199,11 @@ func (s *Sim) AdvanceTo(ctx context.Context, to time.Time) error {
 		if moved {
 			s.moved()
 		}
-		if next.send != nil {
+		switch {
+		case next.send == nil:
+		case s.config.Together > 0:
+			s.held = append(s.held, next.send)
+		default:
 			s.deliver(ctx, next.send)
 		}
 	}
@@ -270,6 +281,9 @@ func (s *Sim) customer(account string) *Customer {
 	if c == nil {
 		c = &Customer{Account: account, N: len(s.customers) + 1}
 		s.customers[account] = c
+		for _, name := range []string{account, s.adaptyProfile(account), s.revenueCatAliases(account)[1], s.web2WaveUser(account)} {
+			s.index.names[name] = account
+		}
 	}
 	return c
 }
@@ -283,17 +297,6 @@ func (s *Sim) product(id string) (Product, error) {
 	return Product{}, refuse("nobody sells %q", id)
 }
 
-// ofOwner lists what a customer owns or shares at a provider, the oldest first.
-func (s *Sim) ofOwner(p Provider, env Environment, account string) []*Purchase {
-	var list []*Purchase
-	for _, x := range s.order {
-		if x.Provider == p && x.Env == env && (x.Owner == account || slices.Contains(x.Shares, account)) {
-			list = append(list, x)
-		}
-	}
-	return list
-}
-
 // Purchases returns every purchase as it stands, the oldest first.
 func (s *Sim) Purchases() []Purchase {
 	s.mu.Lock()
@@ -305,20 +308,26 @@ func (s *Sim) Purchases() []Purchase {
 	return list
 }
 
-// Facts returns the ledger, the oldest entry first.
+// Purchase returns one as it stands.
+func (s *Sim) Purchase(id string) (p Purchase, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found := s.purchases[id]; found != nil {
+		return *found.copy(), true
+	}
+	return Purchase{}, false
+}
+
+// Facts returns the ledger, the oldest entry first. It is not to be changed.
 func (s *Sim) Facts() []Fact {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.facts)
+	return slices.Clip(s.facts) // entries are only ever added
 }
 
 // Ledger returns what Oracle reads.
 func (s *Sim) Ledger() Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := Ledger{Facts: slices.Clone(s.facts), Sold: map[string]Sold{}}
-	for id, sold := range s.sold {
-		l.Sold[id] = sold
-	}
-	return l
+	return Ledger{Facts: slices.Clip(s.facts), Sold: maps.Clone(s.sold)}
 }

@@ -37,17 +37,12 @@ func (s *Sim) stripeFind(env Environment, id string) (ref, bool) {
 	if prefix == "cs" {
 		prefix = strings.Join(strings.SplitN(id, "_", 3)[:2], "_")
 	}
-	for _, p := range s.order {
-		if p.Store != StripeStore || p.Env != env {
-			continue
+	return s.index.find("stripe "+string(env)+" "+prefix, id, func(x ref) string {
+		if x.p.Store != StripeStore || x.p.Env != env {
+			return ""
 		}
-		for term := -1; term < len(p.Terms); term++ {
-			if s.stripeID(prefix, p, term) == id {
-				return ref{p, term}, true
-			}
-		}
-	}
-	return ref{}, false
+		return s.stripeID(prefix, x.p, x.term)
+	})
 }
 
 func stripeList(url string, items ...object) object {
@@ -261,7 +256,6 @@ func (s *Sim) tellStripe(p *Purchase, f Fact) {
 			s.stripeEvent(p, "customer.subscription."+what, s.stripeSubscription(p))
 		}
 	}
-	settled := slices.ContainsFunc(s.facts, func(g Fact) bool { return g.Purchase == p.ID && g.Kind == PaymentPending })
 	switch f.Kind {
 	case PaymentPending:
 		updated("created")
@@ -274,7 +268,7 @@ func (s *Sim) tellStripe(p *Purchase, f Fact) {
 			s.stripeEvent(p, "checkout.session.async_payment_failed", s.stripeCheckout(p))
 		}
 	case Bought:
-		if settled {
+		if p.waited {
 			updated("updated")
 			paid()
 			if !p.recurs() {

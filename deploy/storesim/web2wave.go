@@ -140,10 +140,6 @@ func (s *Sim) web2WaveAPI(mux *http.ServeMux, env Environment) {
 }
 
 func (s *Sim) web2WaveAccount(user string) (account string, known bool) {
-	for account := range s.customers {
-		if s.web2WaveUser(account) == user {
-			return account, true
-		}
-	}
-	return "", false
+	account = s.index.names[user]
+	return account, account != "" && s.web2WaveUser(account) == user
 }
