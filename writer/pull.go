@@ -92,7 +92,8 @@ type pulling struct {
 	freed chan struct{} // a worker has ended
 
 	mu          sync.Mutex
-	asking      map[entitlement.Provider]int // how many of slots are at each provider
+	asking      map[entitlement.Provider]int                      // how many of slots are at each provider
+	turned      map[entitlement.Provider][]entitlement.PurchaseID // away, because it had no worker; the first few
 	tried       map[entitlement.PurchaseID]*pullTry
 	busy        map[entitlement.PurchaseID]bool
 	pausedUntil map[entitlement.Provider]time.Time // the provider asked for patience
@@ -100,7 +101,7 @@ type pulling struct {
 }
 
 func newPulling(w *Writer, env entitlement.Environment, apis map[entitlement.Provider]provider.Puller) *pulling {
-	return &pulling{Writer: w, env: env, apis: apis, slots: make(chan struct{}, pullWorkers*max(len(apis), 1)), asking: map[entitlement.Provider]int{}, freed: make(chan struct{}, 1),
+	return &pulling{Writer: w, env: env, apis: apis, slots: make(chan struct{}, pullWorkers*max(len(apis), 1)), asking: map[entitlement.Provider]int{}, turned: map[entitlement.Provider][]entitlement.PurchaseID{}, freed: make(chan struct{}, 1),
 		tried: map[entitlement.PurchaseID]*pullTry{}, busy: map[entitlement.PurchaseID]bool{}, pausedUntil: map[entitlement.Provider]time.Time{}}
 }
 
@@ -122,6 +123,7 @@ func (p *pulling) run(ctx context.Context) {
 		applied := p.store.Applied()
 		began := time.Now()
 		due, next, err := p.scan(began)
+		took := time.Since(began) // without the wait for workers
 		if err != nil {
 			p.log.WarnContext(ctx, "purchases in doubt not read", "environment", p.env, "error", err)
 			next = began.Add(pullPauseMin)
@@ -143,7 +145,11 @@ func (p *pulling) run(ctx context.Context) {
 				}
 			})
 		}
-		if !wait(ctx, max(pullGather, pullScanShare*time.Since(began)), nil, nil) {
+		pause := pullScanShare * took
+		if len(due) < pullQueue && !p.crowded() { // else there is more to ask
+			pause = max(pause, pullGather)
+		}
+		if !wait(ctx, pause, nil, nil) {
 			return
 		}
 		if len(due) == pullQueue {
@@ -270,8 +276,8 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 	if ctx.Err() != nil {
 		return // the next leader asks
 	}
-	if busy && len(answers) == 0 {
-		p.soon(pull, max(pause, pullBusyPause))
+	if busy != "" && len(answers) == 0 {
+		p.soon(pull, busy, max(pause, pullBusyPause))
 		return
 	}
 	settled := p.record(ctx, purchase, pull, answers, complete)
@@ -336,10 +342,29 @@ func (p *pulling) leave(from entitlement.Provider) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asking[from]--
+	if len(p.turned[from]) == 0 {
+		return
+	}
+	if try := p.tried[p.turned[from][0]]; try != nil {
+		try.next = time.Now() // its turn, before its pause is over
+	}
+	p.turned[from] = p.turned[from][1:]
 }
 
-// soon notes that a purchase was not asked about for want of a worker: that is no try.
-func (p *pulling) soon(pull store.Pull, pause time.Duration) {
+// crowded reports whether purchases wait for a worker of their provider.
+func (p *pulling) crowded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ids := range p.turned {
+		if len(ids) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// soon notes that a purchase was not asked about because a provider had no worker for it: that is no try.
+func (p *pulling) soon(pull store.Pull, busy entitlement.Provider, pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	try := p.tried[pull.ID]
@@ -347,6 +372,12 @@ func (p *pulling) soon(pull store.Pull, pause time.Duration) {
 		try = &pullTry{}
 	}
 	try.next = time.Now().Add(pause/2 + rand.N(pause))
+	switch {
+	case p.asking[busy] < pullWorkers: // by now it has one
+		try.next = time.Now()
+	case len(p.turned[busy]) < pullQueue:
+		p.turned[busy] = append(p.turned[busy], pull.ID)
+	}
 	p.remember(pull, try)
 }
 
@@ -396,9 +427,9 @@ func (p *pulling) tooEarly(targets []entitlement.Doubt, pull store.Pull) time.Du
 	return min(from.Sub(p.now()), pullSettleWait)
 }
 
-// askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, busy says that a
-// provider had no worker left, complete that each was answered or does not exist.
-func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, busy, complete bool) {
+// askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, busy is a
+// provider that had no worker left, complete that each was answered or does not exist.
+func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, targets []entitlement.Doubt) (answers []entitlement.Event, pause time.Duration, busy entitlement.Provider, complete bool) {
 	complete = true
 	for _, target := range targets {
 		from := target.Provider()
@@ -407,7 +438,7 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 			continue
 		}
 		if !p.enter(from) {
-			busy, complete = true, false
+			busy, complete = from, false
 			continue
 		}
 		ev, err := p.apis[from].Pull(ctx, target.Kind, target.ID)

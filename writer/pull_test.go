@@ -734,14 +734,42 @@ func TestASlowProviderHoldsUpNoOther(t *testing.T) {
 		asking.Go(func() { p.askAll(ctx, store.PurchaseDetail{}, doubt(slow.name)) })
 		<-slow.asked
 	}
-	if _, _, busy, complete := p.askAll(ctx, store.PurchaseDetail{}, doubt(slow.name)); !busy || complete {
-		t.Errorf("one more of the slow provider: busy %v, complete %v", busy, complete)
+	if _, _, busy, complete := p.askAll(ctx, store.PurchaseDetail{}, doubt(slow.name)); busy != slow.name || complete {
+		t.Errorf("one more of the slow provider: busy %q, complete %v", busy, complete)
 	}
 	asking.Go(func() { <-quick.asked })
-	if _, _, busy, _ := p.askAll(ctx, store.PurchaseDetail{}, doubt(quick.name)); busy {
+	if _, _, busy, _ := p.askAll(ctx, store.PurchaseDetail{}, doubt(quick.name)); busy != "" {
 		t.Error("the other provider is held up")
 	}
 	if cap(p.slots) < 2*pullWorkers {
 		t.Errorf("%d slots for two providers", cap(p.slots))
+	}
+}
+
+// Who was turned away because a provider had no worker left is next as soon as it has one, not only after a pause.
+func TestWhoWasTurnedAwayIsNextAtAFreeWorker(t *testing.T) {
+	w := oneWriter(t)
+	slow := &slowPuller{entitlement.Web2Wave, make(chan struct{}), make(chan struct{})}
+	p := newPulling(w.Writer, entitlement.Sandbox, map[entitlement.Provider]provider.Puller{slow.name: slow})
+	doubt := []entitlement.Doubt{{Kind: entitlement.KindCustomer, ID: "1", By: slow.name}}
+	var asking sync.WaitGroup
+	for range pullWorkers {
+		asking.Go(func() { p.askAll(t.Context(), store.PurchaseDetail{}, doubt) })
+		<-slow.asked
+	}
+	_, _, busy, _ := p.askAll(t.Context(), store.PurchaseDetail{}, doubt)
+	waits := store.Pull{ID: "turned away"}
+	p.soon(waits, busy, time.Hour)
+	if next := p.tried[waits.ID].next; !p.crowded() || !next.After(time.Now()) {
+		t.Fatalf("while all workers ask: crowded %v, its turn is at %s", p.crowded(), next)
+	}
+	close(slow.answer)
+	asking.Wait()
+	if next := p.tried[waits.ID].next; p.crowded() || next.After(time.Now()) {
+		t.Errorf("once a worker is free: crowded %v, its turn is at %s", p.crowded(), next)
+	}
+	p.soon(waits, busy, time.Hour)
+	if next := p.tried[waits.ID].next; p.crowded() || next.After(time.Now()) {
+		t.Errorf("turned away just before a worker was free: crowded %v, its turn is at %s", p.crowded(), next)
 	}
 }
