@@ -432,6 +432,19 @@ func TestEdgesKeepTheirKeys(t *testing.T) {
 	}
 }
 
+// A machine that slept for two days has certificates that end soon, and timers that know nothing of it: the first head tells.
+func TestAfterALongSleepCertificatesAreRenewedAtOnce(t *testing.T) {
+	r := subscribed(t)
+	session := r.writer.Session(entitlement.Sandbox, alice, func(c *token.SessionClaims) { c.ExpiresAt += 40 * 86400 })
+	first := r.status().Certificates[1].ExpiresAt
+	r.clock.Add(50 * time.Hour)
+	until(t, "renewed", func() bool { return r.status().Certificates[1].ExpiresAt > first })
+	until(t, "a signed answer", func() bool {
+		status, a, _ := r.check("", session, nil)
+		return status == http.StatusOK && a.GraceToken != "" && r.verify(a.GraceToken, alice, entitlement.Sandbox).AsOf == a.AsOf.Unix()
+	})
+}
+
 // TestTheListenerIsHardened sends raw bytes that no route takes; the edge refuses them and lives on.
 func TestTheListenerIsHardened(t *testing.T) {
 	r := subscribed(t)
