@@ -42,6 +42,8 @@ type Config struct {
 
 	// Now is the clock of this machine. Nil is time.Now. Only tests set it.
 	Now func() time.Time
+	// Tick gives the time every d, as Now counts it, until stop is called. Nil is time.NewTicker. Only tests set it, whose Now goes by leaps.
+	Tick func(d time.Duration) (ticks <-chan time.Time, stop func())
 	// Logger takes the log. Nil is JSON on standard error at Log.Level. Only tests set it.
 	Logger *slog.Logger
 
@@ -61,6 +63,14 @@ func (c *Config) clock() func() time.Time {
 		return c.Now
 	}
 	return fault.Clock(time.Now)
+}
+
+func (c *Config) ticker(d time.Duration) (ticks <-chan time.Time, stop func()) {
+	if c.Tick != nil {
+		return c.Tick(d)
+	}
+	t := time.NewTicker(d)
+	return t.C, t.Stop
 }
 
 func (c *Config) logger() *slog.Logger {

@@ -29,8 +29,8 @@ type head struct {
 
 // makeHeads keeps the newest head until ctx ends: made here while this node leads, else fetched from the leader.
 func (w *Writer) makeHeads(ctx context.Context) {
-	ticker := time.NewTicker(headInterval)
-	defer ticker.Stop()
+	ticks, stop := w.cfg.ticker(headInterval)
+	defer stop()
 	for {
 		if err := w.refreshHead(ctx); err != nil && ctx.Err() == nil {
 			w.metrics.head("failed")
@@ -44,7 +44,7 @@ func (w *Writer) makeHeads(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-ticks:
 		case <-soon:
 		case <-w.elected:
 		}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,26 @@ func (c *cutter) end() {
 
 // TestACutOffWriterProvesNothingOfItself: a writer that the leader cannot reach does not learn of new writes. Whatever head it serves, every
 // write that was acknowledged 2 s before its as_of is in it (I8).
+// Heads go by the ticker that comes with another clock.
+func TestHeadsGoByTheGivenTicker(t *testing.T) {
+	cfg := testConfigs(t, 1)[0]
+	ticks := make(chan time.Time)
+	cfg.Tick = func(d time.Duration) (<-chan time.Time, func()) {
+		if d != headInterval {
+			t.Errorf("a ticker of %s", d)
+		}
+		return ticks, func() {}
+	}
+	base := time.Now()
+	var leapt atomic.Int64
+	cfg.Now = func() time.Time { return base.Add(time.Duration(leapt.Load())) }
+	w := startWriter(t, cfg)
+	await(t, "a first head", func() bool { return w.newestHead() != nil })
+	leapt.Store(int64(100 * time.Hour)) // its certificate has ended by then
+	ticks <- base
+	await(t, "a head of now", func() bool { return w.newestHead().AsOf == base.Add(100*time.Hour).Unix() })
+}
+
 func TestACutOffWriterProvesNothingOfItself(t *testing.T) {
 	t.Parallel() // it mostly waits
 	configs := testConfigs(t, 3)

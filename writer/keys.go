@@ -43,6 +43,11 @@ var ErrKeysExist = errors.New("keys exist already")
 // 400 days, and a session key for each environment. The roots' private keys belong offline afterwards; a writer needs neither.
 // Error: ErrKeysExist.
 func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
+	return MakeKeysAt(dir, cluster, envs, time.Now())
+}
+
+// MakeKeysAt is MakeKeys for a cluster whose clock (Config.Now) is another: the 400 days begin at now.
+func MakeKeysAt(dir, cluster string, envs []entitlement.Environment, now time.Time) error {
 	if err := checkCluster(cluster); err != nil {
 		return err
 	}
@@ -56,7 +61,7 @@ func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
 	if _, err := makeKey(dir, spareKeyFile, sparePublicFile); err != nil {
 		return err
 	}
-	if _, err := certifyIssuer(dir, root, cluster); err != nil {
+	if _, err := certifyIssuer(dir, root, cluster, now); err != nil {
 		return err
 	}
 	for _, env := range envs {
@@ -92,16 +97,16 @@ func MakeIssuer(dir, rootFile, cluster string) (until time.Time, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return until, fmt.Errorf("make folder: %w", err)
 	}
-	return certifyIssuer(dir, root, cluster)
+	return certifyIssuer(dir, root, cluster, time.Now())
 }
 
 // certifyIssuer makes an issuing key in dir and has root certify it.
-func certifyIssuer(dir string, root *ecdsa.PrivateKey, cluster string) (until time.Time, err error) {
+func certifyIssuer(dir string, root *ecdsa.PrivateKey, cluster string, now time.Time) (until time.Time, err error) {
 	issuer, err := makeKey(dir, issuerKeyFile, "")
 	if err != nil {
 		return until, err
 	}
-	begin := time.Now().Add(-backdate).Unix()
+	begin := now.Add(-backdate).Unix()
 	end := begin + token.MaxIssuerSeconds
 	cert, err := token.IssueCertificate(root, token.Certificate{
 		Issuer: cluster, Subject: "issuer-" + time.Unix(begin, 0).UTC().Format(time.DateOnly), Role: token.RoleIssuer,
