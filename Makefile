@@ -78,10 +78,13 @@ chaos: commands ## linearizability, then faults on real processes for FOR (5m), 
 	@go run ./deploy/e2e/chaos/run --for $(or $(FOR),5m) $(if $(SEED),--seed $(SEED)) --programs bin/faults
 
 .PHONY: sim
-sim: $(SDK_TOOLS) ## random histories under virtual time: customers over all providers (HISTORIES=100000), clocks of devices (TRACES=1000000), a cluster under every fault (SEEDS=1000); naming one plays it alone
-	@$(if $(or $(HISTORIES),$(if $(SEEDS)$(TRACES),,all)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
-	@$(if $(or $(TRACES),$(if $(SEEDS)$(HISTORIES),,all)),cd $(SDK) && npm run --silent sim -- --traces $(or $(TRACES),1000000) --seed $(or $(SEED),1))
-	@$(if $(or $(SEEDS),$(if $(HISTORIES)$(TRACES),,all)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))
+# Naming one kind of simulation plays that alone.
+NAMED_SIM = $(HISTORIES)$(YEAR)$(TRACES)$(SEEDS)
+sim: $(SDK_TOOLS) ## under virtual time: random histories of customers over all providers (HISTORIES=100000), a year of a crowd before a real writer and edge (YEAR=10000), clocks of devices (TRACES=1000000), a cluster under every fault (SEEDS=1000); naming one plays it alone
+	@$(if $(or $(HISTORIES),$(if $(NAMED_SIM),,all)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
+	@$(if $(or $(YEAR),$(if $(NAMED_SIM),,all)),go run ./deploy/truth -users $(or $(YEAR),10000) -seed $(or $(SEED),1))
+	@$(if $(or $(TRACES),$(if $(NAMED_SIM),,all)),cd $(SDK) && npm run --silent sim -- --traces $(or $(TRACES),1000000) --seed $(or $(SEED),1))
+	@$(if $(or $(SEEDS),$(if $(NAMED_SIM),,all)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))
 
 .PHONY: planted
 planted: ## plants each known fault and shows which checker finds it; ONLY=<name> takes one

@@ -77,6 +77,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"webhooks":             takeWebhooks,
 	"writer_disk":          takeWriterDisk,
 	"writer_restart_1m":    takeRestart,
+	"year_10000":           takeYear,
 
 	"failover":               takeFailover,
 	"propagation_500":        takePropagation500,

@@ -80,3 +80,16 @@ func TestAdapterFigures(t *testing.T) {
 		t.Errorf("one line alone gives %v, want to know who is missing", err)
 	}
 }
+
+// TestYearIsRead: the figures of a year are those of its last line, mistakes included.
+func TestYearIsRead(t *testing.T) {
+	got, err := yearFigures("2027-01-01T00:00:00Z: acc_1: something\nyear: 10000 users, 55000 facts, 80000 messages, 67000 pulls, 1000 instants, 600000 answers, 2 wrong, 9m59s\n")
+	want := []figure{{Name: "year_10000", Value: 599, Unit: "s", Goal: goal(600), Min: 599, Max: 599, Runs: 1},
+		{Name: "year_10000_wrong", Value: 2, Unit: "answers", Goal: goal(1), Min: 2, Max: 2, Runs: 1}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("yearFigures = %+v, %v, want %+v", got, err, want)
+	}
+	if _, err := yearFigures("instant 3: not within 20s"); err == nil {
+		t.Error("a year that did not end has figures")
+	}
+}

@@ -12,10 +12,10 @@ import (
 	"github.com/latchkey/latchkey/writer"
 )
 
-// environment is what a writer is told of an environment: the simulated providers' secrets, and where their APIs are.
-func (s *stage) environment(env storesim.Environment, c *storesim.Credentials) (writer.EnvironmentConfig, error) {
-	api := s.stores[env].URL
-	google, err := s.google(env, c, api)
+// environment is what a writer is told of an environment: the simulated providers' secrets, and that their APIs are at the address api. Files go to dir.
+func environment(dir string, env storesim.Environment, all map[storesim.Environment]*storesim.Credentials, api string) (writer.EnvironmentConfig, error) {
+	c := all[env]
+	google, err := googleConfig(dir, env, all, api)
 	if err != nil {
 		return writer.EnvironmentConfig{}, err
 	}
@@ -38,12 +38,13 @@ func (s *stage) environment(env storesim.Environment, c *storesim.Credentials) (
 
 func secrets(s string) []config.Secret { return []config.Secret{config.Secret(s)} }
 
-func (s *stage) google(env storesim.Environment, c *storesim.Credentials, api string) (*writer.GoogleConfig, error) {
-	jwks, err := json.Marshal(storesim.New(storesim.Config{Credentials: s.credentials}).JWKS(env))
+func googleConfig(dir string, env storesim.Environment, all map[storesim.Environment]*storesim.Credentials, api string) (*writer.GoogleConfig, error) {
+	c := all[env]
+	jwks, err := json.Marshal(storesim.New(storesim.Config{Credentials: all}).JWKS(env))
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.dir, "jwks-"+string(env)+".json")
+	path := filepath.Join(dir, "jwks-"+string(env)+".json")
 	if err := os.WriteFile(path, jwks, 0o600); err != nil {
 		return nil, err
 	}

@@ -245,8 +245,8 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	case 2:
 		name, err = "resumes", w.sim.Resume(p.ID)
 	case 3, 4:
-		if p.Provider == storesim.Iaptic && (!w.punctual || p.Store == storesim.PlayStore) {
-			return // iaptic shows no billing grace, and Play cannot be asked by what iaptic tells of a sale
+		if untold(p) || p.Provider == storesim.Iaptic && !w.punctual {
+			return // iaptic's API shows no billing grace: what a lost message told of it is lost
 		}
 		name, err = "card fails", w.sim.FailCard(p.ID)
 	case 5:
@@ -284,6 +284,11 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	if err == nil {
 		w.note("%s of %s: %s", p.ID, p.Provider, name)
 	}
+}
+
+// untold reports whether nobody tells Latchkey of a billing grace: iaptic does not, and Play is asked by tokens that iaptic does not show.
+func untold(p storesim.Purchase) bool {
+	return p.Provider == storesim.Iaptic && p.Store == storesim.PlayStore
 }
 
 func (w *world) buy(accounts []entitlement.AccountID) {

@@ -51,8 +51,8 @@ func newStage(dir string) (*stage, error) {
 		}))
 	}
 	config := &writer.Config{Now: func() time.Time { return s.present.Load().sim.Now() }, Environments: map[entitlement.Environment]writer.EnvironmentConfig{}}
-	for env, c := range s.credentials {
-		if config.Environments[entitlement.Environment(env)], err = s.environment(env, c); err != nil {
+	for env := range s.credentials {
+		if config.Environments[entitlement.Environment(env)], err = environment(dir, env, s.credentials, s.stores[env].URL); err != nil {
 			return nil, err
 		}
 	}
