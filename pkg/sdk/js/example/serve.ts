@@ -190,6 +190,6 @@ function json(res: ServerResponse, value: object): void {
 }
 
 if (argv[1] && import.meta.url === pathToFileURL(argv[1]).href && argv[1].includes('serve')) {
-  const sample = new Sample(argv[2] ?? '.latchkey-dev/latchkey-dev.json', argv.includes('--anonymous'), true);
+  const sample = new Sample(argv[2] ?? '.latchkey-dev/latchkey-dev.json', !argv.includes('--sessions-by-server'), true);
   console.log(`the sample app: ${await sample.listen(8480)}`);
 }

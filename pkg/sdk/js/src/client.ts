@@ -20,6 +20,8 @@ const resumeSeconds = 5;
 /** How long an unconfirmed purchase may be shown as bought, in seconds. */
 const optimisticSeconds = 24 * 3600;
 const logEntries = 200;
+/** An anonymous session that ends in less than this, in seconds, is exchanged: an app that is opened twice a year keeps its account. */
+const renewSeconds = 180 * 24 * 3600;
 
 /** What an app configures. The first five come from your Latchkey installation. */
 export interface Options {
@@ -173,6 +175,7 @@ export class Latchkey {
   /** No request of our own before this monotonic reading. */
   private quietUntil = 0;
   private answeredAt = -Infinity;
+  private renewAt = -Infinity;
   private running: Promise<boolean> | undefined;
   private waiting: Promise<boolean> | undefined;
   private tail: Promise<boolean> = Promise.resolve(false);
@@ -266,7 +269,7 @@ export class Latchkey {
     if (!session) throw new RequestFailed('', 0);
     const body =
       'identityToken' in credential ? { identity_token: credential.identityToken } : 'linkToken' in credential ? { link_token: credential.linkToken } : { session_token: credential.sessionToken };
-    const reply = await this.write('/v1/sessions/login', session.token, body);
+    const reply = await this.write('/v1/sessions/login', session.token, body, { once: true });
     const next = readSession(reply.body, false);
     if (reply.status < 200 || reply.status > 299 || !next) throw new RequestFailed(reply.problem, reply.retryAfter);
     this.log('signed in', next.accountId === session.accountId ? 'same account' : 'another account');
@@ -282,7 +285,7 @@ export class Latchkey {
     this.log('signed out', '');
     if (session && this.options.anonymous !== false) {
       const generation = this.generation;
-      const reply = await this.write('/v1/sessions/logout', session.token, {});
+      const reply = await this.write('/v1/sessions/logout', session.token, {}, { once: true });
       const next = readSession(reply.body, true);
       if (reply.status >= 200 && reply.status < 300 && next && generation === this.generation) this.enter(next);
     }
@@ -482,6 +485,7 @@ export class Latchkey {
       this.quietUntil = 0;
       this.answeredAt = this.monotonic();
       if (this.warning?.code === 'session_ended') this.warning = undefined;
+      void this.renew();
       return true;
     }
     if (ended > 0 && ended === answers) this.sessionEnded(session);
@@ -551,7 +555,7 @@ export class Latchkey {
 
   private async openSession(): Promise<Session | undefined> {
     const generation = this.generation;
-    const reply = await this.write('/v1/sessions', this.options.publishableKey, { device_id: this.deviceId });
+    const reply = await this.write('/v1/sessions', this.options.publishableKey, { device_id: this.deviceId }, { once: true });
     const session = readSession(reply.body, true);
     if (generation !== this.generation) return this.session;
     if (reply.status < 200 || reply.status > 299 || !session) {
@@ -560,6 +564,19 @@ export class Latchkey {
     }
     this.enter(session);
     return session;
+  }
+
+  /** An anonymous account has no other name than its session: long before that ends, it is exchanged for one that lasts longer. */
+  private async renew(): Promise<void> {
+    const session = this.session;
+    if (!session?.anonymous || Date.parse(session.expiresAt) / 1000 - this.at() > renewSeconds || this.monotonic() < this.renewAt) return;
+    this.renewAt = this.monotonic() + foregroundSeconds * 1000 * 15;
+    const reply = await this.write('/v1/sessions/login', session.token, { session_token: session.token }, { once: true });
+    const next = readSession(reply.body, true);
+    if (session !== this.session || reply.status !== 200 || next?.accountId !== session.accountId) return;
+    this.session = next; // the same account: nothing else changes
+    this.stopStream();
+    await this.save();
   }
 
   /** Makes session the present one. What belongs to another account is forgotten. */
@@ -585,11 +602,12 @@ export class Latchkey {
     else this.warning = { code: 'session_ended', detail: '' };
   }
 
-  /** Sends a write to the first edge that answers with anything but a failure of its own. */
-  private async write(path: string, credential: string, body: unknown, timeout = writeTimeout): Promise<Reply> {
+  /** Sends a write to the first edge that answers with anything but a failure of its own; once: it is done once, though several edges may pass it on. */
+  private async write(path: string, credential: string, body: unknown, { timeout = writeTimeout, once = false } = {}): Promise<Reply> {
+    const headers: Record<string, string> = once ? { 'Idempotency-Key': encodeBase64url(this.random(16)) } : {};
     let last: Reply = { status: 0, body: {}, problem: '', retryAfter: 0 };
     for (const edge of this.edges) {
-      const reply = await this.transport.ask(edge, { method: 'POST', path, credential, body, timeout });
+      const reply = await this.transport.ask(edge, { method: 'POST', path, credential, body, timeout, headers });
       this.log('sent', `${path} to ${edge}: ${reply.status || 'no answer'}${reply.problem && ` ${reply.problem}`}`);
       if (reply.status > 0) last = reply;
       if (reply.status > 0 && reply.status < 500 && reply.status !== 429) break;
@@ -608,7 +626,7 @@ export class Latchkey {
     const result = await confirm({
       send: async (body, timeout) => {
         const credential = session ?? (await this.ensureSession());
-        return credential ? this.write(path, credential.token, body, timeout) : { status: 0, body: {}, problem: '', retryAfter: 0 };
+        return credential ? this.write(path, credential.token, body, { timeout }) : { status: 0, body: {}, problem: '', retryAfter: 0 };
       },
       // Reading at the revision of the write is what shows it.
       reached: (revision, wait) => this.run(true, { revision, wait }),
@@ -729,8 +747,12 @@ export class Latchkey {
       this.plan();
       const delay = pause === undefined ? backoff(failures++, () => this.fraction(), 0) : pause * (0.5 + this.fraction());
       await new Promise<void>((resolve) => {
-        abort.signal.addEventListener('abort', () => resolve(), { once: true });
-        this.timer('stream', delay, resolve);
+        const go = () => {
+          abort.signal.removeEventListener('abort', go);
+          resolve();
+        };
+        abort.signal.addEventListener('abort', go);
+        this.timer('stream', delay, go);
       });
     }
   }

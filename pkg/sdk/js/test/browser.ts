@@ -9,7 +9,6 @@ import { chromium, type Browser, type Page } from 'playwright-core';
 import { Sample } from '../example/serve.js';
 
 const [infoFile, pictures] = [argv[2]!, argv[3]!];
-const anonymous = argv.includes('--anonymous');
 const hour = 3600_000;
 /** A busy machine is slow; nothing here is about time, unless it says so. */
 const patience = 15_000;
@@ -29,7 +28,7 @@ interface Visitor {
 
 /** A new person with a new browser profile, in front of the page; direct: which asks the edge without anybody between. */
 async function visit(browser: Browser, direct = false): Promise<Visitor> {
-  const sample = new Sample(infoFile, anonymous, direct);
+  const sample = new Sample(infoFile, true, direct);
   const url = await sample.listen();
   const context = await browser.newContext({ viewport: { width: 760, height: 860 }, colorScheme: 'light', locale: 'en-GB', timezoneId: 'UTC' });
   const page = await context.newPage();
@@ -159,21 +158,21 @@ const stories: Record<string, (browser: Browser) => Promise<void>> = {
     for (const secret of secrets) assert.equal(text.includes(secret), false);
     await v.page.close();
   },
-};
 
-if (anonymous) {
-  stories['what is bought before signing in is there after it'] = async (browser) => {
+  'what is bought before signing in is there after it': async (browser) => {
     const v = await payer(browser);
     await v.shows('#account', /not signed in/);
     await v.page.click('#login');
     await v.shows('#account', /^acc_\w+$/);
     await v.shows('#plan', 'Pro');
+    assert.notEqual(await v.page.locator('#account').textContent(), v.account, 'the anonymous account is merged into the one that signs in');
     await v.picture('8-signed-in');
     await v.page.click('#logout');
     await v.shows('#plan', 'Free');
+    await v.shows('#account', /not signed in/);
     await v.page.close();
-  };
-}
+  },
+};
 
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
 try {

@@ -403,6 +403,35 @@ test('an ended session of an anonymous user who has nothing is replaced; who has
   assert.equal(s.warning!.code, 'session_ended');
 });
 
+test('an anonymous session is exchanged long before it ends, and the account stays', async () => {
+  const { world, client, account } = await payer();
+  const first = world.accounts.get(account)!.session;
+  world.kill(client);
+  const later = async (days: number) => {
+    world.time += days * day;
+    world.give(account, world.pro());
+    const again = await world.start();
+    world.kill(again);
+    return again.entitlements();
+  };
+  await later(100);
+  assert.equal(world.accounts.get(account)!.session, first);
+  await later(100);
+  assert.equal(world.accounts.get(account)!.session, `${first}+`);
+  const s = await later(1);
+  assert.deepEqual([s.accountId, s.anonymous, s.status, s.entitlements['pro']!.active], [account, true, 'verified', true]);
+});
+
+test('a login or a new account that several edges pass on is done once: all carry one key', async () => {
+  const world = new World();
+  world.moods[0] = { problem: { status: 503, type: 'unavailable' } };
+  await world.start();
+  const [one, two] = world.requests.filter((r) => r.path === '/v1/sessions');
+  assert.deepEqual([one!.edge, two!.edge], [0, 1]);
+  assert.equal(one!.key, two!.key);
+  assert.match(one!.key!, /^[\w-]{22}$/);
+});
+
 test('two tabs: the later login counts in both, and the newer answer is not overwritten', async () => {
   const { world, client: one, account } = await payer();
   const bootOfTwo = { ...world.options(), clock: { ...world.options().clock!, boot: () => 'tab 2' } };

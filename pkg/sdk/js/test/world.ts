@@ -51,6 +51,7 @@ export interface Account {
   entitlements: FakeEntitlement[];
   revision: number;
   session: string;
+  anonymous: boolean;
   balances: Record<string, number>;
 }
 
@@ -75,7 +76,7 @@ export class World {
   readonly accounts = new Map<string, Account>();
   readonly identities = new Map<string, string>();
   readonly moods: Mood[] = [{}, {}];
-  readonly requests: { edge: number; method: string; path: string; credential: string; body: unknown }[] = [];
+  readonly requests: { edge: number; method: string; path: string; credential: string; body: unknown; key: string | undefined }[] = [];
   readonly stored = new Map<string, string>();
   readonly receipts = new Map<string, object>();
   streams: { account: string; edge: number; push: (text: string) => void; end: () => void }[] = [];
@@ -201,7 +202,7 @@ export class World {
 
   newAccount(): string {
     const id = `acc_${++this.count}`;
-    this.accounts.set(id, { entitlements: [], revision: this.count, session: `session-secret-${id}`, balances: { coins: 5 } });
+    this.accounts.set(id, { entitlements: [], revision: this.count, session: `session-secret-${id}`, anonymous: true, balances: { coins: 5 } });
     return id;
   }
 
@@ -211,7 +212,7 @@ export class World {
     const { pathname, searchParams } = new URL(url);
     const credential = init.headers['Authorization']!.slice('Bearer '.length);
     const body = init.body === undefined ? undefined : (JSON.parse(init.body) as Record<string, unknown>);
-    this.requests.push({ edge, method: init.method, path: url.slice(url.indexOf('/v1')), credential, body });
+    this.requests.push({ edge, method: init.method, path: url.slice(url.indexOf('/v1')), credential, body, key: init.headers['Idempotency-Key'] });
     if (this.hold) await this.hold;
     if (mood.down) throw new TypeError('network');
     if (mood.problem) return problem(mood.problem.status, mood.problem.type, mood.problem.retryAfter);
@@ -220,6 +221,8 @@ export class World {
     if (!accountId) return problem(401, 'session-ended');
     switch (pathname) {
       case '/v1/sessions/login': {
+        if (body?.['session_token'] === credential) return this.session(accountId, this.accounts.get(accountId)!.anonymous, true);
+        this.accounts.get(accountId)!.anonymous = false;
         const identity = String(body?.['identity_token'] ?? body?.['link_token']);
         const known = this.identities.get(identity);
         if (!known) this.identities.set(identity, accountId);
@@ -244,8 +247,10 @@ export class World {
     return Response.json(this.answer(edge, accountId, searchParams.get('nonce') ?? undefined));
   }
 
-  private session(accountId: string, anonymous: boolean): Response {
-    return Response.json({ account_id: accountId, session_token: this.accounts.get(accountId)!.session, expires_at: '2027-12-01T00:00:00Z', anonymous }, { status: 201 });
+  private session(accountId: string, anonymous: boolean, again = false): Response {
+    const account = this.accounts.get(accountId)!;
+    if (again) account.session += '+';
+    return Response.json({ account_id: accountId, session_token: account.session, expires_at: new Date((this.time + 366 * day) * 1000).toISOString(), anonymous }, { status: again ? 200 : 201 });
   }
 
   private openStream(edge: number, account: string, signal: AbortSignal): Response {
