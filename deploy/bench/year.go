@@ -30,7 +30,12 @@ func takeYear(ctx context.Context, _ config) ([]figure, error) {
 	if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) { // a year with mistakes is told as a figure
 		return nil, err
 	}
-	return yearFigures(out.String())
+	figures, err := yearFigures(out.String())
+	if err != nil {
+		return nil, err
+	}
+	used := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() // of the command and what it waited for
+	return append(figures, figure{Name: figures[0].Name + "_cpu", Value: used, Unit: "s of CPU", Min: used, Max: used, Runs: 1}), nil
 }
 
 // yearFigures reads the last line of a year.
