@@ -40,11 +40,17 @@ const (
 type check struct {
 	minRevision    replication.Revision
 	hasMinRevision bool
-	wait           time.Duration
-	nonce          string // a part of the request
-	noneMatch      []byte // a part of the request
-	wantsToken     bool   // Accept: application/jwt
-	fresh          bool   // no token is handed out again
+	wait           time.Duration // for a revision
+	until          time.Time     // when a request that named a time is answered in any case; zero: it named none
+	nonce          string        // a part of the request
+	noneMatch      []byte        // a part of the request
+	wantsToken     bool          // Accept: application/jwt
+	fresh          bool          // no token is handed out again
+	admitted       bool          // it was counted against the account's limit
+
+	asked    entitlement.AccountID // by a backend, with an API key
+	enrolled bool                  // a writer was asked to make the account of somebody new
+	floor    replication.Revision  // at which that account is there
 
 	claims   token.GraceClaims
 	token    []byte
@@ -68,33 +74,78 @@ func (e *Edge) handleCheck(ctx *fasthttp.RequestCtx) error {
 	if !ok {
 		return problem.New(problem.InvalidCredential, "Send a session token: Authorization: Bearer <token>.")
 	}
+	return e.check(ctx, c, bearer)
+}
+
+// check answers what c asks. While a purchase that the app told of is pending, it holds the request for as long as the app asked for: somebody looks at a screen.
+func (e *Edge) check(ctx *fasthttp.RequestCtx, c *check, bearer string) error {
+	for {
+		of, until, err := e.look(ctx, c, bearer)
+		if err != nil || until == 0 {
+			return err
+		}
+		// Listen first, then look again: it may have been confirmed in between.
+		w := e.streams.watch(of, until)
+		if _, until, err = e.look(ctx, c, bearer); err == nil && until != 0 {
+			timer := time.NewTimer(time.Until(c.until))
+			select {
+			case <-w.moved:
+			case <-timer.C:
+			case <-e.stopped:
+			}
+			timer.Stop()
+		}
+		e.streams.unwatch(w)
+		if err != nil || until == 0 {
+			return err
+		}
+	}
+}
+
+// look answers, unless the account is pending and the request may be held for that: then it says whose change is awaited, and until when at most.
+func (e *Edge) look(ctx *fasthttp.RequestCtx, c *check, bearer string) (of subjectKey, until int64, err error) {
 	x, ses, err := e.read(bearer, c)
 	if err != nil {
-		return err
+		return of, 0, err
 	}
 	defer x.Close()
-	if err := e.clients.admitAccount(ctx, ses.env, ses.account); err != nil {
-		e.metrics.limitedAccount.Inc()
-		return err
+	if err := e.admitCheck(ctx, c, ses); err != nil {
+		return of, 0, err
 	}
 	s, err := e.stateOf(&x)
 	if err != nil {
-		return err
+		return of, 0, err
 	}
 	env := s.environment(ses.env)
 	now := e.clock.now(x.Head.AsOf)
 	k, err := e.known(env, &x, ses, now)
 	if err != nil {
-		return err
+		return of, 0, err
+	}
+	if k.view.PendingUntil != 0 && !c.until.IsZero() && time.Now().Before(c.until) && !e.draining.Load() {
+		return subjectKey{ses.env, k.account.ID}, k.view.PendingUntil, nil
 	}
 	fresh := now < x.Head.AsOf+token.FreshSeconds
 	if tag := c.matches(k.digest, x.Head.AsOf); tag != nil && fresh {
 		e.metrics.notModified.Inc()
 		ctx.Response.Header.SetBytesV(fasthttp.HeaderETag, tag)
 		ctx.SetStatusCode(fasthttp.StatusNotModified)
+		return of, 0, nil
+	}
+	return of, 0, e.answer(ctx, c, env, k, ses, x.Head, now)
+}
+
+// admitCheck counts a request of an app once, however often it looks.
+func (e *Edge) admitCheck(ctx *fasthttp.RequestCtx, c *check, ses *session) error {
+	if c.admitted || ses.backend {
 		return nil
 	}
-	return e.answer(ctx, c, env, k, ses, x.Head, now)
+	c.admitted = true
+	if err := e.clients.admitAccount(ctx, ses.env, ses.account); err != nil {
+		e.metrics.limitedAccount.Inc()
+		return err
+	}
+	return nil
 }
 
 // known returns the account of ses at now. Errors: those of replica.Reading.Get, and problems: unknown-account, session-ended.
@@ -111,7 +162,7 @@ func (e *Edge) known(env *environment, x *replica.Reading, ses *session, now int
 	return k, nil
 }
 
-// read verifies the session and waits for the revision that the client and its session ask for.
+// read finds out who asks, and waits for the revision that the client and its session ask for.
 func (e *Edge) read(bearer string, c *check) (replica.Reading, *session, error) {
 	var deadline <-chan time.Time
 	for {
@@ -119,14 +170,22 @@ func (e *Edge) read(bearer string, c *check) (replica.Reading, *session, error) 
 		if err != nil {
 			return x, nil, err
 		}
-		ses, err := e.verify(&x, bearer)
-		if err != nil {
+		ses, err := e.verify(&x, bearer, c)
+		switch {
+		case err == nil:
+			if err = c.reached(x.Head.Revision(), ses.floor); err == nil {
+				return x, ses, nil
+			}
+		case err == errNewcomer && !c.enrolled:
 			x.Close()
-			return x, nil, err
-		}
-		err = c.reached(x.Head.Revision(), ses.floor)
-		if err == nil {
-			return x, ses, nil
+			if err := e.enroll(bearer, c); err != nil {
+				return x, nil, err
+			}
+			continue
+		case err == errNewcomer:
+			if err = c.reached(x.Head.Revision(), c.floor); err == nil {
+				err = problem.New(problem.Unavailable, "The account of this sign-in is there, and this edge is not led to it yet.").After(retryAfter)
+			}
 		}
 		x.Close()
 		if !errors.Is(err, errNotYet) || c.wait == 0 {
@@ -134,6 +193,9 @@ func (e *Edge) read(bearer string, c *check) (replica.Reading, *session, error) 
 		}
 		if deadline == nil {
 			timer := time.NewTimer(c.wait)
+			if !c.until.IsZero() {
+				timer.Reset(time.Until(c.until))
+			}
 			defer timer.Stop()
 			deadline = timer.C
 		}
@@ -172,23 +234,28 @@ func (c *check) reached(at, floor replication.Revision) error {
 	return problem.Newf(problem.NotYet, "This edge is at %s, not yet at %s.", at, want).After(retryAfter)
 }
 
-// verify returns the session of bearer.
-func (e *Edge) verify(x *replica.Reading, bearer string) (*session, error) {
+// verify returns who asks with bearer. Errors: errNewcomer, those of replica.Reading.Get, problems.
+func (e *Edge) verify(x *replica.Reading, bearer string, c *check) (*session, error) {
 	s, err := e.stateOf(x)
 	if err != nil {
 		return nil, err
 	}
-	ses, err := s.session(bearer, e.clock.now(x.Head.AsOf))
-	if errors.Is(err, replica.ErrUnproven) {
+	if c.asked != "" {
+		return e.reader(x, bearer, c.asked)
+	}
+	now := e.clock.now(x.Head.AsOf)
+	ses, err := s.session(bearer, now)
+	switch {
+	case err == nil:
+		return ses, nil
+	case errors.Is(err, replica.ErrUnproven):
 		return nil, err
+	case errors.Is(err, token.ErrExpired):
+		return nil, errSessionExpired
+	case !e.identities.None():
+		return e.signedIn(x, bearer, now)
 	}
-	if err != nil {
-		if errors.Is(err, token.ErrExpired) {
-			return nil, errSessionExpired
-		}
-		return nil, errSessionInvalid
-	}
-	return ses, nil
+	return nil, errSessionInvalid
 }
 
 var (
@@ -233,9 +300,12 @@ func (e *Edge) issue(c *check, env *environment, k *known, ses *session, head re
 
 // answer signs and sends what k shows.
 func (e *Edge) answer(ctx *fasthttp.RequestCtx, c *check, env *environment, k *known, ses *session, head replication.Head, now int64) error {
-	t, err := e.issue(c, env, k, ses, head, now)
-	if err != nil {
-		return err
+	t := unsigned(head)
+	if !ses.backend {
+		var err error
+		if t, err = e.issue(c, env, k, ses, head, now); err != nil {
+			return err
+		}
 	}
 	h := &ctx.Response.Header
 	c.body = appendTag(c.body[:0], t.asOf, k.digest)
@@ -333,7 +403,8 @@ func (c *check) recycle() {
 	if cap(c.body) > maxPooledBody {
 		return
 	}
-	c.minRevision, c.hasMinRevision, c.wait, c.nonce, c.noneMatch, c.wantsToken, c.fresh = replication.Revision{}, false, 0, "", nil, false, false
+	c.minRevision, c.hasMinRevision, c.wait, c.until, c.nonce, c.noneMatch, c.wantsToken = replication.Revision{}, false, 0, time.Time{}, "", nil, false
+	c.fresh, c.admitted, c.asked, c.enrolled, c.floor = false, false, "", false, replication.Revision{}
 	checks.Put(c)
 }
 
@@ -365,6 +436,7 @@ func (c *check) parseQuery(args *fasthttp.Args) error {
 			return problem.Newf(problem.InvalidRequest, "wait is not a whole number of seconds from 0 to %d.", maxWait/time.Second)
 		}
 		c.wait = time.Duration(n) * time.Second
+		c.until = time.Now().Add(c.wait)
 	}
 	nonce := args.Peek("nonce")
 	if len(nonce) > token.MaxNonceBytes || !isBase64URL(nonce) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/identity"
 	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/pkg/token"
@@ -122,6 +123,9 @@ type LogConfig struct {
 type EnvironmentConfig struct {
 	// Audience is the aud of the environment's tokens, as the writers have it.
 	Audience string `config:"audience"`
+
+	// IdentityProviders are those whose users need no session of ours: an app shows the token that it got there. As the writers have them.
+	IdentityProviders []identity.Config `config:"identity_providers"`
 }
 
 // The forms of names, as the writers accept them.
@@ -234,6 +238,7 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 		m.Add("environments", "is missing: list production, sandbox or both")
 	}
 	owner := map[string]entitlement.Environment{}
+	providers := map[string][]identity.Config{}
 	for _, env := range slices.Sorted(maps.Keys(c.Environments)) {
 		at := "environments." + string(env)
 		audience := c.Environments[env].Audience
@@ -246,7 +251,10 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 			m.Add(at+".audience", "is that of %s: an app could not tell their tokens apart", other)
 		}
 		owner[audience] = env
+		identity.Validate(c.Environments[env].IdentityProviders, at+".identity_providers", m)
+		providers[string(env)] = c.Environments[env].IdentityProviders
 	}
+	identity.Apart(providers, func(env string) string { return "environments." + env + ".identity_providers" }, m)
 }
 
 func (c *Config) readRoots(m *config.Mistakes) {

@@ -50,6 +50,8 @@ type Edge struct {
 	metrics  *metrics
 	streams  *streams
 
+	identities *identities
+
 	stateMu sync.Mutex
 	state   atomic.Pointer[state]
 
@@ -116,7 +118,7 @@ func (e *Edge) open() error {
 		follow.Source = e.nats
 	}
 	e.follower = replication.NewFollower(follow)
-	e.streams = newStreams(e)
+	e.streams, e.identities = newStreams(e), newIdentities(&e.cfg)
 	e.registry = prometheus.NewRegistry()
 	e.metrics = newMetrics(e.registry, e)
 	e.server = e.newServer()
@@ -170,6 +172,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	})
 	workers.Go(func() { e.keepCertified(work) })
 	workers.Go(func() { e.streams.run(work) })
+	workers.Go(func() { e.identities.Run(work) })
 	served := make(chan error, 1)
 	go func() { served <- e.server.Serve(e.listener) }()
 	e.log.Info("edge serves", "address", e.Addr().String(), "revision", e.replica.Head().Revision().String())

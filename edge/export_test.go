@@ -13,3 +13,6 @@ func (e *Edge) Handle(ctx *fasthttp.RequestCtx) { e.handle(ctx) }
 func (e *Edge) HurryStreams(beat, life, patience time.Duration) {
 	e.streams.beat, e.streams.least, e.streams.most, e.streams.patience = beat, life, life+1, patience
 }
+
+// Watching is how many accounts are waited for by requests.
+func (e *Edge) Watching() int { return int(e.streams.watching.Load()) }

@@ -16,7 +16,7 @@ type metrics struct {
 	problems                              *prometheus.CounterVec
 	bySlug                                map[problem.Slug]prometheus.Counter // of problems
 	snapshots, streamed                   prometheus.Counter
-	streamsEnded, relays                  *prometheus.CounterVec
+	streamsEnded, relays, signIns         *prometheus.CounterVec
 	limitedAddress, limitedAccount        prometheus.Counter
 	limitedBegin                          prometheus.Counter
 	duration                              prometheus.Histogram
@@ -50,13 +50,17 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	for _, o := range []string{relayAnswered, relayElsewhere, relayUnavailable, relayBusy} {
 		m.relays.WithLabelValues(o)
 	}
+	m.signIns = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_sign_ins_total", Help: "Sign-in tokens of identity providers, by what became of them; those known from a moment ago are not counted."}, []string{"outcome"})
+	for _, outcome := range []string{signInVerified, signInRefused, signInUnavailable, signInEnrolled} {
+		m.signIns.WithLabelValues(outcome)
+	}
 	for _, reason := range streamEnds {
 		m.streamsEnded.WithLabelValues(reason)
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, limited, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded, m.relays,
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), checks, limited, m.problems, m.duration, m.snapshots, m.streamed, m.streamsEnded, m.signIns, m.relays,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_edge_replica_damages_total", Help: "Times that the replica's file was given up because it was found damaged."},
 			func() float64 { return float64(e.replica.Damages()) }),
 		gauge("latchkey_edge_replica_lag_seconds", "Age of as_of; -1 without data.", func() float64 { return float64(e.Status().LagSeconds) }),
@@ -82,6 +86,14 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 	}
 	return m
 }
+
+// What became of a sign-in token.
+const (
+	signInVerified    = "verified"
+	signInRefused     = "refused"
+	signInUnavailable = "unavailable" // it is not known whether it is good, or no writer made the account
+	signInEnrolled    = "enrolled"    // a writer made the account, or had it
+)
 
 func (m *metrics) problem(slug problem.Slug) {
 	if c := m.bySlug[slug]; c != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/problem"
 )
 
@@ -74,15 +75,18 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		ctx.SetConnectionClose()
 	}
 	preflight := admitOrigin(ctx)
-	if err := e.clients.admit(ctx); err != nil {
-		e.metrics.limitedAddress.Inc()
-		e.sendProblem(ctx, problem.From(err))
-		return
+	path := ctx.Path()
+	asked, ofBackend := accountAsked(view(path))
+	if preflight || !ofBackend { // else its credential is looked at first
+		if err := e.clients.admit(ctx); err != nil {
+			e.metrics.limitedAddress.Inc()
+			e.sendProblem(ctx, problem.From(err))
+			return
+		}
 	}
 	if preflight {
 		return
 	}
-	path := ctx.Path()
 	if string(path) == entitlementsPath {
 		began := time.Now()
 		err := e.refuse(ctx)
@@ -98,7 +102,9 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	var err error
 	if route := relayed(view(ctx.Method()), pathOf(&ctx.Request.Header)); route != nil {
 		err = e.handleRelay(ctx, route)
-	} else if err = e.refuse(ctx); err == nil {
+	} else if err = e.refuse(ctx); err == nil && ofBackend {
+		err = e.handleAccount(ctx, entitlement.AccountID(strings.Clone(string(asked))))
+	} else if err == nil {
 		err = e.handleOther(ctx, string(path))
 	}
 	if err != nil {

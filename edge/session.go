@@ -22,6 +22,7 @@ type session struct {
 	issuedAt  int64
 	expiresAt int64
 	floor     replication.Revision // where the account existed
+	backend   bool                 // the customer's own backend asks, with an API key: nothing is signed
 }
 
 // maxSessionBytes bounds a session token: ours have about 500.

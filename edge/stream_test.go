@@ -407,3 +407,28 @@ func TestAStreamOverHTTP10(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 }
+
+// TestAStreamFollowsAMergedAccount: the record of the account that survives answers for the other one, and its changes are told there too.
+func TestAStreamFollowsAMergedAccount(t *testing.T) {
+	t.Parallel()
+	r := subscribed(t)
+	const bob entitlement.AccountID = "acc_01BOB"
+	now := r.clock.Now().Unix()
+	r.writer.PutAccount(entitlement.Sandbox, entitlement.Account{ID: bob})
+	r.atRevision()
+	s := r.stream("", r.writer.Session(entitlement.Sandbox, bob), nil)
+	if e := s.next(); statusOf(e) != "" {
+		t.Fatalf("before the merge: %+v", e)
+	}
+	r.writer.Put(replication.Record{Env: entitlement.Sandbox, Kind: replication.KindAccount, Key: string(bob)},
+		replication.Record{Env: entitlement.Sandbox, Kind: replication.KindPointer, Key: string(bob), Value: entitlement.Encode(&entitlement.Pointer{Account: alice})})
+	if e := s.next(); statusOf(e) != "active" || e.AccountID != string(bob) {
+		t.Errorf("after the merge: %+v", e)
+	}
+	ended := subscriber(alice, now, now+86400)
+	ended.Purchases[0].Items[0].State, ended.Purchases[0].Items[0].Reason = entitlement.Revoked, entitlement.ReasonRefunded
+	r.writer.PutAccount(entitlement.Sandbox, ended)
+	if e := s.next(); statusOf(e) != "refunded" {
+		t.Errorf("after a refund of what the other had: %+v", e)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -43,10 +44,13 @@ type streams struct {
 	least, most time.Duration // how long a stream lives
 	patience    time.Duration // with a client that does not read
 
-	open atomic.Int64 // len of all subjects' streams
+	open     atomic.Int64 // len of all subjects' streams
+	watching atomic.Int64 // len of watches
 
 	mu        sync.Mutex
 	subjects  map[subjectKey]*subject
+	merged    map[subjectKey][]*subject // by the account whose record answers for them: they were merged into it
+	watches   map[subjectKey]*watched
 	addresses map[netip.Addr]int
 	queue     []*subject // each once, to be computed
 	queued    sync.Cond
@@ -62,8 +66,9 @@ type subjectKey struct {
 // subject is one account with open streams. All but the key is guarded by streams.mu.
 type subject struct {
 	key     subjectKey
+	record  subjectKey // of the account whose record answers: another one where it was merged
 	streams []*stream
-	due     int64 // when its answer changes by the passing of time alone, Unix seconds; 0: never
+	due     int64 // when its answer changes by the passing of time alone, Unix seconds; 0: not known yet
 	queued  bool
 	working bool // a worker is at it
 	again   bool // it was touched meanwhile
@@ -89,7 +94,7 @@ type message struct {
 }
 
 func newStreams(e *Edge) *streams {
-	h := &streams{edge: e, beat: streamBeat, least: streamLifeMin, most: streamLifeMax, patience: writeTimeout, subjects: map[subjectKey]*subject{}, addresses: map[netip.Addr]int{}}
+	h := &streams{edge: e, beat: streamBeat, least: streamLifeMin, most: streamLifeMax, patience: writeTimeout, subjects: map[subjectKey]*subject{}, merged: map[subjectKey][]*subject{}, watches: map[subjectKey]*watched{}, addresses: map[netip.Addr]int{}}
 	h.queued.L = &h.mu
 	return h
 }
@@ -141,7 +146,7 @@ func (h *streams) join(st *stream) error {
 		return problem.New(problem.TooManyRequests, "Too many streams are open from this address.").After(crowdedRetryAfter)
 	}
 	if s == nil {
-		s = &subject{key: key}
+		s = &subject{key: key, record: key}
 		h.subjects[key] = s
 	}
 	st.subject = s
@@ -180,11 +185,66 @@ func (h *streams) remove(st *stream) {
 	s.streams = slices.DeleteFunc(s.streams, func(o *stream) bool { return o == st })
 	if len(s.streams) == 0 {
 		delete(h.subjects, s.key)
+		h.follow(s, s.key)
 	}
 	if h.addresses[st.address]--; h.addresses[st.address] == 0 {
 		delete(h.addresses, st.address)
 	}
 	h.open.Add(-1)
+}
+
+// follow notes whose record answers for s. The caller holds h.mu.
+func (h *streams) follow(s *subject, record subjectKey) {
+	if s.record == record {
+		return
+	}
+	if s.record != s.key {
+		left := slices.DeleteFunc(h.merged[s.record], func(o *subject) bool { return o == s })
+		if h.merged[s.record] = left; len(left) == 0 {
+			delete(h.merged, s.record)
+		}
+	}
+	if s.record = record; record != s.key {
+		h.merged[record] = append(h.merged[record], s)
+	}
+}
+
+// watched is an account whose next change requests wait for.
+type watched struct {
+	key     subjectKey
+	moved   chan struct{} // closed at the change
+	due     int64         // or then, Unix seconds
+	waiting int
+}
+
+// watch returns what tells of the next change of an account's record, or of until having come. It is given back with unwatch.
+func (h *streams) watch(key subjectKey, until int64) *watched {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.watches[key]
+	if w == nil {
+		w = &watched{key: key, moved: make(chan struct{}), due: until}
+		h.watches[key] = w
+		h.watching.Add(1)
+	}
+	w.waiting++
+	return w
+}
+
+func (h *streams) unwatch(w *watched) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w.waiting--; w.waiting == 0 && h.watches[w.key] == w {
+		delete(h.watches, w.key)
+		h.watching.Add(-1)
+	}
+}
+
+// move lets go who waits for an account. The caller holds h.mu.
+func (h *streams) move(w *watched) {
+	close(w.moved)
+	delete(h.watches, w.key)
+	h.watching.Add(-1)
 }
 
 // enqueue has s computed. The caller holds h.mu.
@@ -201,7 +261,7 @@ func (h *streams) enqueue(s *subject) {
 
 // applied is told of the changes that the replica has taken over.
 func (h *streams) applied(changes [][]byte) {
-	if h.open.Load() == 0 {
+	if h.open.Load() == 0 && h.watching.Load() == 0 {
 		return
 	}
 	h.mu.Lock()
@@ -210,13 +270,20 @@ func (h *streams) applied(changes [][]byte) {
 		c, _, err := replication.ParseChange(encoded)
 		switch {
 		case err != nil: // never: the replica has read it
-		case c.Kind == replication.KindAccount:
-			if s := h.subjects[subjectKey{c.Env, entitlement.AccountID(c.Key)}]; s != nil {
+		case c.Kind == replication.KindAccount, c.Kind == replication.KindPointer:
+			key := subjectKey{c.Env, entitlement.AccountID(c.Key)}
+			if s := h.subjects[key]; s != nil {
 				h.enqueue(s)
+			}
+			for _, s := range h.merged[key] {
+				h.enqueue(s)
+			}
+			if w := h.watches[key]; w != nil {
+				h.move(w)
 			}
 		case c.Kind == replication.KindCatalog:
 			h.enqueueAll(c.Env)
-		case c.Kind == replication.KindKeys:
+		case c.Kind == replication.KindKeys && c.Key == replication.CurrentKey:
 			// Sessions may not be valid any more under the new keys. Each stream ends at its next comment, hence not all at once, and who comes back
 			// is looked at again.
 			for _, s := range h.subjects {
@@ -235,6 +302,9 @@ func (h *streams) replaced() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.enqueueAll("")
+	for _, w := range h.watches {
+		h.move(w)
+	}
 }
 
 func (h *streams) enqueueAll(env entitlement.Environment) {
@@ -267,6 +337,11 @@ func (h *streams) sweep(now int64, wall time.Time) {
 	for _, st := range lost {
 		h.remove(st)
 	}
+	for _, w := range h.watches {
+		if now >= w.due {
+			h.move(w)
+		}
+	}
 }
 
 // work computes what subjects show until the streams are stopped.
@@ -289,7 +364,7 @@ func (h *streams) work() {
 		list = append(list[:0], s.streams...)
 		h.mu.Unlock()
 
-		due, err := h.tell(s.key, list, c)
+		record, due, err := h.tell(s.key, list, c)
 
 		clear(list)
 		h.mu.Lock()
@@ -297,6 +372,10 @@ func (h *streams) work() {
 			h.edge.log.LogAttrs(h.edge.logContext(), slog.LevelWarn, "answer of a stream not computed", slog.Any("error", err))
 		}
 		s.failing = err != nil
+		if len(s.streams) > 0 && s.record != record {
+			h.follow(s, record)
+			s.again = true // it may have changed before we listened
+		}
 		if s.working, s.due = false, due; s.again && len(s.streams) > 0 {
 			h.enqueue(s)
 		}
@@ -304,11 +383,11 @@ func (h *streams) work() {
 	}
 }
 
-// tell hands every stream in list what its account may use now, unless it shows that already. due is when that changes by time alone; with an
-// error, when to try again.
-func (h *streams) tell(key subjectKey, list []*stream, c *check) (due int64, err error) {
+// tell hands every stream in list what its account may use now, unless it shows that already. record is the account whose record says so; due is when that
+// changes by time alone; with an error, when to try again.
+func (h *streams) tell(key subjectKey, list []*stream, c *check) (record subjectKey, due int64, err error) {
 	e := h.edge
-	due = e.now() + streamsRetrySeconds
+	record, due = key, e.now()+streamsRetrySeconds
 	defer func() {
 		if p := recover(); p != nil { // a fault of one account must not end the process
 			err = fmt.Errorf("panic: %v", p)
@@ -316,34 +395,37 @@ func (h *streams) tell(key subjectKey, list []*stream, c *check) (due int64, err
 	}()
 	x, err := e.replica.Read()
 	if err != nil {
-		return due, err
+		return record, due, err
 	}
 	defer x.Close()
 	s, err := e.stateOf(&x)
 	if err != nil {
-		return due, err
+		return record, due, err
 	}
 	env := s.environment(key.env)
 	if env.unproven != nil {
-		return due, env.unproven
+		return record, due, env.unproven
 	}
 	now := e.clock.now(x.Head.AsOf)
 	at := position{x.Head.Revision(), x.Head.AsOf}
 	signer := env.key.signer.Load()
 	signs := signer != nil && at.asOf > 0 && now < signer.ExpiresAt(at.asOf)
 	made := map[string]*message{} // by device, which stands in the token
-	var until int64
+	until := int64(math.MaxInt64)
 	for _, st := range list {
 		k, err := e.known(env, &x, st.session, now)
 		var p *problem.Problem
 		switch {
+		case errors.Is(err, errUnknownAccount):
+			until = min(until, due) // between two changes of a merge, or erased
+			continue
 		case errors.As(err, &p):
 			st.end(endedSession)
 			continue
 		case err != nil:
-			return due, err
+			return record, due, err
 		}
-		until = k.until
+		until, record.account = min(until, k.until), k.account.ID
 		switch {
 		case at.before(st.held):
 			until = min(until, due) // it has something newer, from another edge
@@ -359,7 +441,7 @@ func (h *streams) tell(key subjectKey, list []*stream, c *check) (due int64, err
 			c.fresh = st.held != position{}
 			t, err := e.issue(c, env, k, st.session, x.Head, now)
 			if err != nil {
-				return due, err
+				return record, due, err
 			}
 			c.body = k.appendAnswer(c.body[:0], env.env, key.account, t, now)
 			m = newMessage(t, c.body)
@@ -369,5 +451,5 @@ func (h *streams) tell(key subjectKey, list []*stream, c *check) (due int64, err
 		st.offer(m)
 		e.metrics.streamed.Inc()
 	}
-	return until, nil
+	return record, until, nil
 }

@@ -252,7 +252,12 @@ func wrong(field, format string, args ...any) error {
 
 // commit proposes an API command and turns a rejection into its problem.
 func (c *apiCall) commit(t store.CommandType, body any) (store.Result, error) {
-	result, err := c.propose(c.ctx(), t, c.env, body)
+	return c.commitWithin(c.ctx(), t, body)
+}
+
+// commitWithin is commit where no request of the server API stands behind it.
+func (c *apiCall) commitWithin(ctx context.Context, t store.CommandType, body any) (store.Result, error) {
+	result, err := c.propose(ctx, t, c.env, body)
 	if err != nil {
 		return result, err
 	}

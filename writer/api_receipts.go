@@ -245,6 +245,9 @@ func (w *Writer) receiptsCaller(r *http.Request) (receiptsCaller, error) {
 		}
 		return receiptsCaller{env: env, who: hash[:]}, err
 	}
+	if user, ok, err := w.signedInUser(r.Context(), text); ok || err != nil {
+		return receiptsCaller{env: user.env, account: user.account, issuedAt: user.issuedAt, who: []byte("user\x00" + string(user.account))}, err
+	}
 	claims, err := w.appSession(text)
 	if err != nil {
 		return receiptsCaller{}, err

@@ -16,6 +16,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/fault"
+	"github.com/latchkey/latchkey/pkg/identity"
 	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/writer/internal/provider"
@@ -178,6 +179,9 @@ type EnvironmentConfig struct {
 
 	// CatalogFile is the first catalog, as the body of PUT /v1/catalog. It counts only while the environment has none.
 	CatalogFile string `config:"catalog_file"`
+
+	// IdentityProviders are those whose users need no session of ours: an app shows the token that it got there. As the edges have them.
+	IdentityProviders []identity.Config `config:"identity_providers"`
 
 	// The providers. One that is absent has no webhook address and is never asked.
 	Stripe     *StripeConfig     `config:"stripe"`
@@ -389,6 +393,7 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 		m.Add("environments", "must have production, sandbox or both")
 	}
 	audiences := map[string]entitlement.Environment{}
+	signIns := map[string][]identity.Config{}
 	for _, env := range slices.Sorted(maps.Keys(c.Environments)) {
 		e, at := c.Environments[env], "environments."+string(env)
 		if !env.Valid() {
@@ -410,7 +415,10 @@ func (c *Config) validateEnvironments(m *config.Mistakes) {
 		for name, p := range e.providers() {
 			p.validate(env, at+"."+string(name), m)
 		}
+		identity.Validate(e.IdentityProviders, at+".identity_providers", m)
+		signIns[string(env)] = e.IdentityProviders
 	}
+	identity.Apart(signIns, func(env string) string { return "environments." + env + ".identity_providers" }, m)
 }
 
 func (e *EnvironmentConfig) validateAPIKeys(env entitlement.Environment, at string, m *config.Mistakes) {

@@ -48,6 +48,7 @@ func (w *Writer) routeInternal(s *server) {
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
 		"GET " + marksPath:                    w.ofWriter(w.handleMarks),
 		receiptsRoute:                         w.handleReceipts,
+		identityRoute:                         w.handleIdentity,
 	} {
 		s.handle(pattern, w.fromNodes(h))
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/identity"
 	"github.com/latchkey/latchkey/pkg/mutual"
 	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/replication"
@@ -63,7 +64,8 @@ type Writer struct {
 	clock    *clock
 	disk     *disk
 
-	identity *mutual.Identity // among the nodes; nil: no mutual TLS
+	identity *mutual.Identity    // among the nodes; nil: no mutual TLS
+	signIns  *identity.Providers // who signs users in elsewhere
 
 	peers  map[string]string // internal addresses of the configured voters, by id: see others
 	client *http.Client      // to them
@@ -123,7 +125,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	var mistakes config.Mistakes
 	clock := newClock(cfg.clock(), len(cfg.Cluster.Voters))
 	cfg.Now = clock.now
-	w = &Writer{cfg: cfg, log: cfg.logger(), clock: clock, now: clock.now, vitals: map[string]peer{}, used: newUsage(cfg.Node.DataDir), ended: make(chan error, 1), opened: make(chan struct{}), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+	w = &Writer{cfg: cfg, log: cfg.logger(), signIns: newSignIns(&cfg), clock: clock, now: clock.now, vitals: map[string]peer{}, used: newUsage(cfg.Node.DataDir), ended: make(chan error, 1), opened: make(chan struct{}), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	w.identity = cfg.loadIdentity(&mistakes)
 	if err := mistakes.Err(); err != nil { // files that changed since Validate
@@ -225,6 +227,7 @@ func (w *Writer) listen() error {
 	w.routeReceipts(s)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
+	s.handle(identityRoute, w.handleIdentity)
 	w.routeOps(s)
 	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
 	if err != nil {
@@ -290,6 +293,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		w.background.Go(func() { r.run(w.serving) })
 	}
 	w.background.Go(func() { w.flushTouches(w.serving) })
+	w.background.Go(func() { w.signIns.Run(w.serving) })
 	w.background.Go(func() { w.compareStates(w.serving) })
 	w.log.InfoContext(ctx, "writer runs", "cluster", w.cfg.Node.Cluster, "listen", w.PublicAddr().String(),
 		"internal_listen", w.InternalAddr().String(), "version", Version())

@@ -86,7 +86,9 @@ func (c *command) addAPIKey(body *AddAPIKey) Result {
 	if c.get(bucketAPIKeys, body.Hash) != nil {
 		return Result{Existing: true}
 	}
-	c.encode(bucketAPIKeys, body.Hash, &APIKey{Name: body.Name, Env: c.Env, Scope: body.Scope, CreatedAt: c.now})
+	key := APIKey{Hash: body.Hash, Name: body.Name, Env: c.Env, Scope: body.Scope, CreatedAt: c.now}
+	c.encode(bucketAPIKeys, body.Hash, &key)
+	c.publishReadKey(&key)
 	return Result{}
 }
 
@@ -100,6 +102,7 @@ func (c *command) revokeAPIKey(body *RevokeAPIKey) Result {
 		if k.RevokedAt == 0 {
 			k.RevokedAt = c.now
 			c.encode(bucketAPIKeys, k.Hash, &k)
+			c.unpublishReadKey(&k)
 		}
 	}
 	if !found {
@@ -159,6 +162,7 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 	}
 	if before < rulesAccounts && c.st.Rules >= rulesAccounts {
 		c.pointToSubjects()
+		c.publishOlderReadKeys()
 	}
 	return Result{}
 }

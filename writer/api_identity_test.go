@@ -1,0 +1,102 @@
+package writer
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/identity"
+)
+
+// TestAnAccountIsMadeForWhomeverAProviderVouches: once for each subject, however many ask at a time, under the alias that the server API knows; and for nobody whose
+// token is not good.
+func TestAnAccountIsMadeForWhomeverAProviderVouches(t *testing.T) {
+	const issuer = "https://id.example.com/"
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := base64.RawURLEncoding.EncodeToString
+	set, err := json.Marshal(map[string]any{"keys": []any{map[string]string{"kty": "EC", "crv": "P-256", "kid": "k1", "x": text(point[1:33]), "y": text(point[33:])}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(file, set, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfigs(t, 1)[0]
+	e := cfg.Environments[entitlement.Sandbox]
+	e.IdentityProviders = []identity.Config{{Issuer: issuer, Audiences: []string{"app"}, JWKSFile: file}}
+	cfg.Environments[entitlement.Sandbox] = e
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	token := func(subject, audience string) string {
+		t.Helper()
+		now := time.Now().Unix()
+		tok := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": issuer, "aud": audience, "sub": subject, "iat": now, "exp": now + 600})
+		tok.Header["kid"] = "k1"
+		signed, err := tok.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+	ask := func(credential string) reply {
+		return w.do("POST", "/v1/sessions/identity", `{"field_of_later": 1}`, auth(credential))
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	ids, created := map[string]bool{}, 0
+	tok := token("user 1", "app")
+	for range 8 {
+		all.Go(func() {
+			r := ask(tok)
+			mu.Lock()
+			defer mu.Unlock()
+			if ids[r.str("account_id")] = true; r.json["created"] == true {
+				created++
+			}
+			if r.status != http.StatusOK && r.status != http.StatusCreated || r.str("environment") != "sandbox" || r.str("revision") == "" {
+				t.Errorf("%d %s", r.status, r.text)
+			}
+		})
+	}
+	all.Wait()
+	if len(ids) != 1 || created != 1 {
+		t.Errorf("8 at a time: accounts %v, %d of them made, want one", ids, created)
+	}
+	if r := ask(token("user 2", "app")); r.status != http.StatusCreated || ids[r.str("account_id")] {
+		t.Errorf("another subject: %d %s", r.status, r.text)
+	}
+	for name, credential := range map[string]string{"another app's": token("user 1", "other"), "a server key": serverKey, "nonsense": "eyJ.eyJ.x"} {
+		if r := ask(credential); r.status != http.StatusUnauthorized || r.slug() != "invalid-credential" {
+			t.Errorf("%s: %d %s, want 401", name, r.status, r.text)
+		}
+	}
+	for id := range ids {
+		if r := w.api("GET", "/v1/accounts/oidc_subject:"+url.PathEscape(issuer+"|user 1"), ""); r.status != http.StatusOK || r.str("account_id") != id {
+			t.Errorf("by its alias: %d %s, want %s", r.status, r.text, id)
+		}
+	}
+	r := w.do("POST", "/v1/receipts", `{"receipts": [{"provider": "stripe", "checkout_session_id": "cs_1"}]}`, auth(tok))
+	if r.status != http.StatusOK || !ids[r.str("account_id")] {
+		t.Errorf("a receipt with the sign-in token: %d %s", r.status, r.text)
+	}
+}
