@@ -43,6 +43,7 @@ function onClick(id: string, run: () => Promise<string | void>): void {
   const button = element<HTMLButtonElement>(id);
   button.addEventListener('click', () => {
     button.disabled = true;
+    button.dataset['busy'] = 'true';
     const result = element('result');
     run()
       .catch((err: unknown) => (err instanceof RequestFailed && !err.problem ? 'No connection. Please try again.' : 'That did not work. Please try again.'))
@@ -50,7 +51,11 @@ function onClick(id: string, run: () => Promise<string | void>): void {
         result.hidden = !said;
         result.textContent = said || '';
       })
-      .finally(() => (button.disabled = false));
+      .finally(() => {
+        delete button.dataset['busy'];
+        show(latchkey.entitlements());
+        if (id !== 'buy') button.disabled = false; // whether one may buy, show says
+      });
   });
 }
 

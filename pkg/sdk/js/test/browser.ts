@@ -56,6 +56,7 @@ async function visit(browser: Browser, direct = false): Promise<Visitor> {
 async function payer(browser: Browser): Promise<Visitor> {
   const v = await visit(browser);
   await v.page.click('#buy');
+  await v.page.waitForSelector('#buy[data-busy]', { state: 'detached' }); // the stream may show it before the purchase is through
   await v.shows('#plan', 'Pro');
   return v;
 }
