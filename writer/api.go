@@ -261,19 +261,18 @@ func (c *apiCall) commitWithin(ctx context.Context, t store.CommandType, body an
 	if err != nil {
 		return result, err
 	}
-	if rej := result.Rejection; rej != nil {
-		p := problem.New(problem.Slug(rej.Slug), sentence(rej.Detail))
-		if rej.Owner != "" {
-			p = p.With("owner", string(rej.Owner))
-		}
-		return result, p
+	if result.Rejection != nil {
+		return result, rejectedAs(result.Rejection)
 	}
 	return result, nil
 }
 
 // account resolves {id}: an account id, or <alias_kind>:<value>. Error: a not-found problem.
 func (c *apiCall) account(reader *store.Reader) (entitlement.AccountID, error) {
-	id := c.r.PathValue("id")
+	return c.accountNamed(reader, c.r.PathValue("id"))
+}
+
+func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.AccountID, error) {
 	notFound := problem.New(problem.NotFound, "No such account in this environment.")
 	kind, value, isAlias := strings.Cut(id, ":")
 	if !isAlias {

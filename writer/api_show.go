@@ -106,7 +106,8 @@ type accountShown struct {
 	SessionsFrom *string                 `json:"sessions_from"` // session tokens issued before are refused
 	Tester       bool                    `json:"tester"`
 	Anonymous    bool                    `json:"anonymous"` // a session made it, and nothing has named it since
-	Aliases      []entitlement.Alias     `json:"aliases"`
+	Aliases      []aliasShown            `json:"aliases"`
+	Merged       []mergeShown            `json:"merged"` // the merges that it takes part in
 	Attributes   map[string]string       `json:"attributes"`
 	Purchases    []purchaseShown         `json:"purchases"`
 	Grants       []grantShown            `json:"grants"`
@@ -169,9 +170,9 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	shown := accountShown{AccountID: id, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
-		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: append([]entitlement.Alias{}, detail.Aliases...),
-		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: id.AppleAppAccountToken()}
+	shown := accountShown{AccountID: detail.ID, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
+		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: showAliases(detail.Aliases, len(detail.Merges) > 0), Merged: showMerges(detail.Merges),
+		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: detail.ID.AppleAppAccountToken()}
 	for name, value := range detail.Attributes {
 		shown.Attributes[name] = value
 	}

@@ -228,6 +228,7 @@ func (w *Writer) listen() error {
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)
+	w.routeMerges(s)
 	w.routeOps(s)
 	internal, err := listenOn(w.cfg.listeners.internal, w.cfg.Node.InternalListen)
 	if err != nil {

@@ -20,6 +20,15 @@ const undoSeconds = 30 * 24 * 3600
 // maxMerged is how many accounts may be one: each install that signs in adds one, and every command on any of them reads all.
 const maxMerged = 256
 
+// Why a merge is refused, in words.
+const (
+	sameAccount       = "an account cannot be merged with itself"
+	mergedBefore      = "the account was merged before"
+	mergedTheOtherWay = "the accounts are merged, the other way around"
+	mergedTooMany     = "too many accounts are merged already"
+	mergedTooLarge    = "what both accounts have does not fit one record"
+)
+
 // auditMerged is how the audit trail calls a merge.
 const auditMerged = "accounts.merged"
 
@@ -137,7 +146,7 @@ func (c *command) writeGroup(g *mergedGroup) {
 
 func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	if body.ID == "" || len(body.ID) > maxIDBytes || body.From == body.Into {
-		return rejected(SlugInvalidRequest, "an account cannot be merged with itself")
+		return rejected(SlugInvalidRequest, sameAccount)
 	}
 	if !c.exists(body.From) || !c.exists(body.Into) {
 		return rejected(SlugNotFound, "account")
@@ -146,18 +155,18 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	var row mergeRow
 	switch {
 	case c.decode(bucketMerges, envKey(c.Env, string(body.From)), &row):
-		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: "the account was merged before", Owner: c.survivor(body.From)}}
+		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: mergedBefore, Owner: c.survivor(body.From)}}
 	case survivor == body.From:
-		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: "the accounts are merged, the other way around", Owner: survivor}}
+		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: mergedTheOtherWay, Owner: survivor}}
 	}
 	members := append(c.mergedUnder(survivor), c.mergedUnder(body.From)...)
 	slices.Sort(members[1:])
 	if len(members) > maxMerged {
-		return rejected(SlugInvalidRequest, "too many accounts are merged already")
+		return rejected(SlugInvalidRequest, mergedTooMany)
 	}
 	g, fits := c.unite(members)
 	if !fits {
-		return rejected(SlugInvalidRequest, "what both accounts have does not fit one record")
+		return rejected(SlugInvalidRequest, mergedTooLarge)
 	}
 	for _, part := range g.parts {
 		value := entitlement.Encode(&part)
@@ -222,6 +231,9 @@ type Merge struct {
 	Final bool  // it can no longer be undone, at the state's own time
 }
 
+// UndoUntil is the last second in which the merge can be undone, Unix seconds.
+func (m *Merge) UndoUntil() int64 { return m.Stamp + undoSeconds }
+
 // Group returns the accounts that id is merged with: the survivor first, then the others sorted, and the edges between them, oldest first. One that was
 // never merged is alone.
 func (r *Reader) Group(env entitlement.Environment, id entitlement.AccountID) (members []entitlement.AccountID, merges []Merge, err error) {
@@ -261,4 +273,89 @@ func (r *Reader) Own(env entitlement.Environment, id entitlement.AccountID) (*en
 	}
 	ok, err := r.decodeRecord(env, replication.KindAccount, string(id), a)
 	return a, ok, err
+}
+
+// MergePreview is what a merge would make of two accounts.
+type MergePreview struct {
+	Into, From         entitlement.Account // as they are now; each a union where it is merged with others already
+	IntoAll, FromAll   []entitlement.AccountID
+	Merged             entitlement.Account
+	IntoName, FromName []NamedAlias
+}
+
+// PreviewMerge says what MergeAccounts would do, and why it would be rejected. Error: replication.ErrCorrupt.
+func (r *Reader) PreviewMerge(env entitlement.Environment, from, into entitlement.AccountID) (p MergePreview, rejection *Rejection, err error) {
+	refuse := func(slug, detail string, owner entitlement.AccountID) (MergePreview, *Rejection, error) {
+		return p, &Rejection{Slug: slug, Detail: detail, Owner: owner}, nil
+	}
+	var parts []entitlement.Account
+	side := func(id entitlement.AccountID, all *[]entitlement.AccountID, whole *entitlement.Account, names *[]NamedAlias) (found bool, err error) {
+		if *all, _, err = r.Group(env, id); err != nil {
+			return false, err
+		}
+		first := len(parts)
+		for _, member := range *all {
+			own, ok, err := r.Own(env, member)
+			if err != nil || !ok {
+				return false, err
+			}
+			parts = append(parts, *own)
+		}
+		if *whole = parts[first]; len(*all) > 1 {
+			*whole = entitlement.Union(parts[first:])
+		}
+		*names, err = r.aliasesOf(env, *all)
+		return true, err
+	}
+	for _, s := range []struct {
+		id    entitlement.AccountID
+		all   *[]entitlement.AccountID
+		whole *entitlement.Account
+		names *[]NamedAlias
+	}{{into, &p.IntoAll, &p.Into, &p.IntoName}, {from, &p.FromAll, &p.From, &p.FromName}} {
+		found, err := side(s.id, s.all, s.whole, s.names)
+		if err != nil {
+			return p, nil, err
+		}
+		if !found {
+			return refuse(SlugNotFound, "account", "")
+		}
+	}
+	switch {
+	case from == into:
+		return refuse(SlugInvalidRequest, sameAccount, "")
+	case p.FromAll[0] != from:
+		return refuse(SlugAlreadyMerged, mergedBefore, p.FromAll[0])
+	case p.IntoAll[0] == from:
+		return refuse(SlugAlreadyMerged, mergedTheOtherWay, from)
+	case len(p.IntoAll)+len(p.FromAll) > maxMerged:
+		return refuse(SlugInvalidRequest, mergedTooMany, "")
+	}
+	slices.SortFunc(parts[1:], func(a, b entitlement.Account) int { return cmp.Compare(a.ID, b.ID) })
+	p.Merged = entitlement.Union(parts)
+	if len(entitlement.Encode(&p.Merged)) > replication.MaxRecordBytes {
+		return refuse(SlugInvalidRequest, mergedTooLarge, "")
+	}
+	return p, nil, nil
+}
+
+// NamedAlias is an alias with the account that it was given to.
+type NamedAlias struct {
+	entitlement.Alias
+	Account entitlement.AccountID
+}
+
+// aliasesOf returns the aliases of accounts, sorted by kind and value.
+func (r *Reader) aliasesOf(env entitlement.Environment, members []entitlement.AccountID) (names []NamedAlias, err error) {
+	for _, id := range members {
+		var row accountRow
+		if _, err := r.decode(bucketAccounts, envKey(env, string(id)), &row); err != nil {
+			return nil, err
+		}
+		for _, a := range row.Aliases {
+			names = append(names, NamedAlias{a, id})
+		}
+	}
+	slices.SortFunc(names, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })
+	return names, nil
 }

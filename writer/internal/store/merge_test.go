@@ -1,7 +1,11 @@
 package store
 
 import (
+	"fmt"
+	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
@@ -82,4 +86,118 @@ func TestMergeShowsBothAndUndoGivesEachItsOwn(t *testing.T) {
 	if got != want {
 		t.Errorf("after merges that were undone the state's hash is %s, want %s, that of a state without them", got, want)
 	}
+}
+
+// TestUndoneMergesLeaveNoTrace: whatever accounts, aliases, payments, grants, merges and undos come in whatever order, once every merge is undone the records
+// are those of a state that never merged (I3), and before that each account is in one group, without cycles, whose survivor shows what all of it have.
+func TestUndoneMergesLeaveNoTrace(t *testing.T) {
+	ids := []entitlement.AccountID{"acc_a", "acc_b", "acc_c", "acc_d", "acc_e"}
+	rapid.Check(t, func(rt *rapid.T) {
+		account := func(what string) entitlement.AccountID { return rapid.SampledFrom(ids).Draw(rt, what) }
+		number := func(what string, most int) int { return rapid.IntRange(0, most).Draw(rt, what) }
+		var all []Command
+		merges, mergeCommands := 0, map[int]bool{}
+		for i := range rapid.IntRange(5, 60).Draw(rt, "steps") {
+			switch number("step", 11) {
+			case 0, 1:
+				all = append(all, create(account("made")))
+			case 2:
+				all = append(all, login(Login{New: account("anonymous")}))
+			case 3:
+				all = append(all, NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: account("named"), Alias: customer(fmt.Sprintf("cus_%d", number("customer", 3)))}))
+			case 4:
+				all = append(all, NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: account("named"), Alias: *subjectAlias(fmt.Sprint(number("subject", 3)))}))
+			case 5:
+				all = append(all, grant(account("granted"), fmt.Sprint(number("grant", 4))))
+			case 6:
+				all = append(all, NewCommand(TypeDeleteGrant, sandbox, "", DeleteGrant{Account: account("revoked"), ID: fmt.Sprintf("grant_%d", number("grant", 4))}))
+			case 7:
+				sub := fmt.Sprintf("sub_%d", number("subscription", 3))
+				all = append(all, record(event(fmt.Sprintf("evt_%d", i), subscription(sub, int64(i), entitlement.Active, account("payer")))))
+			case 8:
+				sub := fmt.Sprintf("sub_%d", 10+number("subscription", 3))
+				all = append(all, record(event(fmt.Sprintf("evt_%d", i), subscription(sub, int64(i), entitlement.Active, "", customer(fmt.Sprintf("cus_%d", number("customer", 3)))))))
+			case 9:
+				all = append(all, NewCommand(TypeEndSessions, sandbox, "", &EndSessions{Account: account("ended")}))
+			case 10, 11:
+				if merges > 0 && number("undo", 2) == 0 {
+					id := fmt.Sprintf("merge_%d", number("merge", merges))
+					mergeCommands[len(all)] = true
+					all = append(all, undo(id, account("of")))
+					continue
+				}
+				merges++
+				mergeCommands[len(all)] = true
+				all = append(all, mergeOf(fmt.Sprintf("merge_%d", merges), account("from"), account("into")))
+			}
+		}
+		m, never := newMachine(t, 1<<20), newMachine(t, 1<<20)
+		var apart []Command
+		for i, c := range all {
+			if !mergeCommands[i] {
+				apart = append(apart, c)
+			}
+		}
+		m.applyAll(all)
+		never.applyAll(apart)
+		m.check()
+		var open []Command
+		m.read(func(r *Reader) error {
+			in := map[entitlement.AccountID]entitlement.AccountID{}
+			for _, id := range ids {
+				a, ok, err := r.Account(sandbox, id)
+				if err != nil {
+					return err
+				}
+				if !ok {
+					continue
+				}
+				members, edges, err := r.Group(sandbox, id)
+				if err != nil {
+					return err
+				}
+				if a.ID != members[0] || a.Merged != (len(members) > 1) || len(edges) != len(members)-1 || !slices.Contains(members, id) {
+					rt.Fatalf("%s is answered by %s, merged %t, in the group %v with %d merges", id, a.ID, a.Merged, members, len(edges))
+				}
+				for _, member := range members {
+					if other, seen := in[member]; seen && other != members[0] {
+						rt.Fatalf("%s is in the groups of %s and %s", member, other, members[0])
+					}
+					in[member] = members[0]
+					own, _, err := r.Own(sandbox, member)
+					if err != nil {
+						return err
+					}
+					for _, g := range own.Grants {
+						if !slices.Contains(a.Grants, g) {
+							rt.Fatalf("%s does not show the grant %s of %s", id, g.ID, member)
+						}
+					}
+				}
+				if id == members[0] {
+					for _, e := range edges {
+						open = append(open, undo(e.ID, e.From))
+					}
+				}
+			}
+			return nil
+		})
+		for len(open) > 0 { // one by one: in any order
+			at := number("undone", len(open)-1)
+			if result := m.apply(open[at]); result.Rejection != nil {
+				rt.Fatalf("undo: %+v", result.Rejection)
+			}
+			open = slices.Delete(open, at, at+1)
+		}
+		m.check()
+		var got, want replication.Hash
+		m.read(func(r *Reader) error { got = r.Position().StateHash; return nil })
+		never.read(func(r *Reader) error { want = r.Position().StateHash; return nil })
+		if got != want {
+			for _, id := range ids {
+				rt.Logf("%s: %+v, want %+v", id, m.account(id), never.account(id))
+			}
+			rt.Fatalf("after every undo the state's hash is %s, want %s", got, want)
+		}
+	})
 }

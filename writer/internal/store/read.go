@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -121,12 +122,14 @@ func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (e
 
 // AccountDetail is what the server API shows of an account beyond its record.
 type AccountDetail struct {
-	CreatedAt    int64 // Unix seconds
-	Anonymous    bool  // a session made it, and nothing has named it since
+	ID           entitlement.AccountID // of the survivor, if it is merged
+	Merges       []Merge               // that it takes part in, oldest first
+	CreatedAt    int64                 // Unix seconds
+	Anonymous    bool                  // a session made it, and nothing has named it since
 	Attributes   map[string]string
-	Aliases      []entitlement.Alias // sorted by kind, value
-	GrantReasons map[string]string   // by grant id
-	Purchases    []PurchaseDetail    // in the order of the record
+	Aliases      []NamedAlias      // sorted by kind, value; of all that are merged
+	GrantReasons map[string]string // by grant id
+	Purchases    []PurchaseDetail  // in the order of the record
 }
 
 // PurchaseDetail is a purchase with what proves it.
@@ -144,11 +147,26 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	if err != nil || !ok {
 		return AccountDetail{}, false, err
 	}
-	var row accountRow
-	if _, err := r.decode(bucketAccounts, envKey(env, string(id)), &row); err != nil {
+	members, merges, err := r.Group(env, id)
+	if err != nil {
 		return AccountDetail{}, false, err
 	}
-	d := AccountDetail{CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: row.Attributes, Aliases: row.Aliases, GrantReasons: row.Reasons}
+	var row accountRow
+	if _, err := r.decode(bucketAccounts, envKey(env, string(members[0])), &row); err != nil {
+		return AccountDetail{}, false, err
+	}
+	d := AccountDetail{ID: members[0], Merges: merges, CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: map[string]string{}, GrantReasons: map[string]string{}}
+	if d.Aliases, err = r.aliasesOf(env, members); err != nil {
+		return d, false, err
+	}
+	for i := range members { // the survivor's own attributes are the last to be written
+		var part accountRow
+		if _, err := r.decode(bucketAccounts, envKey(env, string(members[len(members)-1-i])), &part); err != nil {
+			return d, false, err
+		}
+		maps.Copy(d.Attributes, part.Attributes)
+		maps.Copy(d.GrantReasons, part.Reasons)
+	}
 	for _, p := range account.Purchases {
 		detail, ok, err := r.Purchase(env, p.ID)
 		if err != nil {

@@ -114,13 +114,20 @@ func (r *Reader) SeqAfter(env entitlement.Environment, revision replication.Revi
 }
 
 // AccountEvents lists what concerns an account, in the order of the log, after a Seq: what named it, and everything about the
-// purchases that it owns now.
+// purchases that it owns now. Of accounts that are merged it is the same for all of them.
 func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.AccountID, after uint64, limit int) ([]StoredEvent, error) {
 	account, ok, err := r.Account(env, id)
 	if err != nil || !ok {
 		return nil, err
 	}
-	prefixes := [][]byte{subjectPrefix(env, subjectAccount, string(id))}
+	members, _, err := r.Group(env, id)
+	if err != nil {
+		return nil, err
+	}
+	var prefixes [][]byte
+	for _, member := range members {
+		prefixes = append(prefixes, subjectPrefix(env, subjectAccount, string(member)))
+	}
 	for _, p := range account.Purchases {
 		detail, _, err := r.Purchase(env, p.ID)
 		if err != nil {
