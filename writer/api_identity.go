@@ -73,12 +73,11 @@ func (w *Writer) signedInUser(ctx context.Context, text string) (user signInUser
 	return user, true, err
 }
 
-// signIn verifies a sign-in token and returns its user's account, made now if there is none. The same user at two writers at once gets one: the alias has one
-// owner. Error: a problem.
-func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
+// verifySignIn says who is behind a sign-in token, and in which environment. Error: a problem.
+func (w *Writer) verifySignIn(text string) (entitlement.Environment, token.SignedIn, error) {
 	env, who, err := w.signIns.Verify(text, w.now())
 	if errors.Is(err, identity.ErrKeys) {
-		return signInUser{}, problem.New(problem.Unavailable, "The identity provider's keys cannot be read now.").After(time.Second)
+		return "", who, problem.New(problem.Unavailable, "The identity provider's keys cannot be read now.").After(time.Second)
 	}
 	if err != nil {
 		w.metrics.refused(credentialUnknown)
@@ -86,9 +85,19 @@ func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
 		if errors.Is(err, token.ErrExpired) {
 			detail = "The sign-in token has expired."
 		}
-		return signInUser{}, problem.New(problem.InvalidCredential, detail)
+		return "", who, problem.New(problem.InvalidCredential, detail)
 	}
-	user := signInUser{env: entitlement.Environment(env), issuedAt: who.IssuedAt}
+	return entitlement.Environment(env), who, nil
+}
+
+// signIn verifies a sign-in token and returns its user's account, made now if there is none. The same user at two writers at once gets one: the alias has one
+// owner. Error: a problem.
+func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
+	env, who, err := w.verifySignIn(text)
+	if err != nil {
+		return signInUser{}, err
+	}
+	user := signInUser{env: env, issuedAt: who.IssuedAt}
 	alias := entitlement.Alias{Kind: entitlement.OIDCSubject, Value: who.Alias()}
 	found := false
 	err = w.read(ctx, func(reader *store.Reader) (err error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -94,6 +95,25 @@ func TestAnAccountIsMadeForWhomeverAProviderVouches(t *testing.T) {
 		if r := w.api("GET", "/v1/accounts/oidc_subject:"+url.PathEscape(issuer+"|user 1"), ""); r.status != http.StatusOK || r.str("account_id") != id {
 			t.Errorf("by its alias: %d %s, want %s", r.status, r.text, id)
 		}
+	}
+	// From an anonymous session: somebody known takes it in, somebody new is who it was.
+	for _, tt := range []struct {
+		name, subject string
+		known         bool
+	}{{"somebody known", "user 1", true}, {"somebody new", "user 3", false}, {"who is known since", "user 3", true}} {
+		begun := w.begin()
+		login := w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"identity_token": %q}`, token(tt.subject, "app")), auth(begun.str("session_token")))
+		same := login.str("account_id") == begun.str("account_id")
+		if login.status != http.StatusOK || login.json["anonymous"] != false || same == tt.known || (login.str("merge_id") != "") != tt.known {
+			t.Errorf("%s signs in from %s: %d %s", tt.name, begun.str("account_id"), login.status, login.text)
+		}
+	}
+	begun := w.begin().str("session_token")
+	if r := w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"identity_token": %q}`, token("user 1", "other")), auth(begun)); r.status != http.StatusUnauthorized {
+		t.Errorf("a login by another app's token: %d %s", r.status, r.text)
+	}
+	if r := w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"identity_token": %q, "session_token": %q}`, tok, begun), auth(begun)); r.status != http.StatusBadRequest {
+		t.Errorf("a login by two at once: %d %s", r.status, r.text)
 	}
 	r := w.do("POST", "/v1/receipts", `{"receipts": [{"provider": "stripe", "checkout_session_id": "cs_1"}]}`, auth(tok))
 	if r.status != http.StatusOK || !ids[r.str("account_id")] {

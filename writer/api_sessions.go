@@ -145,7 +145,8 @@ func (c *apiCall) mayBegin() error {
 // login leads the app to the account of who signs in.
 func (c *appCall) login() (answer, error) {
 	var req struct {
-		Session string `json:"session_token"`
+		Identity string `json:"identity_token"`
+		Session  string `json:"session_token"`
 	}
 	if err := c.decodeLoosely(&req); err != nil {
 		return answer{}, err
@@ -156,8 +157,17 @@ func (c *appCall) login() (answer, error) {
 	}
 	command := store.Login{From: stored(c.session), Merge: newThing("merge_", key), Device: c.session.Device, Idempotency: key}
 	switch {
-	case req.Session == "":
-		return answer{}, wrong("session_token", "is missing: who signs in?")
+	case (req.Identity == "") == (req.Session == ""):
+		return answer{}, wrong("identity_token", "give either this or session_token: who signs in?")
+	case req.Identity != "":
+		env, who, err := c.verifySignIn(req.Identity)
+		if err == nil && env != c.env {
+			err = problem.New(problem.InvalidCredential, "The identity token is of another environment.")
+		}
+		if err != nil {
+			return answer{}, err
+		}
+		command.Alias = &entitlement.Alias{Kind: entitlement.OIDCSubject, Value: who.Alias()}
 	default:
 		claims, err := c.sessionOf(req.Session)
 		if err != nil || claims.Environment != string(c.env) || len(req.Session) > maxSessionBytes {

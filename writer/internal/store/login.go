@@ -122,14 +122,6 @@ func (c *command) pointTo(a entitlement.Alias, id entitlement.AccountID) {
 	}
 }
 
-// dropAlias takes an alias from whoever has it, and the pointer with it. The row of the account is the caller's.
-func (c *command) dropAlias(a entitlement.Alias) {
-	c.delete(bucketAliases, aliasKey(c.Env, a))
-	if a.Kind == entitlement.OIDCSubject {
-		c.erase(c.Env, replication.KindPointer, entitlement.SubjectKey(a.Value))
-	}
-}
-
 // pointToSubjects writes the pointers of the subjects that were aliases before the rules had pointers. It is done once in the life of a cluster.
 func (c *command) pointToSubjects() {
 	for _, env := range entitlement.Environments {
