@@ -390,7 +390,7 @@ func (c *check) sign(signer *token.GraceSigner, k *known, ses *session, asOf int
 		})
 	}
 	for _, b := range k.view.Balances {
-		g.Balances = append(g.Balances, token.Balance{Credit: b.Credit, Amount: b.Amount})
+		g.Balances = append(g.Balances, token.Balance{Credit: b.Credit, Amount: max(b.Amount, 0)})
 	}
 	c.token, err = signer.AppendSign(c.token[:0], g)
 	return c.token, exp, err

@@ -53,7 +53,19 @@ type policyShown struct {
 	BillingGrace  map[entitlement.Provider]int64 `json:"billing_grace"`
 	SandboxAccess entitlement.SandboxAccess      `json:"sandbox_access,omitempty"` // empty: testers
 	Sharing       string                         `json:"sharing,omitempty"`        // empty: provider
+	Transfer      entitlement.Transfer           `json:"transfer,omitempty"`       // empty: transfer
+	ClawBack      string                         `json:"claw_back,omitempty"`      // empty: floor_zero
+	TrialLock     string                         `json:"trial_lock,omitempty"`     // empty: account_and_store
 }
+
+// What a refund does with credits that were spent.
+const (
+	clawBackFloor = "floor_zero" // it takes the unspent ones
+	clawBackDebt  = "debt"       // the balance may fall below zero
+)
+
+// trialByStore is by what a person who used a trial is known: the account, and what a store calls them.
+const trialByStore = "account_and_store"
 
 // Whether what a provider shares beside the owner gives access.
 const (
@@ -74,6 +86,10 @@ func showPolicy(p *entitlement.Policy) policyShown {
 	if p.SharingOff {
 		shown.Sharing = sharingOff
 	}
+	shown.Transfer, shown.ClawBack, shown.TrialLock = cmp.Or(p.Transfer, entitlement.TransferAlways), clawBackFloor, trialByStore
+	if p.Debt {
+		shown.ClawBack = clawBackDebt
+	}
 	return shown
 }
 
@@ -89,7 +105,24 @@ func (p *policyShown) policy() (entitlement.Policy, error) {
 	default:
 		return entitlement.Policy{}, wrong("sharing", "want %s or %s", sharingProvider, sharingOff)
 	}
-	policy := entitlement.Policy{BillingGrace: p.BillingGrace, SandboxAccess: p.SandboxAccess, SharingOff: p.Sharing == sharingOff}
+	switch p.Transfer {
+	case "", entitlement.TransferAlways, entitlement.TransferNever, entitlement.TransferIfInactive:
+	default:
+		return entitlement.Policy{}, wrong("transfer", "want %s, %s or %s", entitlement.TransferAlways, entitlement.TransferNever, entitlement.TransferIfInactive)
+	}
+	switch p.ClawBack {
+	case "", clawBackFloor, clawBackDebt:
+	default:
+		return entitlement.Policy{}, wrong("claw_back", "want %s or %s", clawBackFloor, clawBackDebt)
+	}
+	if p.TrialLock != "" && p.TrialLock != trialByStore {
+		return entitlement.Policy{}, wrong("trial_lock", "want %s", trialByStore)
+	}
+	policy := entitlement.Policy{BillingGrace: p.BillingGrace, SandboxAccess: p.SandboxAccess, SharingOff: p.Sharing == sharingOff,
+		Transfer: p.Transfer, Debt: p.ClawBack == clawBackDebt}
+	if policy.Transfer == entitlement.TransferAlways {
+		policy.Transfer = "" // what holds where nothing is said
+	}
 	if policy.SandboxAccess == entitlement.SandboxTesters {
 		policy.SandboxAccess = "" // what holds where nothing is said
 	}

@@ -58,16 +58,20 @@ type receiptResult struct {
 	Finish     bool                   `json:"finish"` // it is durable here: only then may the app finish the transaction
 	PurchaseID entitlement.PurchaseID `json:"purchase_id,omitempty"`
 	RetryAfter int64                  `json:"retry_after,omitempty"` // seconds
+
+	// Of another account's: how its id ends, and whether a restore would take it.
+	OwnerHint      string `json:"owner_hint,omitempty"`
+	RestoreAllowed *bool  `json:"restore_allowed,omitempty"`
 }
 
-func (w *Writer) routeReceipts(s *server) {
-	s.handle(receiptsRoute, w.handleReceipts)
+func (w *Writer) routeReceipts(handle func(pattern string, h handler)) {
+	handle("POST /v1/receipts", func(rw http.ResponseWriter, r *http.Request) error { return w.handleReceipts(rw, r, false) })
+	handle("POST /v1/restores", func(rw http.ResponseWriter, r *http.Request) error { return w.handleReceipts(rw, r, true) })
 }
 
-const receiptsRoute = "POST /v1/receipts"
-
-// handleReceipts takes receipts from an app, or from a backend on behalf of an account.
-func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request) error {
+// handleReceipts takes receipts from an app, or from a backend on behalf of an account. For a restore, which the user asked for, what they prove may be
+// taken from another account.
+func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request, restores bool) error {
 	ctx := r.Context()
 	caller, err := w.receiptsCaller(r)
 	if err != nil {
@@ -95,7 +99,7 @@ func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c := &receipts{Writer: w, env: caller.env, account: cmp.Or(caller.account, req.Account)}
+	c := &receipts{Writer: w, restores: restores, env: caller.env, account: cmp.Or(caller.account, req.Account)}
 	switch {
 	case c.account == "":
 		return wrong("account_id", "is missing")

@@ -47,13 +47,14 @@ func (w *Writer) routeInternal(s *server) {
 		"GET " + vitalsPath:                   w.ofWriter(w.handleVitals),
 		"GET /internal/v1/segments/{sha256}":  w.ofWriter(w.handleSegment),
 		"GET " + marksPath:                    w.ofWriter(w.handleMarks),
-		receiptsRoute:                         w.handleReceipts,
 		identityRoute:                         w.handleIdentity,
 	} {
 		s.handle(pattern, w.fromNodes(h))
 	}
-	w.routeIntents(func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) })
-	w.routeSessions(func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) })
+	passedOn := func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) } // by edges, for apps
+	w.routeReceipts(passedOn)
+	w.routeIntents(passedOn)
+	w.routeSessions(passedOn)
 	w.routeMembers(s)
 }
 

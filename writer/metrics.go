@@ -123,7 +123,7 @@ func newMetrics(w *Writer) *metrics {
 		m.intents.WithLabelValues(o)
 	}
 	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
-	m.registry.MustRegister(m.receipts, m.receiptSeconds)
+	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents)
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))

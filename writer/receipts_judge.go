@@ -3,6 +3,7 @@ package writer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +41,9 @@ type receipts struct {
 	*Writer
 	env     entitlement.Environment
 	account entitlement.AccountID
-	asking  context.Context // while providers may still be asked
+	// restores: what is proved is taken from another account, where the policy lets it.
+	restores bool
+	asking   context.Context // while providers may still be asked
 }
 
 // takeAll judges the receipts, some at a time.
@@ -365,14 +368,24 @@ func (c *receipts) settle(ctx context.Context, outcome string, events ...entitle
 // give gives the purchase that objects belong to to the account if it is nobody's, and says whose it is. What is no purchase yet is pending.
 func (c *receipts) give(ctx context.Context, outcome string, objects []entitlement.Object) (receiptResult, error) {
 	var p store.PurchaseDetail
-	counts := true
+	var counts, mine, transfers = true, false, false
 	err := c.read(ctx, func(reader *store.Reader) (err error) {
-		if p, _, err = find(reader, c.env, objects); err != nil || !p.Evidence.IsSandbox() || c.env == entitlement.Sandbox {
+		if p, _, err = find(reader, c.env, objects); err != nil {
 			return err
 		}
+		members, _, err := reader.Group(c.env, c.account)
+		if err != nil {
+			return err
+		}
+		mine = slices.Contains(members, p.Owner)
 		policy, err := reader.Policy(c.env)
 		if err != nil {
 			return err
+		}
+		folded := entitlement.Fold(p.Evidence, policy)
+		transfers = !p.BySupport && policy.Transfers(&folded, c.now().Unix())
+		if !p.Evidence.IsSandbox() || c.env == entitlement.Sandbox {
+			return nil
 		}
 		account, _, err := reader.Account(c.env, c.account)
 		counts = policy.CountsSandbox(account.Tester)
@@ -385,15 +398,21 @@ func (c *receipts) give(ctx context.Context, outcome string, objects []entitleme
 		return pending(0), nil
 	}
 	owner := p.Owner
-	if owner == "" {
-		if owner, err = c.claim(ctx, p.ID); err != nil {
-			return receiptResult{}, err
-		}
+	switch {
+	case mine:
+	case c.restores:
+		owner, err = c.restore(ctx, p.ID)
+	case owner == "":
+		owner, err = c.claim(ctx, p.ID)
+	}
+	if err != nil {
+		return receiptResult{}, err
 	}
 	result := receiptResult{Outcome: outcome, Finish: true, PurchaseID: p.ID}
 	switch {
-	case owner != c.account:
-		result.Outcome, result.PurchaseID = receiptOther, "" // whose it is and what it is called is not this account's matter
+	case !mine && owner != c.account:
+		result.Outcome, result.PurchaseID = receiptOther, "" // what it is called is not this account's matter, and whose it is only as a hint
+		result.OwnerHint, result.RestoreAllowed = ownerHint(owner), &transfers
 	case !counts:
 		result.Outcome, result.Finish = receiptEnvironment, false
 	}
@@ -439,6 +458,25 @@ func (c *receipts) record(ctx context.Context, ev entitlement.Event) (bool, erro
 	}
 	c.alarmUnmapped(ctx, c.env, &ev)
 	return true, nil
+}
+
+// restore takes the purchase for the account as the policy lets it, and returns whose it is then.
+func (c *receipts) restore(ctx context.Context, id entitlement.PurchaseID) (entitlement.AccountID, error) {
+	result, err := c.propose(ctx, store.TypeRestore, c.env, store.RestorePurchase{Account: c.account, Purchase: id})
+	switch {
+	case err != nil:
+		return "", err
+	case result.Rejection != nil && result.Rejection.Owner == "":
+		return "", errors.New(result.Rejection.Detail)
+	case result.Rejection != nil:
+		return result.Rejection.Owner, nil
+	}
+	return result.Account, nil
+}
+
+// ownerHint is what another account may know of an owner: enough to recognise one's own, not enough to use it.
+func ownerHint(id entitlement.AccountID) string {
+	return "acc_..." + string(id[max(0, len(id)-4):])
 }
 
 // claim gives the purchase to the account, if it still is nobody's, and returns whose it is then.

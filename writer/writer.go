@@ -224,7 +224,7 @@ func (w *Writer) listen() error {
 	w.routeAccounts(s)
 	w.routeCatalog(s)
 	w.routeEvents(s)
-	w.routeReceipts(s)
+	w.routeReceipts(s.handle)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)

@@ -26,7 +26,7 @@ func (v *View) AppendJSON(dst []byte, env Environment, exp int64) []byte {
 		}
 		dst = appendString(dst, b.Credit)
 		dst = append(dst, ':')
-		dst = strconv.AppendInt(dst, b.Amount, 10)
+		dst = strconv.AppendInt(dst, max(b.Amount, 0), 10) // what is owed is the operator's matter
 	}
 	dst = append(dst, `},"purchase":{"allowed":`...)
 	dst = strconv.AppendBool(dst, len(v.Blocked) == 0)

@@ -320,17 +320,18 @@ func (a *Account) WriteCanonical(w *canonical.Writer) {
 	canonical.WriteList(w, m, 6, a.Grants, func(x *Grant) { x.write(w) })
 	w.True(m, 7, a.Merged)
 	w.True(m, 8, a.TrialLocked)
-	canonical.WriteList(w, m, 9, a.Spent, func(x *Balance) { x.write(w) })
+	canonical.WriteList(w, m, 9, a.Spent, func(x *Spent) { x.write(w) })
 	canonical.WriteList(w, m, 10, a.Accesses, func(x *Access) { x.write(w) })
 	canonical.WriteList(w, m, 11, a.Awaited, func(x *Awaited) { x.write(w) })
 }
 
-func (b *Balance) write(w *canonical.Writer) {
+func (s *Spent) write(w *canonical.Writer) {
 	m := w.Map()
 	w.Field(m, 1)
-	w.String(b.Credit)
+	w.String(s.Credit)
 	w.Field(m, 2)
-	w.Number(b.Amount)
+	w.Number(s.Amount)
+	w.Int(m, 3, s.Part)
 }
 
 func (a *Access) write(w *canonical.Writer) {
@@ -368,6 +369,8 @@ func (p *Purchase) write(w *canonical.Writer) {
 	w.True(m, 5, p.TrialUsed)
 	w.True(m, 6, p.Doubt)
 	w.True(m, 7, p.Sandbox)
+	w.True(m, 8, p.Debt)
+	w.Int(m, 9, p.Part)
 }
 
 func (i *Item) write(w *canonical.Writer) {

@@ -526,7 +526,7 @@ func (a *Account) ReadCanonical(r *canonical.Reader) {
 		case 8:
 			a.TrialLocked = r.Bool()
 		case 9:
-			a.Spent = canonical.List(r, func(x *Balance) { x.read(r) })
+			a.Spent = canonical.List(r, func(x *Spent) { x.read(r) })
 		case 10:
 			a.Accesses = canonical.List(r, func(x *Access) { x.read(r) })
 		case 11:
@@ -537,13 +537,15 @@ func (a *Account) ReadCanonical(r *canonical.Reader) {
 	})
 }
 
-func (b *Balance) read(r *canonical.Reader) {
+func (s *Spent) read(r *canonical.Reader) {
 	r.Fields(func(field uint64) {
 		switch field {
 		case 1:
-			b.Credit = r.String()
+			s.Credit = r.String()
 		case 2:
-			b.Amount = r.Int()
+			s.Amount = r.Int()
+		case 3:
+			s.Part = r.Int()
 		default:
 			r.Fail()
 		}
@@ -605,6 +607,10 @@ func (p *Purchase) read(r *canonical.Reader) {
 			p.Doubt = r.Bool()
 		case 7:
 			p.Sandbox = r.Bool()
+		case 8:
+			p.Debt = r.Bool()
+		case 9:
+			p.Part = r.Int()
 		default:
 			r.Fail()
 		}

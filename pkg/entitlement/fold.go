@@ -35,6 +35,7 @@ func Fold(e Evidence, p Policy) Purchase {
 			}
 		}
 	}
+	out.Debt = p.Debt && slices.ContainsFunc(out.Items, func(i Item) bool { return !i.Recurring })
 	if e.IsSandbox() {
 		out.Sandbox, out.TrialUsed = true, false
 		for i := range out.Items {

@@ -81,7 +81,7 @@ func goldenValues() map[string]any {
 		"event_rules_2":    &Event{Provider: Apple, ID: "00000000-0000-0000-0000-000000000001", Environment: Production, Type: "DID_RENEW", CreatedAt: 1_795_305_612, Objects: told},
 		"evidence_rules_2": ptr(Evidence{}.Add(told...)),
 		"account_rules_2":  &Account{ID: "acc_01JD0000000000000000000000", Purchases: []Purchase{toldPurchase}},
-		"account_rules_3": &Account{ID: "acc_01JD0000000000000000000000", Merged: true, TrialLocked: true, Spent: []Balance{{"coins", 3}},
+		"account_rules_3": &Account{ID: "acc_01JD0000000000000000000000", Merged: true, TrialLocked: true, Spent: []Spent{{"coins", 3, 1}}, Purchases: []Purchase{{ID: "apple:1", Provider: Apple, Store: AppStore, Debt: true, Part: 1}},
 			Accesses: []Access{{ID: "code_1", Module: "algebra", RedeemedAt: 1, Seconds: 2, Stacked: true, RevokedAt: 3}},
 			Awaited:  []Awaited{{ID: "intent_1", Provider: Stripe, Product: "price_1", Until: 4}}},
 		"evidence_rules_3": ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Person: "7000", Transaction: &Transaction{Chain: "1000"}})),

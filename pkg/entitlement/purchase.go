@@ -26,6 +26,10 @@ type Purchase struct {
 	Doubt bool `cbor:"6,keyasint,omitempty"`
 	// Sandbox: a test purchase in production, which counts for a day at most and never blocks buying.
 	Sandbox bool `cbor:"7,keyasint,omitempty"`
+	// Debt: credits of it that were taken back are owed where they were spent. Otherwise spent ones are the buyer's to keep.
+	Debt bool `cbor:"8,keyasint,omitempty"`
+	// Part is, in the record of accounts that were merged, whose it is: 0 the survivor's, else a number that is each account's own.
+	Part int64 `cbor:"9,keyasint,omitempty"`
 }
 
 // Item is one product inside a purchase: a Stripe subscription has one or more, other purchases one.
@@ -153,10 +157,17 @@ type Account struct {
 	Merged bool `cbor:"7,keyasint,omitempty"`
 	// TrialLocked: the person has used a trial under another account, by what a store says of who they are.
 	TrialLocked bool `cbor:"8,keyasint,omitempty"`
-	// Spent is how much of each credit was consumed, sorted by credit.
-	Spent    []Balance `cbor:"9,keyasint,omitempty"`
+	// Spent is how much of each credit was consumed, sorted by credit, part.
+	Spent    []Spent   `cbor:"9,keyasint,omitempty"`
 	Accesses []Access  `cbor:"10,keyasint,omitempty"` // sorted by RedeemedAt, ID, Module
 	Awaited  []Awaited `cbor:"11,keyasint,omitempty"` // sorted by ID
+}
+
+// Spent is how much of a credit was consumed.
+type Spent struct {
+	Credit string `cbor:"1,keyasint"`
+	Amount int64  `cbor:"2,keyasint"`
+	Part   int64  `cbor:"3,keyasint,omitempty"` // as that of Purchase: what one account consumed is charged to what it bought
 }
 
 // Access is one digital access of a package whose code was redeemed.
@@ -237,6 +248,20 @@ const (
 	SandboxTesters SandboxAccess = "testers" // accounts marked as testers
 	SandboxAnyone  SandboxAccess = "anyone"
 )
+
+// Transfers reports whether a restore takes a purchase from the account that has it, at now.
+func (p *Policy) Transfers(bought *Purchase, now int64) bool {
+	switch p.Transfer {
+	case TransferNever:
+		return false
+	case TransferIfInactive:
+		return !slices.ContainsFunc(bought.Items, func(i Item) bool {
+			status, _ := i.standing(now, i.AccessUntil)
+			return status.Active()
+		})
+	}
+	return true
+}
 
 // CountsSandbox reports whether a test purchase counts for an account.
 func (p *Policy) CountsSandbox(tester bool) bool {

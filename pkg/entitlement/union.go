@@ -8,17 +8,20 @@ import (
 // Union returns the record of accounts that were merged, of which the first survives: what any of them has, each thing once.
 func Union(parts []Account) Account {
 	u := Account{ID: parts[0].ID, CreatedAt: parts[0].CreatedAt, SessionsFrom: parts[0].SessionsFrom, Merged: true}
-	spent := map[string]int64{}
 	for i := range parts {
 		p := &parts[i]
 		u.Tester = u.Tester || p.Tester
 		u.TrialLocked = u.TrialLocked || p.TrialLocked
-		u.Purchases = append(u.Purchases, p.Purchases...)
+		for _, bought := range p.Purchases {
+			bought.Part = int64(i)
+			u.Purchases = append(u.Purchases, bought)
+		}
 		u.Grants = append(u.Grants, p.Grants...)
 		u.Accesses = append(u.Accesses, p.Accesses...)
 		u.Awaited = append(u.Awaited, p.Awaited...)
 		for _, s := range p.Spent {
-			spent[s.Credit] += s.Amount
+			s.Part = int64(i)
+			u.Spent = append(u.Spent, s)
 		}
 	}
 	// Of a purchase that one of them owns and shares with another, or restored from it, the owner's view counts.
@@ -29,10 +32,7 @@ func Union(parts []Account) Account {
 	slices.SortFunc(u.Grants, func(a, b Grant) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(u.Accesses, compareAccesses)
 	slices.SortFunc(u.Awaited, func(a, b Awaited) int { return cmp.Compare(a.ID, b.ID) })
-	for credit, n := range spent {
-		u.Spent = append(u.Spent, Balance{credit, n})
-	}
-	slices.SortFunc(u.Spent, func(a, b Balance) int { return cmp.Compare(a.Credit, b.Credit) })
+	slices.SortFunc(u.Spent, func(a, b Spent) int { return cmp.Or(cmp.Compare(a.Credit, b.Credit), cmp.Compare(a.Part, b.Part)) })
 	return u
 }
 

@@ -43,9 +43,6 @@ const (
 	// happened, and locking a payer out is the worse error.
 	offlineRenewalSeconds = 24 * 3600
 
-	// maxBalance is the largest integer that every JSON library reads exactly.
-	maxBalance = 1<<53 - 1
-
 	secondsPerDay = 24 * 3600
 )
 
@@ -59,6 +56,8 @@ type View struct {
 	Blocked      []BlockedGroup // sorted by Group: product groups that must not be bought now
 	Unmapped     []Unmapped     // what was sold and the catalog does not know
 	TrialUsed    bool
+
+	sales []creditSale // of credits
 
 	// PendingUntil is until when the state is pending because a purchase that the app told of is not confirmed; 0 is settled.
 	PendingUntil int64
@@ -107,10 +106,10 @@ type OtherPurchase struct {
 	item string
 }
 
-// Balance is an amount of one credit: what the account has of it or, in Account.Spent, what it has consumed.
+// Balance is what the account has of one credit. It is below zero for who has spent what was taken back.
 type Balance struct {
-	Credit string `cbor:"1,keyasint"`
-	Amount int64  `cbor:"2,keyasint"`
+	Credit string
+	Amount int64
 }
 
 // BlockedGroup is a group of products that must not be bought now, because it is already paid for.
@@ -165,7 +164,7 @@ func (a *Account) View(x *CatalogIndex, now int64, urls ManageURLs) View {
 
 // ViewInto is View into a view whose memory is used again.
 func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs) {
-	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0], NextChangeAt: math.MaxInt64}
+	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], sales: v.sales[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0], NextChangeAt: math.MaxInt64}
 	for i := range a.Purchases {
 		p := &a.Purchases[i]
 		v.TrialUsed = v.TrialUsed || p.TrialUsed
@@ -174,6 +173,7 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 		}
 	}
 	v.TrialUsed = v.TrialUsed || a.TrialLocked
+	v.Balances = appendBalances(v.Balances, v.sales, a.Spent)
 	for i := range a.Grants {
 		v.addGrant(&a.Grants[i], now)
 	}
@@ -233,9 +233,7 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 	}
 	switch product.Kind {
 	case KindConsumable:
-		if item.State == Live && !item.Provisional {
-			v.addCredits(product, quantity)
-		}
+		v.sales = appendSales(v.sales, p, item, product)
 		return
 	case KindPackage:
 		if product.Deliver == DeliverCode {
@@ -409,20 +407,6 @@ func endOf(t int64) int64 {
 		return math.MaxInt64
 	}
 	return t
-}
-
-func (v *View) addCredits(p *Product, quantity int64) {
-	for credit, n := range p.Credits {
-		n = min(n, maxCredits) * quantity
-		at := 0
-		for at < len(v.Balances) && v.Balances[at].Credit < credit {
-			at++
-		}
-		if at == len(v.Balances) || v.Balances[at].Credit != credit {
-			v.Balances = slices.Insert(v.Balances, at, Balance{Credit: credit})
-		}
-		v.Balances[at].Amount = min(v.Balances[at].Amount+n, maxBalance)
-	}
 }
 
 // block notes that the product's group must not be bought now. Billing retry, hold and pause do not block: the user may well want to

@@ -24,6 +24,7 @@ type command struct {
 	customers map[entitlement.Link]entitlement.AccountID
 
 	claim *claimRow // of the one purchase that the command is about; nil: it claims none
+	lost  *lostRow  // who had it until now; nil: nobody loses it
 
 	groups []*mergedGroup // whose accounts the command changes
 
@@ -132,6 +133,10 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "intent.ended", c.endIntent)
 	case TypeSubmitIntent:
 		return api(c, "intent.submitted", c.submitIntent)
+	case TypeRestore:
+		return api(c, "purchase.restored", c.restorePurchase)
+	case TypeConsume:
+		return api(c, "credits.consumed", c.consume)
 	case TypeAwait:
 		return api(c, "purchase.awaited", c.awaitPurchase)
 	case TypeLogin:
@@ -212,7 +217,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeAwait, TypePutRevocations, TypeLogin:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -84,21 +84,23 @@ func (c *command) idempotencyScope(body any) (scope, digest []byte, explicit boo
 	return implied[:], sum[:], false
 }
 
-func (b *CreateAccount) idempotency() *Idempotency { return b.Idempotency }
-func (b *AddAlias) idempotency() *Idempotency      { return b.Idempotency }
-func (b *PatchAccount) idempotency() *Idempotency  { return b.Idempotency }
-func (b *EndSessions) idempotency() *Idempotency   { return b.Idempotency }
-func (b *StartSession) idempotency() *Idempotency  { return b.Idempotency }
-func (b *PutGrant) idempotency() *Idempotency      { return b.Idempotency }
-func (b *DeleteGrant) idempotency() *Idempotency   { return b.Idempotency }
-func (b *PutCatalog) idempotency() *Idempotency    { return b.Idempotency }
-func (b *PutPolicy) idempotency() *Idempotency     { return b.Idempotency }
-func (b *MergeAccounts) idempotency() *Idempotency { return b.Idempotency }
-func (b *UndoMerge) idempotency() *Idempotency     { return b.Idempotency }
-func (b *PutIntent) idempotency() *Idempotency     { return b.Idempotency }
-func (b *EndIntent) idempotency() *Idempotency     { return b.Idempotency }
-func (b *SubmitIntent) idempotency() *Idempotency  { return b.Idempotency }
-func (b *Login) idempotency() *Idempotency         { return b.Idempotency }
+func (b *CreateAccount) idempotency() *Idempotency   { return b.Idempotency }
+func (b *AddAlias) idempotency() *Idempotency        { return b.Idempotency }
+func (b *PatchAccount) idempotency() *Idempotency    { return b.Idempotency }
+func (b *EndSessions) idempotency() *Idempotency     { return b.Idempotency }
+func (b *StartSession) idempotency() *Idempotency    { return b.Idempotency }
+func (b *PutGrant) idempotency() *Idempotency        { return b.Idempotency }
+func (b *DeleteGrant) idempotency() *Idempotency     { return b.Idempotency }
+func (b *PutCatalog) idempotency() *Idempotency      { return b.Idempotency }
+func (b *PutPolicy) idempotency() *Idempotency       { return b.Idempotency }
+func (b *MergeAccounts) idempotency() *Idempotency   { return b.Idempotency }
+func (b *UndoMerge) idempotency() *Idempotency       { return b.Idempotency }
+func (b *RestorePurchase) idempotency() *Idempotency { return b.Idempotency }
+func (b *Consume) idempotency() *Idempotency         { return b.Idempotency }
+func (b *PutIntent) idempotency() *Idempotency       { return b.Idempotency }
+func (b *EndIntent) idempotency() *Idempotency       { return b.Idempotency }
+func (b *SubmitIntent) idempotency() *Idempotency    { return b.Idempotency }
+func (b *Login) idempotency() *Idempotency           { return b.Idempotency }
 
 func (c *command) remember(scope []byte, row *idempotencyRow) {
 	var expired idempotencyRow

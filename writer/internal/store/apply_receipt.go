@@ -32,5 +32,38 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
 
+// restorePurchase gives a purchase to an account that shows it, or that support names. The account that had it sees it as transferred.
+func (c *command) restorePurchase(body *RestorePurchase) Result {
+	if body.Account == "" || !c.exists(body.Account) {
+		return rejected(SlugNotFound, "account")
+	}
+	id, ok := c.purchaseOf(entitlement.Link(body.Purchase))
+	if !ok {
+		return rejected(SlugNotFound, "purchase")
+	}
+	p, ok := c.loadPurchase(id)
+	if !ok || !p.row.Evidence.IsPurchase() {
+		return rejected(SlugNotFound, "purchase")
+	}
+	owner := p.row.Owner
+	taken := Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to another account", Owner: owner}}
+	switch {
+	case owner != "" && c.survivor(owner) == c.survivor(body.Account):
+		return Result{Account: body.Account, Existing: true}
+	case owner == "" || !c.exists(owner): // nobody's any more: its account was erased
+	case body.Support || p.row.Claim != nil && p.row.Claim.Support:
+		return taken
+	default:
+		policy := c.policyOf(c.Env)
+		folded := entitlement.Fold(p.row.Evidence, policy)
+		if !policy.Transfers(&folded, c.now) {
+			return taken
+		}
+		c.lost = &lostRow{Account: owner, Stamp: c.now}
+	}
+	c.claim = &claimRow{Account: body.Account, Stamp: c.now, Support: body.Support}
+	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
+}
+
 // AsTest returns an event about a test purchase as production keeps it: see RecordEvent.
 func AsTest(ev entitlement.Event) entitlement.Event { return *asTest(&ev) }

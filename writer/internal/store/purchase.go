@@ -83,6 +83,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.id = e.row.Evidence.ID()
 	e.row.Owner = c.ownerOf(&e.row)
 	e.row.Shares = c.sharesOf(&e.row)
+	if c.lost != nil {
+		e.row.Lost = append(e.row.Lost, *c.lost)
+	}
 	e.row.Lost = e.row.losers()
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.Doubts()
@@ -136,7 +139,14 @@ func (row *purchaseRow) losers() []lostRow {
 }
 
 func newerClaim(a, b *claimRow) *claimRow {
-	if a == nil || b != nil && (b.Stamp > a.Stamp || b.Stamp == a.Stamp && b.Account < a.Account) {
+	switch {
+	case a == nil || b == nil:
+		return cmp.Or(a, b)
+	case a.Support != b.Support:
+		if b.Support {
+			return b
+		}
+	case b.Stamp > a.Stamp || b.Stamp == a.Stamp && b.Account < a.Account:
 		return b
 	}
 	return a

@@ -137,6 +137,8 @@ type PurchaseDetail struct {
 	ID       entitlement.PurchaseID
 	Owner    entitlement.AccountID // empty: unclaimed
 	Evidence entitlement.Evidence
+	// BySupport: support said whose it is, and a user's restore does not change it.
+	BySupport bool
 	// Pull: the provider is to be asked, because of doubt or of a conflicting message.
 	Pull bool
 }
@@ -187,7 +189,7 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 	key := envKey(env, string(id))
 	var row purchaseRow
 	ok, err := r.decode(bucketPurchases, key, &row)
-	return PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence,
+	return PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, BySupport: row.Claim != nil && row.Claim.Support,
 		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil}, ok, err
 }
 

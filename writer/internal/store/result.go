@@ -45,6 +45,7 @@ type Result struct {
 	Intent    *Intent    `cbor:"9,keyasint,omitempty"`  // of PutIntent and SubmitIntent
 	Merge     string     `cbor:"10,keyasint,omitempty"` // id of the merge that a login made
 	Anonymous bool       `cbor:"11,keyasint,omitempty"` // of a login: the account is anonymous
+	Balance   int64      `cbor:"12,keyasint,omitempty"` // of Consume: what was left after it
 
 	what string // in the audit trail, where the command's type alone does not say it
 }
@@ -66,6 +67,7 @@ const (
 	SlugIdempotencyMismatch = "idempotency-mismatch"
 	SlugInvalidRequest      = "invalid-request"
 	SlugUnavailable         = "unavailable"
+	SlugInsufficientBalance = "insufficient-balance"
 	SlugForbidden           = "forbidden"
 	SlugActiveSubscription  = "active-subscription"
 	SlugAlreadyOwned        = "already-owned"

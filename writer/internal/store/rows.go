@@ -40,13 +40,14 @@ var (
 	bucketIntents  = []byte("intents")   // env | intent id -> intentRow
 	bucketLeases   = []byte("leases")    // env | length (2) | account | what is leased -> intent id
 	bucketDue      = []byte("due")       // stamp (8) | env | intent id -> nothing: when the intent's row goes
+	bucketSpends   = []byte("spends")    // env | length (2) | account | consumption id -> spendRow, for ever
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
-	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue}
+	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue, bucketSpends}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 
@@ -96,10 +97,11 @@ type lostRow struct {
 	Stamp   int64                 `cbor:"2,keyasint"`
 }
 
-// claimRow says that support gave a purchase to an account. The newer one wins when purchases are merged.
+// claimRow says that the API gave a purchase to an account. The newer one wins when purchases are merged, support's before a user's.
 type claimRow struct {
 	Account entitlement.AccountID `cbor:"1,keyasint"`
 	Stamp   int64                 `cbor:"2,keyasint"`
+	Support bool                  `cbor:"3,keyasint,omitempty"` // a user's restore does not change it
 }
 
 // accountRow is what we keep of an account beyond its record.

@@ -94,6 +94,8 @@ func (row *claimRow) ReadCanonical(r *canonical.Reader) {
 			row.Account = entitlement.AccountID(r.String())
 		case 2:
 			row.Stamp = r.Int()
+		case 3:
+			row.Support = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -107,6 +109,7 @@ func (row *claimRow) WriteCanonical(w *canonical.Writer) {
 	w.String(string(row.Account))
 	w.Field(m, 2)
 	w.Number(row.Stamp)
+	w.True(m, 3, row.Support)
 }
 
 // ReadCanonical implements canonical.Readable.
