@@ -51,6 +51,7 @@ type relayedRoute struct {
 
 var relayedRoutes = []relayedRoute{
 	{method: fasthttp.MethodPost, path: "/v1/receipts", body: maxReceiptsBody},
+	{method: fasthttp.MethodPost, path: "/v1/restores", body: maxReceiptsBody},
 	{method: fasthttp.MethodPost, path: "/v1/purchase-intents", body: maxRelayedBody, keyed: true},
 	{method: fasthttp.MethodDelete, path: "/v1/purchase-intents/{intent_id}", body: maxRelayedBody},
 	{method: fasthttp.MethodPost, path: "/v1/purchase-intents/{intent_id}/submitted", body: maxRelayedBody, keyed: true},

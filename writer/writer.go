@@ -225,6 +225,7 @@ func (w *Writer) listen() error {
 	w.routeCatalog(s)
 	w.routeEvents(s)
 	w.routeReceipts(s.handle)
+	w.routeSupport(s)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)

@@ -1,0 +1,266 @@
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+func coins(n int64) Command {
+	return NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
+		{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": n}}}}})
+}
+
+// pack is a sale of coins to an account at a time, taken back or not.
+func pack(id string, account entitlement.AccountID, at int64, refunded bool) Command {
+	tx := &entitlement.Transaction{Sold: entitlement.Sold{Product: "coins"}, StartsAt: at, Store: entitlement.AppStore}
+	version := at * 1e9
+	name := "buy-" + id
+	if refunded {
+		tx.RevokedAt, version, name = at+60, (at+60)*1e9, "refund-"+id
+	}
+	ev := event(name, entitlement.Object{Kind: entitlement.KindTransaction, ID: id, By: entitlement.Apple, At: version, Account: account,
+		Links: []entitlement.Link{entitlement.Link("apple:" + id)}, Transaction: tx})
+	ev.Provider = entitlement.Apple
+	return record(ev)
+}
+
+func consume(id string, account entitlement.AccountID, n int64) Command {
+	return NewCommand(TypeConsume, sandbox, "", &Consume{Account: account, ID: id, Credit: "coins", Amount: n})
+}
+
+func (m *machine) balance(id entitlement.AccountID, x *entitlement.CatalogIndex) int64 {
+	m.t.Helper()
+	for _, b := range m.account(id).View(x, m.now, nil).Balances {
+		if b.Credit == "coins" {
+			return b.Amount
+		}
+	}
+	return 0
+}
+
+func (m *machine) shop() *entitlement.CatalogIndex {
+	var x *entitlement.CatalogIndex
+	m.read(func(r *Reader) error {
+		c, err := r.Catalog(sandbox)
+		x = entitlement.NewCatalogIndex(c)
+		return err
+	})
+	return x
+}
+
+func TestCreditsAreSpentOnceAndTakenBackAsThePolicySays(t *testing.T) {
+	type step struct {
+		command Command
+		slug    string
+		balance int64
+	}
+	tests := []struct {
+		name  string
+		debt  bool
+		steps []step
+	}{
+		{"a consumption id takes once, for ever", false, []step{
+			{pack("1", "acc_1", 100, false), "", 100},
+			{consume("c1", "acc_1", 30), "", 70},
+			{consume("c1", "acc_1", 30), "", 70},
+			{consume("c1", "acc_1", 31), SlugIdempotencyMismatch, 70},
+			{consume("c2", "acc_1", 71), SlugInsufficientBalance, 70},
+			{consume("c3", "acc_1", 70), "", 0},
+			{consume("c4", "acc_2", 1), SlugInsufficientBalance, 0},
+			{consume("c5", "acc_9", 1), SlugNotFound, 0},
+			{consume("c6", "acc_1", 0), SlugInvalidRequest, 0},
+			{consume("c6", "acc_1", -5), SlugInvalidRequest, 0},
+		}},
+		{"a refund takes the unspent part of its own purchase", false, []step{
+			{pack("1", "acc_1", 100, false), "", 100},
+			{pack("2", "acc_1", 200, false), "", 200},
+			{consume("c1", "acc_1", 130), "", 70},
+			{pack("1", "acc_1", 100, true), "", 70}, // all of it was spent
+			{pack("2", "acc_1", 200, true), "", 0},  // 70 were left
+			{pack("3", "acc_1", 300, false), "", 100},
+		}},
+		{"in debt it takes all of it", true, []step{
+			{pack("1", "acc_1", 100, false), "", 100},
+			{consume("c1", "acc_1", 60), "", 40},
+			{pack("1", "acc_1", 100, true), "", -60},
+			{consume("c2", "acc_1", 1), SlugInsufficientBalance, -60},
+			{pack("2", "acc_1", 200, false), "", 40},
+			{consume("c3", "acc_1", 41), SlugInsufficientBalance, 40},
+			{consume("c4", "acc_1", 40), "", 0},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range []Command{coins(100), create("acc_1"), create("acc_2"),
+				NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Debt: tt.debt}})} {
+				m.apply(c)
+			}
+			x := m.shop()
+			for i, s := range tt.steps {
+				slug := ""
+				if got := m.apply(s.command); got.Rejection != nil {
+					slug = got.Rejection.Slug
+				}
+				if got := m.balance("acc_1", x); slug != s.slug || got != s.balance {
+					t.Errorf("step %d: %q, balance %d, want %q, %d", i, slug, got, s.slug, s.balance)
+				}
+				m.check()
+			}
+		})
+	}
+}
+
+// A merged account spends from the oldest credits of either, and each keeps what was its own when the merge is undone.
+func TestMergedAccountsSpendFromTheOldest(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for _, c := range []Command{coins(100), create("acc_1"), create("acc_2"), pack("1", "acc_1", 200, false), pack("2", "acc_2", 100, false), mergeOf("merge_1", "acc_1", "acc_2"),
+		consume("c1", "acc_1", 130)} {
+		if got := m.apply(c); got.Rejection != nil {
+			t.Fatalf("%d: %+v", c.Type, got.Rejection)
+		}
+	}
+	x := m.shop()
+	if a, b := m.balance("acc_1", x), m.balance("acc_2", x); a != 70 || b != 70 {
+		t.Errorf("merged they have %d and %d, want 70", a, b)
+	}
+	if got := m.apply(consume("c1", "acc_2", 130)); !got.Existing || m.balance("acc_2", x) != 70 {
+		t.Errorf("the same consumption under the other id: %+v", got)
+	}
+	m.apply(undo("merge_1", "acc_1"))
+	if a, b := m.balance("acc_1", x), m.balance("acc_2", x); a != 70 || b != 0 {
+		t.Errorf("alone they have %d and %d, want 70 and 0: the older sale is spent first", a, b)
+	}
+}
+
+// Random sales, refunds, consumptions and repeats: the balance is always that of a plain ledger, and the order of messages never shows in it (I20).
+func TestBalancesAreTheLedgers(t *testing.T) {
+	for seed := range uint64(4) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		m := newMachine(t, 64<<20)
+		m.applyAll([]Command{coins(10), create("acc_1"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Debt: seed%2 == 0}})})
+		x := m.shop()
+		type bought struct{ refunded bool }
+		var sales []bought
+		spent := map[string]int64{}
+		want := func() int64 { // sales are in the order of their times
+			rest := int64(0)
+			for _, n := range spent {
+				rest += n
+			}
+			balance := -rest
+			for _, s := range sales {
+				used := min(rest, 10)
+				rest -= used
+				switch {
+				case !s.refunded:
+					balance += 10
+				case seed%2 != 0: // what was spent of it stays the buyer's
+					balance += used
+				}
+			}
+			return balance
+		}
+		for op := range 500 {
+			switch r.IntN(5) {
+			case 0:
+				sales = append(sales, bought{})
+				m.apply(pack(fmt.Sprintf("%06d", len(sales)), "acc_1", int64(1000+len(sales)), false))
+			case 1:
+				if len(sales) > 0 {
+					n := r.IntN(len(sales))
+					sales[n].refunded = true
+					m.apply(pack(fmt.Sprintf("%06d", n+1), "acc_1", int64(1001+n), true))
+				}
+			default:
+				id, n := fmt.Sprintf("c%d", r.IntN(op+1)), int64(1+r.IntN(12))
+				before := want()
+				got := m.apply(consume(id, "acc_1", n))
+				old, repeated := spent[id]
+				switch {
+				case repeated && old != n:
+					if got.Rejection == nil || got.Rejection.Slug != SlugIdempotencyMismatch {
+						t.Fatalf("seed %d, step %d: %+v", seed, op, got)
+					}
+				case repeated:
+					if !got.Existing {
+						t.Fatalf("seed %d, step %d: consumed twice", seed, op)
+					}
+				case before < n:
+					if got.Rejection == nil || got.Rejection.Slug != SlugInsufficientBalance {
+						t.Fatalf("seed %d, step %d: %d of %d were given: %+v", seed, op, n, before, got)
+					}
+				default:
+					if spent[id] = n; got.Rejection != nil || got.Balance != before-n {
+						t.Fatalf("seed %d, step %d: %+v, want %d left", seed, op, got, before-n)
+					}
+				}
+			}
+			if got := m.balance("acc_1", x); got != want() {
+				t.Fatalf("seed %d, step %d: balance %d, the ledger says %d", seed, op, got, want())
+			}
+		}
+		m.check()
+	}
+}
+
+// A restore takes a purchase as the policy says; the loser sees it as transferred, and what support said stays.
+func TestRestoresFollowThePolicy(t *testing.T) {
+	restore := func(to entitlement.AccountID, support bool) Command {
+		return NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: to, Purchase: "stripe:sub_1", Support: support})
+	}
+	active := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))
+	ended := record(event("evt_2", subscription("sub_1", 11, entitlement.Canceled, "acc_1")))
+	renewed := record(event("evt_3", subscription("sub_1", 12, entitlement.Active, "acc_1")))
+	tests := []struct {
+		name     string
+		transfer entitlement.Transfer
+		steps    []Command
+		slug     string
+		owner    entitlement.AccountID
+		lost     bool // acc_1 sees it as transferred
+	}{
+		{"taken", "", []Command{active, restore("acc_2", false)}, "", "acc_2", true},
+		{"taken, and renewals follow", "", []Command{active, restore("acc_2", false), renewed}, "", "acc_2", true},
+		{"taken back", "", []Command{active, restore("acc_2", false), restore("acc_1", false)}, "", "acc_1", false},
+		{"kept", entitlement.TransferNever, []Command{active, restore("acc_2", false)}, SlugAliasTaken, "acc_1", false},
+		{"kept while it gives access", entitlement.TransferIfInactive, []Command{active, restore("acc_2", false)}, SlugAliasTaken, "acc_1", false},
+		{"taken once it gives none", entitlement.TransferIfInactive, []Command{active, ended, restore("acc_2", false)}, "", "acc_2", true},
+		{"its own", "", []Command{active, restore("acc_1", false)}, "", "acc_1", false},
+		{"of a merged account: its own", entitlement.TransferNever, []Command{active, mergeOf("merge_1", "acc_1", "acc_2"), restore("acc_2", false)}, "", "acc_1", false},
+		{"support gives what is nobody's", "", []Command{record(event("evt_1", subscription("sub_1", 10, entitlement.Active, ""))), restore("acc_1", true)}, "", "acc_1", false},
+		{"what support said stays", "", []Command{record(event("evt_1", subscription("sub_1", 10, entitlement.Active, ""))), restore("acc_1", true), restore("acc_2", false)}, SlugAliasTaken, "acc_1", false},
+		{"support takes nothing from anybody", "", []Command{active, restore("acc_2", true)}, SlugAliasTaken, "acc_1", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: tt.transfer}})} {
+				m.apply(c)
+			}
+			slug := ""
+			for _, c := range tt.steps {
+				slug = ""
+				if got := m.apply(c); got.Rejection != nil {
+					slug = got.Rejection.Slug
+				}
+				m.check()
+			}
+			m.read(func(r *Reader) error {
+				p, ok, err := r.Purchase(sandbox, "stripe:sub_1")
+				if !ok || p.Owner != tt.owner || slug != tt.slug {
+					t.Errorf("%q, owner %q, want %q, %q", slug, p.Owner, tt.slug, tt.owner)
+				}
+				return err
+			})
+			own := m.account("acc_1")
+			lost := len(own.Purchases) == 1 && own.Purchases[0].Items[0].State == entitlement.Revoked && own.Purchases[0].Items[0].Reason == entitlement.ReasonTransferred
+			if lost != tt.lost {
+				t.Errorf("acc_1 has %+v, want it transferred %t", own.Purchases, tt.lost)
+			}
+		})
+	}
+}
