@@ -126,6 +126,7 @@ func (c *apiCall) patchAccount() (answer, error) {
 	var req struct {
 		Attributes map[string]*string `json:"attributes"` // null or "" deletes one
 		Tester     *bool              `json:"tester"`
+		Email      json.RawMessage    `json:"email"` // null is not absent: none from now on
 	}
 	if err := c.decode(&req); err != nil {
 		return answer{}, err
@@ -139,6 +140,9 @@ func (c *apiCall) patchAccount() (answer, error) {
 	}
 	if err := checkAttributes(attributes); err != nil {
 		return answer{}, err
+	}
+	if req.Email != nil {
+		return c.putContact(req.Email, attributes, req.Tester)
 	}
 	return c.onAccount(http.StatusOK, store.TypePatch, func(id entitlement.AccountID, key *store.Idempotency) any {
 		return store.PatchAccount{Account: id, Attributes: attributes, Tester: req.Tester, Idempotency: key}

@@ -109,6 +109,8 @@ type accountShown struct {
 	Aliases      []aliasShown            `json:"aliases"`
 	Merged       []mergeShown            `json:"merged"` // the merges that it takes part in
 	Attributes   map[string]string       `json:"attributes"`
+	Email        *string                 `json:"email"`         // null: none, or not readable here
+	Emails       []emailShown            `json:"email_history"` // oldest first, with the present one
 	Purchases    []purchaseShown         `json:"purchases"`
 	Grants       []grantShown            `json:"grants"`
 	AppleToken   string                  `json:"apple_app_account_token"`
@@ -175,6 +177,9 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: detail.ID.AppleAppAccountToken()}
 	for name, value := range detail.Attributes {
 		shown.Attributes[name] = value
+	}
+	if shown.Email, shown.Emails, err = c.emails(reader, id); err != nil {
+		return answer{}, err
 	}
 	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {

@@ -31,6 +31,9 @@ type Config struct {
 	Trust   TrustConfig   `config:"trust"`
 	Log     LogConfig     `config:"log"`
 
+	// Contacts is how e-mail addresses are kept. Without it none is taken.
+	Contacts ContactsConfig `config:"contacts"`
+
 	// TLS, when given, puts everything between the nodes under mutual TLS: Raft, the internal listener, NATS. All writers and edges of a cluster have
 	// it or none. Only with it may the listeners for nodes be on other than loopback addresses.
 	TLS *mutual.Files `config:"tls"`
@@ -258,6 +261,7 @@ func (c *Config) Validate() error {
 			m.Add(at, "want an https:// address")
 		}
 	}
+	c.Contacts.validate(&m)
 	c.loadKeys(&m)
 	c.loadIdentity(&m)
 	return m.Err()

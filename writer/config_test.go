@@ -191,12 +191,12 @@ func TestMakeKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(e.Name(), ".key.") && info.Mode().Perm() != 0o600 {
+		if strings.Contains(e.Name(), ".key") && info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has the mode %o, want 600", e.Name(), info.Mode().Perm())
 		}
 	}
-	if len(entries) != 8 {
-		t.Errorf("%d files, want 8: %v", len(entries), entries)
+	if len(entries) != 9 {
+		t.Errorf("%d files, want 9: %v", len(entries), entries)
 	}
 	if err := MakeKeys(dir, testCluster, entitlement.Environments); !errors.Is(err, ErrKeysExist) {
 		t.Errorf("MakeKeys again = %v, want ErrKeysExist", err)

@@ -95,6 +95,11 @@ func testConfigs(t testing.TB, n int) []Config {
 			Listen: c.listeners.public.Addr().String(), InternalListen: c.listeners.internal.Addr().String(), RaftListen: c.listeners.raft.Addr().String()}
 		c.Keys = KeysConfig{IssuerKeyFile: filepath.Join(keys, issuerKeyFile), IssuerCertFile: filepath.Join(keys, issuerCertFile),
 			SessionKeyFiles: map[entitlement.Environment]string{}}
+		contacts, err := os.ReadFile(filepath.Join(keys, contactKeyFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Contacts.Key = config.Secret(strings.TrimSpace(string(contacts)))
 		c.Trust.RootPublicKeys = []string{filepath.Join(keys, rootPublicFile), filepath.Join(keys, sparePublicFile)}
 		c.ManageURLs = map[entitlement.Provider]string{entitlement.Stripe: "https://billing.example.com/manage"}
 		c.Environments = map[entitlement.Environment]EnvironmentConfig{}

@@ -40,7 +40,7 @@ const backdate = 5 * time.Minute
 var ErrKeysExist = errors.New("keys exist already")
 
 // MakeKeys makes all keys of a new cluster in dir: two roots (active and spare), an issuing key certified by the active root for
-// 400 days, and a session key for each environment. The roots' private keys belong offline afterwards; a writer needs neither.
+// 400 days, a session key for each environment, and the key that seals e-mail addresses. The roots' private keys belong offline afterwards; a writer needs neither.
 // Error: ErrKeysExist.
 func MakeKeys(dir, cluster string, envs []entitlement.Environment) error {
 	return MakeKeysAt(dir, cluster, envs, time.Now())
@@ -69,7 +69,7 @@ func MakeKeysAt(dir, cluster string, envs []entitlement.Environment, now time.Ti
 			return err
 		}
 	}
-	return nil
+	return makeContactKey(dir)
 }
 
 func checkCluster(cluster string) error {

@@ -81,6 +81,7 @@ type Writer struct {
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
 	receiptPauses   pauses
+	sealer          *sealer // nil: no key is configured
 	admission       *admission
 	refusals        refusalLog
 	polls           chan struct{}
@@ -138,6 +139,9 @@ func Open(cfg Config) (w *Writer, err error) {
 			w = nil
 		}
 	}()
+	if w.sealer, err = newSealer(cfg.Contacts); err != nil {
+		return w, err
+	}
 	w.metrics = newMetrics(w)
 	w.verifier = replication.NewVerifier(w.keys.roots, cfg.Node.Cluster)
 	if w.signer, err = newSigner(w.keys, cfg.Node.Cluster, cfg.Node.ID, w.now()); err != nil {
@@ -226,6 +230,7 @@ func (w *Writer) listen() error {
 	w.routeEvents(s)
 	w.routeReceipts(s.handle)
 	w.routeSupport(s)
+	w.routeContacts(s)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)

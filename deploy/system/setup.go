@@ -42,6 +42,7 @@ type secrets struct {
 	Cluster      string                       `json:"cluster"`
 	Writers      int                          `json:"writers"`
 	Environments map[string]environmentSecret `json:"environments"`
+	ContactsKey  string                       `json:"contacts_key"`
 }
 
 type environmentSecret struct {
@@ -88,7 +89,10 @@ func loadSecrets(config Config) (secrets, error) {
 // complete draws by lot what is missing, and reports whether that was anything: a folder of an earlier program has no secrets of the providers
 // that it did not know.
 func (s *secrets) complete() bool {
-	drawn := false
+	drawn := s.ContactsKey == ""
+	if drawn {
+		s.ContactsKey = random("") + random("")[:16]
+	}
 	for env, secret := range s.Environments {
 		for _, missing := range []struct {
 			secret *string
@@ -264,6 +268,7 @@ func (s *System) writerSettings(i int) settings {
 			"issuer_cert_file":  filepath.Join(s.keysDir(), "issuer.cert"),
 			"session_key_files": sessionKeys,
 		},
+		"contacts":     settings{"key": s.secrets.ContactsKey},
 		"manage_urls":  manageURLs,
 		"environments": envs,
 	}

@@ -26,6 +26,7 @@ const (
 	IdempotencyMismatch Slug = "idempotency-mismatch"
 	Unavailable         Slug = "unavailable"
 	Superseded          Slug = "superseded"
+	NotConfigured       Slug = "not-configured"
 
 	// Webhooks.
 	InvalidSignature Slug = "invalid-signature"
@@ -81,6 +82,7 @@ var kinds = []Kind{
 	{IdempotencyMismatch, "Idempotency key reused", http.StatusUnprocessableEntity, "Use a new Idempotency-Key for a request with another body."},
 	{Unavailable, "Unavailable", http.StatusServiceUnavailable, "Nothing is known to be written; wait as long as Retry-After says, then send the same again, with the same Idempotency-Key."},
 	{Superseded, "Node superseded", http.StatusServiceUnavailable, "Ask another node: this one belongs to a history that has ended and needs its operator."},
+	{NotConfigured, "Not configured", http.StatusNotImplemented, "Let the operator add what the detail names to the configuration of every writer; nothing was stored."},
 
 	{InvalidSignature, "Invalid signature", http.StatusUnauthorized, "Check the secret that is configured for this provider and environment; nothing was stored."},
 	{StaleSignature, "Stale signature", http.StatusUnauthorized, "Sign and send again now, and check the clocks; nothing was stored."},

@@ -141,6 +141,8 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "purchase.awaited", c.awaitPurchase)
 	case TypeLogin:
 		return api(c, "session.login", c.login)
+	case TypePutContact:
+		return api(c, "account.updated", c.putContact)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -217,7 +219,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

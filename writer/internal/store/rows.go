@@ -34,20 +34,25 @@ var (
 	bucketMembers     = []byte("members")           // node id -> memberRow
 
 	// Since rulesAccounts.
-	bucketParts    = []byte("parts")     // env | account id -> what the account itself has, an entitlement.Account: for those in a merge, whose record is a union
-	bucketMerges   = []byte("merges")    // env | account that was merged -> mergeRow
-	bucketPersons  = []byte("persons")   // env | length (2) | a store's name of a person | purchase id -> 1 where the purchase had a trial, else 0
-	bucketIntents  = []byte("intents")   // env | intent id -> intentRow
-	bucketLeases   = []byte("leases")    // env | length (2) | account | what is leased -> intent id
-	bucketDue      = []byte("due")       // stamp (8) | env | intent id -> nothing: when the intent's row goes
-	bucketSpends   = []byte("spends")    // env | length (2) | account | consumption id -> spendRow, for ever
+	bucketParts        = []byte("parts")         // env | account id -> what the account itself has, an entitlement.Account: for those in a merge, whose record is a union
+	bucketMerges       = []byte("merges")        // env | account that was merged -> mergeRow
+	bucketPersons      = []byte("persons")       // env | length (2) | a store's name of a person | purchase id -> 1 where the purchase had a trial, else 0
+	bucketIntents      = []byte("intents")       // env | intent id -> intentRow
+	bucketLeases       = []byte("leases")        // env | length (2) | account | what is leased -> intent id
+	bucketDue          = []byte("due")           // stamp (8) | env | intent id -> nothing: when the intent's row goes
+	bucketSpends       = []byte("spends")        // env | length (2) | account | consumption id -> spendRow, for ever
+	bucketContacts     = []byte("contacts")      // env | account id -> contactRow
+	bucketContactIndex = []byte("contact_index") // env | index (32) | account id -> account id: who has the address now
+	bucketSuggestions  = []byte("suggestions")   // env | index (32) -> stamp (8) since when several accounts have the address
+
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
-	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue, bucketSpends}
+	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue, bucketSpends,
+	bucketContacts, bucketContactIndex, bucketSuggestions}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 

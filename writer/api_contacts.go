@@ -1,0 +1,111 @@
+package writer
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// An e-mail address is an attribute with history. It proves nobody: that two accounts have the same one is a suggestion for support.
+
+func (w *Writer) routeContacts(s *server) {
+	s.handle("GET /v1/merge-suggestions", w.reading((*apiCall).listSuggestions))
+}
+
+// contactPlace is for what an account's address is sealed.
+func contactPlace(id entitlement.AccountID) string { return "contact\x00" + string(id) }
+
+// putContact commits the change of an account's address together with the rest of the request.
+func (c *apiCall) putContact(text json.RawMessage, attributes map[string]string, tester *bool) (answer, error) {
+	s, err := c.sealing()
+	if err != nil {
+		return answer{}, err
+	}
+	var email *string
+	if json.Unmarshal(text, &email) != nil {
+		return answer{}, wrong("email", "want text, or null")
+	}
+	command := store.PutContact{Attributes: attributes, Tester: tester}
+	var address string
+	if email != nil {
+		if address, err = parseEmail("email", *email); err != nil {
+			return answer{}, err
+		}
+	}
+	return c.onAccount(http.StatusOK, store.TypePutContact, func(id entitlement.AccountID, key *store.Idempotency) any {
+		command.Account, command.Idempotency = id, c.veiled(s, key)
+		if address != "" {
+			command.Sealed, command.Index = s.seal(c.env, contactPlace(id), address), s.emailIndex(c.env, address)
+		}
+		return command
+	})
+}
+
+// veiled replaces the body's hash, which goes into the log: that of a body which is little more than an address could be found by trying addresses.
+func (c *apiCall) veiled(s *sealer, key *store.Idempotency) *store.Idempotency {
+	if key == nil {
+		return nil
+	}
+	return &store.Idempotency{Scope: key.Scope, Body: s.mac(c.env, "body", c.body)}
+}
+
+// emailShown is an address that an account has or had.
+type emailShown struct {
+	Email *string `json:"email"` // null: sealed with another key than this node's
+	Since string  `json:"since"`
+	Until *string `json:"until"` // null: the account has it
+}
+
+// emails opens an account's addresses.
+func (c *apiCall) emails(reader *store.Reader, id entitlement.AccountID) (present *string, history []emailShown, err error) {
+	contacts, err := reader.Contacts(c.env, id)
+	history = []emailShown{}
+	for _, contact := range contacts {
+		shown := emailShown{Since: formatTime(contact.Since), Until: optionalTime(contact.Until)}
+		if text, err := c.sealer.open(c.env, contactPlace(id), contact.Sealed); err == nil {
+			shown.Email = &text
+		}
+		if contact.Until == 0 {
+			present = shown.Email
+		}
+		history = append(history, shown)
+	}
+	return present, history, err
+}
+
+func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
+	q := c.r.URL.Query()
+	limit, err := pageLimit(q.Get("limit"))
+	if err != nil {
+		return answer{}, err
+	}
+	after, err := base64.RawURLEncoding.DecodeString(q.Get("cursor"))
+	if err != nil {
+		return answer{}, wrong("cursor", "want what an earlier answer gave as next")
+	}
+	list, upTo, err := reader.Suggestions(c.env, after, limit)
+	if err != nil {
+		return answer{}, err
+	}
+	type suggestionShown struct {
+		Accounts   []entitlement.AccountID `json:"accounts"`
+		Since      string                  `json:"since"`
+		AgeSeconds int64                   `json:"age_seconds"`
+	}
+	shown, now := []suggestionShown{}, c.now().Unix()
+	for _, s := range list {
+		shown = append(shown, suggestionShown{s.Accounts, formatTime(s.Since), max(now-s.Since, 0)})
+	}
+	var next *string
+	if upTo != nil {
+		text := base64.RawURLEncoding.EncodeToString(upTo)
+		next = &text
+	}
+	return answer{status: http.StatusOK, body: struct {
+		Suggestions []suggestionShown `json:"suggestions"`
+		Next        *string           `json:"next"`
+	}{shown, next}}, nil
+}

@@ -1,0 +1,149 @@
+package writer
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// emails returns what GET of an account shows: the present address, and the history with a star behind the ones that have ended.
+func (w *testWriter) emails(id string) (string, string) {
+	w.t.Helper()
+	r := w.api("GET", "/v1/accounts/"+id, "")
+	list, ok := r.json["email_history"].([]any)
+	if r.status != 200 || !ok {
+		w.t.Fatalf("GET of the account = %d %s", r.status, r.text)
+	}
+	var history []string
+	for _, one := range list {
+		entry := one.(object)
+		text := fmt.Sprint(entry["email"])
+		if entry["until"] != nil {
+			text += "*"
+		}
+		history = append(history, text)
+	}
+	return r.str("email"), strings.Join(history, " ")
+}
+
+func (w *testWriter) setEmail(id, email string) {
+	w.t.Helper()
+	if r := w.api("PATCH", "/v1/accounts/"+id, fmt.Sprintf(`{"email": %q}`, email)); r.status != 200 || r.str("account_id") != id || r.str("revision") == "" {
+		w.t.Fatalf("PATCH of the e-mail = %d %s", r.status, r.text)
+	}
+}
+
+// suggested returns the accounts of each suggestion.
+func (w *testWriter) suggested() string {
+	w.t.Helper()
+	r := w.api("GET", "/v1/merge-suggestions", "")
+	list, ok := r.json["suggestions"].([]any)
+	if r.status != 200 || !ok || r.json["next"] != nil {
+		w.t.Fatalf("GET /v1/merge-suggestions = %d %s", r.status, r.text)
+	}
+	var all []string
+	for _, one := range list {
+		s := one.(object)
+		if s["since"] == nil || s["age_seconds"] == nil {
+			w.t.Errorf("suggestion %v has no age", s)
+		}
+		all = append(all, fmt.Sprint(s["accounts"]))
+	}
+	return strings.Join(all, " ")
+}
+
+// TestAnEmailIsAnAttributeWithHistory: two accounts may have one, which suggests a merge and does none; nothing that the writer writes or logs shows it.
+func TestAnEmailIsAnAttributeWithHistory(t *testing.T) {
+	configs := testConfigs(t, 1)
+	w := startWriter(t, configs[0])
+	w.awaitReady()
+	ann, other := w.account(), w.account()
+	w.setEmail(ann, "canary.one@example.com")
+	w.setEmail(ann, "Canary.One@example.com") // the same one
+	w.setEmail(ann, "canary.two@example.com")
+	if present, history := w.emails(ann); present != "canary.two@example.com" || history != "canary.one@example.com* canary.two@example.com" {
+		t.Errorf("e-mail %s, history %s", present, history)
+	}
+	w.setEmail(other, "canary.one@example.com")
+	if got := w.suggested(); got != "" {
+		t.Errorf("an address that nobody else has any more suggests %s", got)
+	}
+	w.setEmail(other, "CANARY.TWO@example.com")
+	pair := fmt.Sprintf("[%s %s]", min(ann, other), max(ann, other))
+	if got := w.suggested(); got != pair {
+		t.Errorf("suggestions = %s, want %s", got, pair)
+	}
+	// Another address settles it, and so the same one opens it anew.
+	if r := w.api("PATCH", "/v1/accounts/"+other, `{"email": null, "attributes": {"name": "x"}, "tester": true}`); r.status != 200 {
+		t.Fatalf("PATCH = %d %s", r.status, r.text)
+	}
+	if shown := w.api("GET", "/v1/accounts/"+other, ""); shown.json["email"] != nil || shown.json["tester"] != true || !strings.Contains(shown.text, `"name":"x"`) {
+		t.Errorf("after a PATCH of everything: %s", shown.text)
+	}
+	if got := w.suggested(); got != "" {
+		t.Errorf("suggestions = %s, want none", got)
+	}
+	// The repeat under a key is done once; under the same key with another address it is refused.
+	once := header{"Idempotency-Key": "mail"}
+	first := w.api("PATCH", "/v1/accounts/"+other, `{"email": "canary.two@example.com"}`, once)
+	if again := w.api("PATCH", "/v1/accounts/"+other, `{"email": "canary.two@example.com"}`, once); first.status != 200 || again.text != first.text {
+		t.Errorf("repeat = %s, want %s", again.text, first.text)
+	}
+	if r := w.api("PATCH", "/v1/accounts/"+other, `{"email": "canary.three@example.com"}`, once); r.slug() != "idempotency-mismatch" {
+		t.Errorf("another address under the same key = %d %s", r.status, r.text)
+	}
+	if got := w.suggested(); got != pair {
+		t.Errorf("suggestions = %s, want %s", got, pair)
+	}
+	for _, body := range []string{`{"email": "no address"}`, `{"email": ""}`, `{"email": 1}`, `{"email": "Ann <canary.two@example.com>"}`, `{"email": "a@b.example, c@d.example"}`} {
+		if r := w.api("PATCH", "/v1/accounts/"+ann, body); r.status != 400 || r.slug() != "invalid-request" || strings.Contains(r.text, "canary") {
+			t.Errorf("%s = %d %s, want invalid-request that quotes nothing", body, r.status, r.text)
+		}
+	}
+	if r := w.api("PATCH", "/v1/accounts/acc_nobody", `{"email": "canary.two@example.com"}`); r.slug() != "not-found" {
+		t.Errorf("PATCH of nobody = %d %s", r.status, r.text)
+	}
+	metrics := w.get("/metrics").text
+	w.stop()
+	for name, text := range map[string]string{"log": w.logs.String(), "metrics": metrics} {
+		if strings.Contains(strings.ToLower(text), "canary.") {
+			t.Errorf("the %s shows an address", name)
+		}
+	}
+	files := 0
+	err := filepath.WalkDir(configs[0].Node.DataDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		files++
+		b, err := os.ReadFile(path)
+		if strings.Contains(strings.ToLower(string(b)), "canary.") {
+			t.Errorf("%s shows an address", path)
+		}
+		return err
+	})
+	if err != nil || files < 3 {
+		t.Errorf("%d files were looked through, %v", files, err)
+	}
+}
+
+// TestWithoutAKeyNoAddressIsTaken: and the rest goes on.
+func TestWithoutAKeyNoAddressIsTaken(t *testing.T) {
+	cfg := testConfigs(t, 1)[0]
+	cfg.Contacts.Key = ""
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	id := w.account()
+	if r := w.api("PATCH", "/v1/accounts/"+id, `{"email": "ann@example.com"}`); r.status != 501 || r.slug() != "not-configured" {
+		t.Errorf("PATCH of an e-mail = %d %s, want not-configured", r.status, r.text)
+	}
+	if r := w.api("PATCH", "/v1/accounts/"+id, `{"attributes": {"a": "b"}}`); r.status != 200 {
+		t.Errorf("PATCH of an attribute = %d %s", r.status, r.text)
+	}
+	if present, history := w.emails(id); present != "" || history != "" {
+		t.Errorf("e-mail %s, history %s", present, history)
+	}
+}

@@ -1,0 +1,190 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
+)
+
+// An e-mail address is an attribute with history, not a name: two accounts may have the same one. That they do is a suggestion to merge them, which is
+// never done for an address alone. Here are sealed addresses, which nobody can read without a key that no node of Raft holds in its files, and
+// their indexes, by which equal ones are found.
+
+const (
+	// maxContacts is how many addresses an account's history has; with one more the oldest goes.
+	maxContacts = 50
+	// maxSealedBytes is more than a sealed address has: 254 bytes, and what seals it.
+	maxSealedBytes = 512
+	// contactIndexBytes is the length of an index, an HMAC-SHA256.
+	contactIndexBytes = 32
+)
+
+// PutContact gives an account another e-mail address, or none, and changes what PatchAccount does.
+type PutContact struct {
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Sealed      []byte                `cbor:"2,keyasint,omitempty"` // empty: none from now on
+	Index       []byte                `cbor:"3,keyasint,omitempty"` // of the address, 32 bytes
+	Attributes  map[string]string     `cbor:"4,keyasint,omitempty"`
+	Tester      *bool                 `cbor:"5,keyasint,omitempty"`
+	Idempotency *Idempotency          `cbor:"6,keyasint,omitempty"`
+}
+
+func (b *PutContact) idempotency() *Idempotency { return b.Idempotency }
+
+// contactRow is the history of an account's addresses, oldest first. The last one is the present one if it has not ended.
+type contactRow struct {
+	Contacts []Contact `cbor:"1,keyasint"`
+}
+
+// Contact is an address that an account has or had.
+type Contact struct {
+	Sealed []byte `cbor:"1,keyasint"`
+	Index  []byte `cbor:"2,keyasint"`
+	Since  int64  `cbor:"3,keyasint"`           // Unix seconds
+	Until  int64  `cbor:"4,keyasint,omitempty"` // Unix seconds; 0: the account has it
+}
+
+// present returns the address that the account has, or nil.
+func (row *contactRow) present() *Contact {
+	if n := len(row.Contacts); n > 0 && row.Contacts[n-1].Until == 0 {
+		return &row.Contacts[n-1]
+	}
+	return nil
+}
+
+func contactPrefix(env entitlement.Environment, index []byte) []byte {
+	return append([]byte{envByte(env)}, index...)
+}
+
+func contactKey(env entitlement.Environment, index []byte, id entitlement.AccountID) []byte {
+	return append(contactPrefix(env, index), keyText(string(id))...)
+}
+
+func (c *command) putContact(body *PutContact) Result {
+	if len(body.Sealed) > maxSealedBytes || (len(body.Sealed) == 0) != (len(body.Index) == 0) || len(body.Index) != 0 && len(body.Index) != contactIndexBytes {
+		return rejected(SlugInvalidRequest, "sealed address")
+	}
+	result := c.patchAccount(&PatchAccount{Account: body.Account, Attributes: body.Attributes, Tester: body.Tester})
+	if result.Rejection != nil {
+		return result
+	}
+	key := envKey(c.Env, string(body.Account))
+	var row contactRow
+	c.decode(bucketContacts, key, &row)
+	had := row.present()
+	if had == nil && len(body.Index) == 0 || had != nil && bytes.Equal(had.Index, body.Index) {
+		return result
+	}
+	if had != nil {
+		had.Until = c.now
+		c.dropContactIndex(had.Index, body.Account)
+	}
+	if len(body.Index) > 0 {
+		row.Contacts = append(row.Contacts, Contact{Sealed: body.Sealed, Index: body.Index, Since: c.now})
+		c.addContactIndex(body.Index, body.Account)
+	}
+	row.Contacts = row.Contacts[max(0, len(row.Contacts)-maxContacts):]
+	c.encode(bucketContacts, key, &row)
+	return result
+}
+
+// addContactIndex notes that the account has the address. The second one that does opens a suggestion.
+func (c *command) addContactIndex(index []byte, id entitlement.AccountID) {
+	if len(c.contactOwners(index, 1)) > 0 && c.get(bucketSuggestions, contactPrefix(c.Env, index)) == nil {
+		c.put(bucketSuggestions, contactPrefix(c.Env, index), binary.BigEndian.AppendUint64(nil, uint64(c.now)))
+	}
+	c.put(bucketContactIndex, contactKey(c.Env, index, id), []byte(id))
+}
+
+// dropContactIndex takes that back, and the suggestion where only one has the address now.
+func (c *command) dropContactIndex(index []byte, id entitlement.AccountID) {
+	c.delete(bucketContactIndex, contactKey(c.Env, index, id))
+	if len(c.contactOwners(index, 2)) < 2 {
+		c.delete(bucketSuggestions, contactPrefix(c.Env, index))
+	}
+}
+
+// contactOwners lists accounts that have an address, at most limit.
+func (c *command) contactOwners(index []byte, limit int) []entitlement.AccountID {
+	var owners []entitlement.AccountID
+	prefix := contactPrefix(c.Env, index)
+	cursor := c.cursor(bucketContactIndex)
+	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(owners) < limit; k, id = cursor.Next() {
+		owners = append(owners, entitlement.AccountID(id))
+	}
+	return owners
+}
+
+// Contacts returns the history of an account's addresses, oldest first. Error: replication.ErrCorrupt.
+func (r *Reader) Contacts(env entitlement.Environment, id entitlement.AccountID) ([]Contact, error) {
+	var row contactRow
+	_, err := r.decode(bucketContacts, envKey(env, string(id)), &row)
+	return row.Contacts, err
+}
+
+// Suggestion is an address that several accounts have, which are not merged.
+type Suggestion struct {
+	Index    []byte
+	Accounts []entitlement.AccountID // sorted; of accounts that are merged the survivor alone
+	Since    int64                   // when the second one got the address, Unix seconds
+}
+
+// maxSuggested bounds the accounts of one suggestion: an address that stands for nobody, such as a shop's own, is given to many.
+const maxSuggested = 100
+
+// Suggestions lists what could be merged, sorted by index, after the given one. It returns the index up to which it looked, nil for all of them; what was merged
+// since is passed over. Error: replication.ErrCorrupt.
+func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit int) (list []Suggestion, upTo []byte, err error) {
+	prefix := []byte{envByte(env)}
+	start := prefix
+	if len(after) > 0 {
+		start = append(contactPrefix(env, after), 0)
+	}
+	cursor := r.tx.Bucket(bucketSuggestions).Cursor()
+	looked := 0
+	for k, row := cursor.Seek(start); k != nil && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
+		if looked == limit {
+			return list, upTo, nil
+		}
+		looked++
+		if len(row) != 8 || len(k) != 1+contactIndexBytes {
+			return nil, nil, fmt.Errorf("merge suggestion: %w", replication.ErrCorrupt)
+		}
+		upTo = bytes.Clone(k[1:])
+		s := Suggestion{Index: upTo, Since: int64(binary.BigEndian.Uint64(row))}
+		if s.Accounts, err = r.suggested(env, k); err != nil {
+			return nil, nil, err
+		}
+		if len(s.Accounts) > 1 {
+			list = append(list, s)
+		}
+	}
+	return list, nil, nil
+}
+
+func (r *Reader) suggested(env entitlement.Environment, prefix []byte) ([]entitlement.AccountID, error) {
+	var accounts []entitlement.AccountID
+	prefix = bytes.Clone(prefix)
+	cursor := r.tx.Bucket(bucketContactIndex).Cursor()
+	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(accounts) < maxSuggested; k, id = cursor.Next() {
+		survivor := entitlement.AccountID(id)
+		for {
+			var row mergeRow
+			merged, err := r.decode(bucketMerges, envKey(env, string(survivor)), &row)
+			if err != nil {
+				return nil, err
+			}
+			if !merged {
+				break
+			}
+			survivor = row.Into
+		}
+		accounts = append(accounts, survivor)
+	}
+	slices.Sort(accounts)
+	return slices.Compact(accounts), nil
+}
