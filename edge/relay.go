@@ -57,6 +57,7 @@ var relayedRoutes = []relayedRoute{
 	{method: fasthttp.MethodPost, path: "/v1/purchase-intents/{intent_id}/submitted", body: maxRelayedBody, keyed: true},
 	{method: fasthttp.MethodPost, path: "/v1/sessions", body: maxRelayedBody, keyed: true, begins: true},
 	{method: fasthttp.MethodPost, path: "/v1/sessions/login", body: maxRelayedBody, keyed: true},
+	{method: fasthttp.MethodPost, path: "/v1/link-tokens/{token}/redeem", body: maxRelayedBody, keyed: true},
 	{method: fasthttp.MethodPost, path: "/v1/sessions/logout", body: maxRelayedBody, keyed: true, begins: true},
 }
 

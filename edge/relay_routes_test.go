@@ -61,6 +61,8 @@ func TestWhatIsPassedOn(t *testing.T) {
 		{"/v1/sessions", "mine", 200, true},
 		{"/v1/sessions/login", "", 200, true},
 		{"/v1/sessions/logout", "", 200, true},
+		{"/v1/link-tokens/lkl_abc/redeem", "", 200, true},
+		{"/v1/link-tokens", "", 405, false},
 		{"/v1/receipts", "", 200, false},
 		{"/v1/purchase-intents/intent_01JD/submitted", "", 200, true},
 		{"/v1/purchase-intents/../submitted", "", 405, false},

@@ -55,6 +55,7 @@ func (w *Writer) routeInternal(s *server) {
 	w.routeReceipts(passedOn)
 	w.routeIntents(passedOn)
 	w.routeSessions(passedOn)
+	w.routeRedeemLink(passedOn)
 	w.routeMembers(s)
 }
 

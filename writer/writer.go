@@ -231,6 +231,7 @@ func (w *Writer) listen() error {
 	w.routeReceipts(s.handle)
 	w.routeSupport(s)
 	w.routeContacts(s)
+	w.routeLinks(s)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)

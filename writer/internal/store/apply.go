@@ -141,6 +141,10 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "purchase.awaited", c.awaitPurchase)
 	case TypeLogin:
 		return api(c, "session.login", c.login)
+	case TypePutLink:
+		return api(c, "link.created", c.putLink)
+	case TypeRedeemLink:
+		return api(c, "link.redeemed", c.redeemLink)
 	case TypePutContact:
 		return api(c, "account.updated", c.putContact)
 	}
@@ -219,7 +223,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -80,6 +80,8 @@ func goldenCommands() []Command {
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
 		{TypeLogin, sandbox, &Login{New: "acc_3", From: &Session{Account: "acc_1", IssuedAt: 5}, To: &Session{Account: "acc_2", IssuedAt: 6}, Alias: &alias,
 			Merge: "merge_1", Device: "d", TTLSeconds: 60, Idempotency: key}},
+		{TypePutLink, sandbox, &PutLink{Hash: make([]byte, linkHashBytes), Account: "acc_1", Purchase: "stripe:sub_1", TTLSeconds: 60, Idempotency: key}},
+		{TypeRedeemLink, sandbox, &RedeemLink{Hash: make([]byte, linkHashBytes), From: &Session{Account: "acc_1", IssuedAt: 5}, Account: "acc_2", Merge: "merge_1", Idempotency: key}},
 		{TypePutContact, sandbox, &PutContact{Account: "acc_1", Sealed: []byte("sealed"), Index: make([]byte, contactIndexBytes), Attributes: map[string]string{"a": "1"}, Tester: &tester,
 			Idempotency: key}},
 		{TypePutRevocations, sandbox, &PutRevocations{List: replication.RevocationList{Text: []byte("a.b.c"), ByRoot: true, Counter: 3, Keys: []replication.RevokedKey{{ID: "kid", Until: 9}}}}},

@@ -40,12 +40,13 @@ type Result struct {
 	EventID string                `cbor:"5,keyasint,omitempty"` // under which the audit trail has it
 	Stamp   int64                 `cbor:"6,keyasint,omitempty"` // the command's time, Unix seconds
 	// Existing: what was to be made was there already (an account that owns the aliases, a grant with this id).
-	Existing  bool       `cbor:"7,keyasint,omitempty"`
-	Rejection *Rejection `cbor:"8,keyasint,omitempty"`
-	Intent    *Intent    `cbor:"9,keyasint,omitempty"`  // of PutIntent and SubmitIntent
-	Merge     string     `cbor:"10,keyasint,omitempty"` // id of the merge that a login made
-	Anonymous bool       `cbor:"11,keyasint,omitempty"` // of a login: the account is anonymous
-	Balance   int64      `cbor:"12,keyasint,omitempty"` // of Consume: what was left after it
+	Existing  bool                     `cbor:"7,keyasint,omitempty"`
+	Rejection *Rejection               `cbor:"8,keyasint,omitempty"`
+	Intent    *Intent                  `cbor:"9,keyasint,omitempty"`  // of PutIntent and SubmitIntent
+	Merge     string                   `cbor:"10,keyasint,omitempty"` // id of the merge that a login made
+	Anonymous bool                     `cbor:"11,keyasint,omitempty"` // of a login: the account is anonymous
+	Balance   int64                    `cbor:"12,keyasint,omitempty"` // of Consume: what was left after it
+	Moved     []entitlement.PurchaseID `cbor:"14,keyasint,omitempty"` // of RedeemLink: what the account has by it
 
 	what string // in the audit trail, where the command's type alone does not say it
 }
@@ -77,6 +78,8 @@ const (
 	SlugAlreadyMerged       = "already-merged"
 	SlugMergeFinal          = "merge-final"
 	SlugInvalidCredential   = "invalid-credential"
+	SlugLinkUsed            = "link-used"
+	SlugLinkExpired         = "link-expired"
 	SlugSessionEnded        = "session-ended"
 )
 

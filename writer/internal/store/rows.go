@@ -43,6 +43,8 @@ var (
 	bucketSpends       = []byte("spends")        // env | length (2) | account | consumption id -> spendRow, for ever
 	bucketContacts     = []byte("contacts")      // env | account id -> contactRow
 	bucketContactIndex = []byte("contact_index") // env | index (32) | account id -> account id: who has the address now
+	bucketLinkTokens   = []byte("link_tokens")   // env | SHA-256 of the token (32) -> linkRow
+	bucketLinksDue     = []byte("links_due")     // stamp (8) | key of link_tokens -> nothing: when the row goes
 	bucketSuggestions  = []byte("suggestions")   // env | index (32) -> stamp (8) since when several accounts have the address
 
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
@@ -52,7 +54,7 @@ var (
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketIntents, bucketLeases, bucketDue, bucketSpends,
-	bucketContacts, bucketContactIndex, bucketSuggestions}
+	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 

@@ -1,0 +1,184 @@
+package writer
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"net/http"
+	"strings"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/store"
+)
+
+// A link token is what a magic link carries: whoever opens it in the app becomes the account that it was made for, or gets the payment that waited for
+// somebody.
+
+const redeemLinkRoute = "POST /v1/link-tokens/{token}/redeem"
+
+// How long a link lives, in seconds: one to an account is a way in, one to a purchase is a receipt that waits in a mailbox.
+const (
+	accountLinkTTL  = 15 * 60
+	purchaseLinkTTL = 30 * 24 * 3600
+	minLinkTTL      = 60
+	maxLinkTTL      = 366 * 24 * 3600
+)
+
+// linkPrefix tells a link token from other secrets, for people and for programs that look for leaked ones.
+const linkPrefix = "lkl_"
+
+func (w *Writer) routeLinks(s *server) {
+	s.handle("POST /v1/link-tokens", w.writing((*apiCall).putLink))
+	w.routeRedeemLink(s.handle)
+}
+
+// routeRedeemLink lays the route of apps. It is the same on the listener for edges, which pass it on.
+func (w *Writer) routeRedeemLink(handle func(pattern string, h handler)) {
+	backend, app := w.writing((*apiCall).redeemLink), w.inApp((*appCall).redeemLink)
+	handle(redeemLinkRoute, func(rw http.ResponseWriter, r *http.Request) error {
+		if strings.HasPrefix(bearer(r), "lk_") {
+			return backend(rw, r)
+		}
+		return app(rw, r)
+	})
+}
+
+// newLinkToken draws a token; under an Idempotency-Key it is the same again, and nobody without the key that seals can make it.
+func (c *apiCall) newLinkToken(key *store.Idempotency) (string, error) {
+	var random [20]byte
+	if key == nil {
+		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+	} else {
+		s, err := c.sealing()
+		if err != nil {
+			return "", err
+		}
+		copy(random[:], s.mac(c.env, "link", key.Scope))
+	}
+	return linkPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(random[:])), nil
+}
+
+// hashLinkToken is all that is stored of a token. It is drawn by lot from 2^160, so that a slow hash would add nothing.
+func hashLinkToken(token string) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return sum[:]
+}
+
+func (c *apiCall) putLink() (answer, error) {
+	var req struct {
+		Account   entitlement.AccountID  `json:"account_id"`
+		Alias     *entitlement.Alias     `json:"alias"`
+		Unclaimed entitlement.PurchaseID `json:"unclaimed"`
+		TTL       *int64                 `json:"ttl_seconds"`
+		SendTo    *string                `json:"send_to"`
+	}
+	if err := c.decode(&req); err != nil {
+		return answer{}, err
+	}
+	if req.SendTo != nil {
+		return answer{}, problem.New(problem.NotConfigured, "This release sends no mail: leave send_to out, and send the token yourself.")
+	}
+	targets := 0
+	for _, given := range []bool{req.Account != "", req.Alias != nil, req.Unclaimed != ""} {
+		if given {
+			targets++
+		}
+	}
+	if targets != 1 {
+		return answer{}, wrong("account_id", "give one of account_id, alias and unclaimed")
+	}
+	ttl := int64(accountLinkTTL)
+	if req.Unclaimed != "" {
+		ttl = purchaseLinkTTL
+	}
+	if req.TTL != nil {
+		ttl = *req.TTL
+	}
+	if ttl < minLinkTTL || ttl > maxLinkTTL {
+		return answer{}, wrong("ttl_seconds", "want %d to %d", minLinkTTL, maxLinkTTL)
+	}
+	if req.Alias != nil {
+		if err := checkAlias(*req.Alias); err != nil {
+			return answer{}, err
+		}
+		err := c.read(c.ctx(), func(reader *store.Reader) error {
+			owner, found, err := reader.AliasOwner(c.env, *req.Alias)
+			if err == nil && !found {
+				err = problem.New(problem.NotFound, "No such account in this environment.")
+			}
+			req.Account = owner
+			return err
+		})
+		if err != nil {
+			return answer{}, err
+		}
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	text, err := c.newLinkToken(key)
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := c.commit(store.TypePutLink, store.PutLink{Hash: hashLinkToken(text), Account: req.Account, Purchase: req.Unclaimed, TTLSeconds: ttl, Idempotency: key})
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusCreated, body: struct {
+		Token     string `json:"token"`
+		ExpiresAt string `json:"expires_at"`
+		written
+	}{text, formatTime(result.Stamp + ttl), written{result.Account, result.Revision.String()}}}, nil
+}
+
+// redeemLink redeems a link for a backend: for the account that it names, or for the link's own.
+func (c *apiCall) redeemLink() (answer, error) {
+	var req struct {
+		Account entitlement.AccountID `json:"account_id"`
+	}
+	if err := c.decode(&req); err != nil {
+		return answer{}, err
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	return c.redeem(store.RedeemLink{Account: req.Account, Idempotency: key}, "", defaultSessionTTL)
+}
+
+// redeemLink redeems a link for the app that has the session.
+func (c *appCall) redeemLink() (answer, error) {
+	var req struct {
+		Account string `json:"account_id"`
+	}
+	if err := c.decodeLoosely(&req); err != nil {
+		return answer{}, err
+	}
+	if req.Account != "" && req.Account != c.session.Subject {
+		return answer{}, problem.New(problem.Forbidden, "The credential is another account's.")
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	return c.redeem(store.RedeemLink{From: stored(c.session), Idempotency: key}, c.session.Device, appSessionTTL)
+}
+
+func (c *apiCall) redeem(command store.RedeemLink, device string, ttl int64) (answer, error) {
+	command.Hash, command.Merge = hashLinkToken(c.r.PathValue("token")), newThing("merge_", command.Idempotency)
+	result, err := c.commit(store.TypeRedeemLink, command)
+	if err != nil {
+		return answer{}, err
+	}
+	signed, err := c.signSession(result, device, ttl)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusOK, body: struct {
+		sessionIssued
+		Moved   []entitlement.PurchaseID `json:"moved"`
+		MergeID string                   `json:"merge_id,omitempty"`
+	}{signed, append([]entitlement.PurchaseID{}, result.Moved...), result.Merge}}, nil
+}

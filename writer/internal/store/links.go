@@ -1,0 +1,183 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// A link token leads whoever has it to an account, or to a purchase that nobody has: a person shows with it that an address is theirs. Only its hash is
+// here, and it is redeemed once.
+
+const (
+	// maxLinkSeconds is how long a link may live.
+	maxLinkSeconds = 366 * 24 * 3600
+	// keptLinkSeconds is how long a link's row stays after its end, so that one who comes late is told what became of it.
+	keptLinkSeconds = 30 * 24 * 3600
+	linkHashBytes   = 32
+)
+
+// PutLink makes a link to an account or to a purchase without one; one of the two is given.
+type PutLink struct {
+	Hash        []byte                 `cbor:"1,keyasint"` // SHA-256 of the token
+	Account     entitlement.AccountID  `cbor:"2,keyasint,omitempty"`
+	Purchase    entitlement.PurchaseID `cbor:"3,keyasint,omitempty"` // any id that it ever had
+	TTLSeconds  int64                  `cbor:"4,keyasint"`           // from the stamp
+	Idempotency *Idempotency           `cbor:"5,keyasint,omitempty"`
+}
+
+// RedeemLink uses a link up. By an app that is From; by a backend it is Account, which a link to an account needs not.
+type RedeemLink struct {
+	Hash        []byte                `cbor:"1,keyasint"`
+	From        *Session              `cbor:"2,keyasint,omitempty"`
+	Account     entitlement.AccountID `cbor:"3,keyasint,omitempty"`
+	Merge       string                `cbor:"4,keyasint"` // id of the merge, if the account that redeems is merged
+	Idempotency *Idempotency          `cbor:"5,keyasint,omitempty"`
+}
+
+func (b *PutLink) idempotency() *Idempotency    { return b.Idempotency }
+func (b *RedeemLink) idempotency() *Idempotency { return b.Idempotency }
+
+// linkRow is a link by the hash of its token.
+type linkRow struct {
+	Account   entitlement.AccountID    `cbor:"1,keyasint,omitempty"`
+	Purchase  entitlement.PurchaseID   `cbor:"2,keyasint,omitempty"`
+	ExpiresAt int64                    `cbor:"3,keyasint"`           // Unix seconds
+	By        entitlement.AccountID    `cbor:"4,keyasint,omitempty"` // who redeemed it
+	To        entitlement.AccountID    `cbor:"5,keyasint,omitempty"` // whom they are since
+	Moved     []entitlement.PurchaseID `cbor:"6,keyasint,omitempty"` // what came along
+	Merge     string                   `cbor:"7,keyasint,omitempty"`
+}
+
+func linkTokenKey(env entitlement.Environment, hash []byte) []byte {
+	return append([]byte{envByte(env)}, hash...)
+}
+
+func linkDueKey(at int64, key []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(at)), key...)
+}
+
+func (c *command) putLink(body *PutLink) Result {
+	switch {
+	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == ""):
+		return rejected(SlugInvalidRequest, "link")
+	case body.TTLSeconds < 1 || body.TTLSeconds > maxLinkSeconds:
+		return rejected(SlugInvalidRequest, "how long the link lives")
+	case body.Account != "" && !c.exists(body.Account):
+		return rejected(SlugNotFound, "account")
+	case body.Purchase != "":
+		id, ok := c.purchaseOf(entitlement.Link(body.Purchase))
+		if !ok {
+			return rejected(SlugNotFound, "purchase")
+		}
+		p, ok := c.loadPurchase(id)
+		if !ok || !p.row.Evidence.IsPurchase() {
+			return rejected(SlugNotFound, "purchase")
+		}
+		if p.row.Owner != "" {
+			return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to an account", Owner: p.row.Owner}}
+		}
+	}
+	key := linkTokenKey(c.Env, body.Hash)
+	if c.get(bucketLinkTokens, key) != nil {
+		return rejected(SlugInvalidRequest, "the Idempotency-Key gave another link more than a day ago")
+	}
+	c.dropLinks()
+	row := linkRow{Account: body.Account, Purchase: body.Purchase, ExpiresAt: c.now + body.TTLSeconds}
+	c.encode(bucketLinkTokens, key, &row)
+	c.put(bucketLinksDue, linkDueKey(row.ExpiresAt+keptLinkSeconds, key), []byte{})
+	return Result{Account: body.Account}
+}
+
+// dropLinks removes some of the rows whose time has passed: more than one command makes.
+func (c *command) dropLinks() {
+	for range dropPerCommand {
+		k, _ := c.cursor(bucketLinksDue).First()
+		if k == nil || int64(binary.BigEndian.Uint64(k)) > c.now {
+			return
+		}
+		k = bytes.Clone(k)
+		c.delete(bucketLinkTokens, k[8:])
+		c.delete(bucketLinksDue, k)
+	}
+}
+
+func (c *command) redeemLink(body *RedeemLink) Result {
+	if len(body.Merge) > maxIDBytes || body.From != nil && body.Account != "" {
+		return rejected(SlugInvalidRequest, "merge id or account")
+	}
+	if rejection := c.sessionEnded(body.From); rejection != nil {
+		return Result{Rejection: rejection}
+	}
+	by := body.Account
+	if body.From != nil {
+		by = body.From.Account
+	}
+	if by != "" && !c.exists(by) {
+		return rejected(SlugNotFound, "account")
+	}
+	key := linkTokenKey(c.Env, body.Hash)
+	var row linkRow
+	if len(body.Hash) != linkHashBytes || !c.decode(bucketLinkTokens, key, &row) {
+		return rejected(SlugNotFound, "link")
+	}
+	if by == "" {
+		by = row.Account
+	}
+	switch {
+	case by == "":
+		return rejected(SlugInvalidRequest, "a link to a purchase is redeemed by an account")
+	case row.By != "":
+		return c.redeemedBefore(by, &row)
+	case c.now >= row.ExpiresAt:
+		return rejected(SlugLinkExpired, "the link has expired")
+	}
+	var result Result
+	if row.Account != "" {
+		result = c.enteredByLink(by, body.Merge, &row)
+	} else {
+		result = c.claimPurchase(&ClaimPurchase{Account: by, Purchase: row.Purchase})
+		row.Moved = []entitlement.PurchaseID{row.Purchase}
+	}
+	if result.Rejection != nil {
+		return result
+	}
+	row.By, row.To, row.Merge = by, result.Account, result.Merge
+	c.encode(bucketLinkTokens, key, &row)
+	c.about = append(c.about, by)
+	result.Moved = row.Moved
+	return result
+}
+
+// enteredByLink leads who redeems to the link's account. What an anonymous account had comes along.
+func (c *command) enteredByLink(by entitlement.AccountID, merge string, row *linkRow) Result {
+	if !c.exists(row.Account) {
+		return rejected(SlugNotFound, "account")
+	}
+	var had []entitlement.PurchaseID
+	for _, id := range c.mergedUnder(by) {
+		for _, p := range c.own(id).Purchases {
+			had = append(had, p.ID)
+		}
+	}
+	result := c.entered(by, row.Account, merge)
+	if result.Merge != "" {
+		slices.Sort(had)
+		row.Moved = slices.Compact(had)
+	}
+	return result
+}
+
+// redeemedBefore answers who redeems a link again: the same person as before, as the first time; anybody else is refused.
+func (c *command) redeemedBefore(by entitlement.AccountID, row *linkRow) Result {
+	who := c.survivor(by)
+	if who != c.survivor(row.By) && who != c.survivor(row.To) {
+		return rejected(SlugLinkUsed, "another account has redeemed this link")
+	}
+	if !c.exists(row.To) {
+		return rejected(SlugNotFound, "account")
+	}
+	return Result{Account: row.To, Existing: true, Stamp: c.own(row.To).SessionsFrom, Merge: row.Merge, Moved: row.Moved}
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+func linkHash(name string) []byte { return bytes.Repeat([]byte(name), linkHashBytes) }
+
+func putLink(name string, body PutLink) Command {
+	body.Hash = linkHash(name)
+	return NewCommand(TypePutLink, sandbox, "", &body)
+}
+
+func redeem(name string, body RedeemLink) Command {
+	body.Hash = linkHash(name)
+	return NewCommand(TypeRedeemLink, sandbox, "", &body)
+}
+
+// Whoever has the link becomes the account that it leads to, once, and an anonymous one brings along what it has.
+func TestRedeemLink(t *testing.T) {
+	known, begun := create("acc_known"), login(Login{New: "acc_anon"})
+	bought := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_anon")))
+	waits := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "", customer("cus_9"))))
+	toKnown, toWaiting := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900}), putLink("a", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900})
+	anon := RedeemLink{From: session("acc_anon"), Merge: "merge_1"}
+	moved := []entitlement.PurchaseID{"stripe:sub_1"}
+	tests := []struct {
+		name   string
+		before []Command
+		link   string
+		body   RedeemLink
+		late   int64 // seconds after the link was made
+		want   Result
+		slug   string
+	}{
+		{"an anonymous account is merged in", []Command{known, begun, bought, toKnown}, "a", anon, 0, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
+		{"the same one again", []Command{known, begun, bought, toKnown, redeem("a", anon)}, "a", RedeemLink{From: session("acc_anon"), Merge: "merge_2"}, 0, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
+		{"again after the link's end", []Command{known, begun, bought, toKnown, redeem("a", anon)}, "a", RedeemLink{From: session("acc_anon"), Merge: "merge_2"}, 1000, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
+		{"again with the session that it gave", []Command{known, begun, bought, toKnown, redeem("a", anon)}, "a", RedeemLink{From: session("acc_known"), Merge: "merge_2"}, 0, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
+		{"another one", []Command{known, begun, toKnown, redeem("a", anon), login(Login{New: "acc_two"})}, "a", RedeemLink{From: session("acc_two"), Merge: "merge_2"}, 0, Result{}, SlugLinkUsed},
+		{"of somebody nothing moves", []Command{known, create("acc_some"), toKnown}, "a", RedeemLink{From: session("acc_some"), Merge: "merge_1"}, 0, Result{Account: "acc_known"}, ""},
+		{"a backend, for the link's account", []Command{known, toKnown}, "a", RedeemLink{Merge: "merge_1"}, 0, Result{Account: "acc_known"}, ""},
+		{"a backend, for an anonymous one", []Command{known, begun, toKnown}, "a", RedeemLink{Account: "acc_anon", Merge: "merge_1"}, 0, Result{Account: "acc_known", Merge: "merge_1"}, ""},
+		{"a purchase that waits", []Command{begun, waits, toWaiting}, "a", anon, 0, Result{Account: "acc_anon", Moved: moved}, ""},
+		{"the same purchase again", []Command{begun, waits, toWaiting, redeem("a", anon)}, "a", anon, 0, Result{Account: "acc_anon", Moved: moved}, ""},
+		{"a purchase that another link gave away", []Command{begun, known, waits, toWaiting, putLink("b", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900}), redeem("b", RedeemLink{Account: "acc_known", Merge: "m"})},
+			"a", anon, 0, Result{}, SlugAliasTaken},
+		{"a purchase for nobody", []Command{waits, toWaiting}, "a", RedeemLink{Merge: "merge_1"}, 0, Result{}, SlugInvalidRequest},
+		{"in its last second", []Command{known, begun, toKnown}, "a", anon, 899, Result{Account: "acc_known", Merge: "merge_1"}, ""},
+		{"at its end", []Command{known, begun, toKnown}, "a", anon, 900, Result{}, SlugLinkExpired},
+		{"a token of nobody", []Command{known, begun, toKnown}, "b", anon, 0, Result{}, SlugNotFound},
+		{"an account of nobody", []Command{known, toKnown}, "a", RedeemLink{Account: "acc_x", Merge: "m"}, 0, Result{}, SlugNotFound},
+		{"a session that was ended", []Command{known, begun, toKnown, NewCommand(TypeEndSessions, sandbox, "", &EndSessions{Account: "acc_anon"})}, "a", anon, 0, Result{}, SlugSessionEnded},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range tt.before {
+				c.Stamp = startTime
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("%d: %+v", c.Type, got.Rejection)
+				}
+			}
+			c := redeem(tt.link, tt.body)
+			c.Stamp = startTime + tt.late
+			got := m.apply(c)
+			m.check()
+			if got.Account != tt.want.Account || got.Merge != tt.want.Merge || !slices.Equal(got.Moved, tt.want.Moved) || slugOf(got) != tt.slug {
+				t.Fatalf("redeem = %+v %+v, want %+v %s", got, got.Rejection, tt.want, tt.slug)
+			}
+			for _, id := range tt.want.Moved {
+				if a := m.account(got.Account); len(a.Purchases) != 1 || a.Purchases[0].ID != id {
+					t.Errorf("%s has %+v, want %s", got.Account, a.Purchases, id)
+				}
+			}
+		})
+	}
+}
+
+func TestLinksThatLeadNowhereAreRefused(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(create("acc_1"))
+	m.apply(record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1"))))
+	for name, tt := range map[string]struct {
+		body PutLink
+		slug string
+	}{
+		"to nobody":           {PutLink{Account: "acc_x", TTLSeconds: 60}, SlugNotFound},
+		"to no purchase":      {PutLink{Purchase: "stripe:sub_x", TTLSeconds: 60}, SlugNotFound},
+		"to somebody's":       {PutLink{Purchase: "stripe:sub_1", TTLSeconds: 60}, SlugAliasTaken},
+		"to two":              {PutLink{Account: "acc_1", Purchase: "stripe:sub_1", TTLSeconds: 60}, SlugInvalidRequest},
+		"to none":             {PutLink{TTLSeconds: 60}, SlugInvalidRequest},
+		"that has ended":      {PutLink{Account: "acc_1"}, SlugInvalidRequest},
+		"that lives for ages": {PutLink{Account: "acc_1", TTLSeconds: maxLinkSeconds + 1}, SlugInvalidRequest},
+	} {
+		if got := m.apply(putLink("a", tt.body)); slugOf(got) != tt.slug {
+			t.Errorf("a link %s = %+v, want %s", name, got.Rejection, tt.slug)
+		}
+	}
+	m.check()
+}
+
+// Links do not pile up: a month after its end one is forgotten.
+func TestOldLinksAreForgotten(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(create("acc_1"))
+	put := func(name string, at int64) {
+		c := putLink(name, PutLink{Account: "acc_1", TTLSeconds: 60})
+		c.Stamp = startTime + at
+		m.apply(c)
+	}
+	rows := func() (n int) {
+		m.read(func(r *Reader) error {
+			n = r.tx.Bucket(bucketLinkTokens).Stats().KeyN
+			if due := r.tx.Bucket(bucketLinksDue).Stats().KeyN; due != n {
+				t.Errorf("%d links, %d of them go some day", n, due)
+			}
+			return nil
+		})
+		return n
+	}
+	put("a", 0)
+	put("b", 60+keptLinkSeconds-1)
+	if n := rows(); n != 2 {
+		t.Errorf("%d links before the first one's time has passed, want 2", n)
+	}
+	put("c", 60+keptLinkSeconds)
+	if n := rows(); n != 2 {
+		t.Errorf("%d links after it, want 2", n)
+	}
+	m.check()
+}
