@@ -204,7 +204,7 @@ func TestAppleSampleProves(t *testing.T) {
 	links := []entitlement.Link{"apple:700001900000101", "apple:tx:700001900000101", "apple:tx:700001900000102"}
 	const at, bought = 1_795_305_612_300e6, 1_795_305_600_000e6
 	want := []entitlement.Object{{
-		Kind: entitlement.KindTransaction, ID: "700001900000102", By: entitlement.Apple, At: at, Rank: 1, Links: links,
+		Kind: entitlement.KindTransaction, ID: "700001900000102", By: entitlement.Apple, At: at, Rank: 1, Links: links, Person: "704000000000000001",
 		Transaction: &entitlement.Transaction{Chain: appleOriginal, Recurring: true, StartsAt: appleStart, EndsAt: appleEnd, Store: "app_store",
 			Sold: entitlement.Sold{Product: "pro.monthly", Quantity: 1, Price: &entitlement.Price{Amount: 999, Currency: "EUR"}}},
 	}, {
