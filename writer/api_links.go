@@ -4,11 +4,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
+	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/outbound"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -27,6 +31,9 @@ const (
 
 // linkPrefix tells a link token from other secrets, for people and for programs that look for leaked ones.
 const linkPrefix = "lkl_"
+
+// mailRetryAfter is when a link that could not be mailed is worth another try.
+const mailRetryAfter = 10 * time.Second
 
 func (w *Writer) routeLinks(s *server) {
 	s.handle("POST /v1/link-tokens", w.writing((*apiCall).putLink))
@@ -76,8 +83,9 @@ func (c *apiCall) putLink() (answer, error) {
 	if err := c.decode(&req); err != nil {
 		return answer{}, err
 	}
-	if req.SendTo != nil {
-		return answer{}, problem.New(problem.NotConfigured, "This release sends no mail: leave send_to out, and send the token yourself.")
+	address, err := c.recipient(req.SendTo)
+	if err != nil {
+		return answer{}, err
 	}
 	targets := 0
 	for _, given := range []bool{req.Account != "", req.Alias != nil, req.Unclaimed != ""} {
@@ -118,6 +126,9 @@ func (c *apiCall) putLink() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if address != "" {
+		key = c.veiled(c.sealer, key)
+	}
 	text, err := c.newLinkToken(key)
 	if err != nil {
 		return answer{}, err
@@ -126,11 +137,48 @@ func (c *apiCall) putLink() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if address != "" {
+		if err := c.mailLink(address, text); err != nil {
+			return answer{}, err
+		}
+	}
 	return answer{status: http.StatusCreated, body: struct {
 		Token     string `json:"token"`
 		ExpiresAt string `json:"expires_at"`
 		written
 	}{text, formatTime(result.Stamp + ttl), written{result.Account, result.Revision.String()}}}, nil
+}
+
+// recipient returns to whom a link is sent, empty for nobody. Error: a problem.
+func (c *apiCall) recipient(sendTo *string) (string, error) {
+	if sendTo == nil {
+		return "", nil
+	}
+	if c.mail == nil {
+		return "", problem.New(problem.NotConfigured, "No mail is configured: leave send_to out, and send the token yourself.")
+	}
+	if _, err := c.sealing(); err != nil {
+		return "", err
+	}
+	return parseEmail("send_to", *sendTo)
+}
+
+// mailLink sends a link while the request waits. The link is made already: the repeat under the same Idempotency-Key sends the same one.
+func (c *apiCall) mailLink(address, token string) error {
+	hash := hashLinkToken(token)
+	err := outbound.Send(c.ctx(), c.mail, outbound.Message{ID: "link-" + hex.EncodeToString(hash[:16]), To: address, Token: token, Subject: "Your link",
+		Text: "Open this link on the device on which you use the app:\n\n" + strings.ReplaceAll(c.cfg.Mail.LinkURL, linkPlace, token) +
+			"\n\nIt works once. If you did not ask for it, ignore this message.\n"})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, outbound.ErrRefused):
+		c.log.WarnContext(c.ctx(), "link not mailed", "error", err)
+		return wrong("send_to", "the mail server or backend does not take this message")
+	default:
+		c.log.WarnContext(c.ctx(), "link not mailed", "error", err)
+		return problem.New(problem.Unavailable, "The link could not be mailed now.").After(mailRetryAfter)
+	}
 }
 
 // redeemLink redeems a link for a backend: for the account that it names, or for the link's own.

@@ -1,7 +1,10 @@
 package writer
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -97,5 +100,42 @@ func TestWrongLinksAreRefused(t *testing.T) {
 	}
 	if r := w.api("POST", path, `{}`); r.status != 200 || r.str("account_id") != id {
 		t.Errorf("a backend = %d %s, want %s", r.status, r.text, id)
+	}
+}
+
+// TestALinkIsMailed: to the address that the backend names, by the customer's own backend here; the address is in no log, and a repeat sends the same link.
+func TestALinkIsMailed(t *testing.T) {
+	sent := make(chan map[string]string, 8)
+	backend := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var m map[string]string
+		if json.NewDecoder(r.Body).Decode(&m) != nil || m["to"] == "canary.refused@example.com" {
+			rw.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		sent <- m
+	}))
+	defer backend.Close()
+	cfg := testConfigs(t, 1)[0]
+	cfg.Mail = MailConfig{LinkURL: "https://app.example.com/in?t={token}", Webhook: &MailWebhookConfig{URL: backend.URL, Secret: "secret"}}
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	body := fmt.Sprintf(`{"account_id": %q, "send_to": "canary.ann@example.com"}`, w.account())
+	once := header{"Idempotency-Key": "mail"}
+	first := w.api("POST", "/v1/link-tokens", body, once)
+	again := w.api("POST", "/v1/link-tokens", body, once)
+	if first.status != 201 || again.text != first.text {
+		t.Fatalf("POST = %d %s, the repeat = %s", first.status, first.text, again.text)
+	}
+	one, two := <-sent, <-sent
+	if token := first.str("token"); one["to"] != "canary.ann@example.com" || one["token"] != token || !strings.Contains(one["text"], "https://app.example.com/in?t="+token) || one["id"] != two["id"] {
+		t.Errorf("sent %v, then %v", one, two)
+	}
+	for _, to := range []string{"canary.refused@example.com", "canary no address"} {
+		if r := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q, "send_to": %q}`, first.str("account_id"), to)); r.slug() != "invalid-request" || strings.Contains(r.text, "canary") {
+			t.Errorf("to %s = %d %s, want invalid-request that quotes nothing", to, r.status, r.text)
+		}
+	}
+	if logs := w.logs.String(); strings.Contains(logs, "canary.") || strings.Contains(logs, first.str("token")) {
+		t.Error("the log shows the address or the token")
 	}
 }

@@ -34,6 +34,9 @@ type Config struct {
 	// Contacts is how e-mail addresses are kept. Without it none is taken.
 	Contacts ContactsConfig `config:"contacts"`
 
+	// Mail is how link tokens reach people. Without it none is sent.
+	Mail MailConfig `config:"mail"`
+
 	// TLS, when given, puts everything between the nodes under mutual TLS: Raft, the internal listener, NATS. All writers and edges of a cluster have
 	// it or none. Only with it may the listeners for nodes be on other than loopback addresses.
 	TLS *mutual.Files `config:"tls"`
@@ -262,6 +265,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.Contacts.validate(&m)
+	c.Mail.validate(&m)
 	c.loadKeys(&m)
 	c.loadIdentity(&m)
 	return m.Err()

@@ -251,3 +251,43 @@ func TestSignerRenews(t *testing.T) {
 		})
 	}
 }
+
+// TestMailMistakes: what would send nothing, or send a way into an account in clear, is found at start.
+func TestMailMistakes(t *testing.T) {
+	const link = "https://app.example.com/in?t={token}"
+	good := SMTPConfig{Address: "mail.example.com:587", From: "links@example.com"}
+	with := func(change func(*SMTPConfig)) *SMTPConfig { s := good; change(&s); return &s }
+	tests := []struct {
+		name  string
+		mail  MailConfig
+		field string // of the mistake; empty for none
+	}{
+		{"none", MailConfig{}, ""},
+		{"a server", MailConfig{LinkURL: link, SMTP: &good}, ""},
+		{"a backend", MailConfig{LinkURL: link, Webhook: &MailWebhookConfig{URL: "https://example.com/mail", Secret: "s"}}, ""},
+		{"a server of this machine", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.Address, s.Plain = "127.0.0.1:25", true })}, ""},
+		{"in clear to another machine", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.Plain = true })}, "mail.smtp.plain"},
+		{"a password in clear", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.Address, s.Plain, s.Username = "127.0.0.1:25", true, "u" })}, "mail.smtp.username"},
+		{"no address", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.Address = "mail" })}, "mail.smtp.address"},
+		{"no sender", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.From = "Links <links@example.com>" })}, "mail.smtp.from"},
+		{"a link without the token", MailConfig{LinkURL: "https://app.example.com", SMTP: &good}, "mail.link_url"},
+		{"a link in clear", MailConfig{LinkURL: "http://app.example.com/{token}", SMTP: &good}, "mail.link_url"},
+		{"a link and nobody who sends it", MailConfig{LinkURL: link}, "mail"},
+		{"both", MailConfig{LinkURL: link, SMTP: &good, Webhook: &MailWebhookConfig{URL: "https://example.com/mail", Secret: "s"}}, "mail"},
+		{"a backend in clear", MailConfig{LinkURL: link, Webhook: &MailWebhookConfig{URL: "http://example.com/mail", Secret: "s"}}, "mail.webhook.url"},
+		{"a backend without a secret", MailConfig{LinkURL: link, Webhook: &MailWebhookConfig{URL: "https://example.com/mail"}}, "mail.webhook.secret"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var m config.Mistakes
+			tt.mail.validate(&m)
+			fields := []string{}
+			for _, mistake := range m {
+				fields = append(fields, mistake.Field)
+			}
+			if got := strings.Join(fields, " "); got != tt.field {
+				t.Errorf("mistakes = %v, want %q", m, tt.field)
+			}
+		})
+	}
+}

@@ -29,6 +29,7 @@ import (
 	"github.com/latchkey/latchkey/pkg/room"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
+	"github.com/latchkey/latchkey/writer/internal/outbound"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
@@ -81,7 +82,8 @@ type Writer struct {
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
 	receiptPauses   pauses
-	sealer          *sealer // nil: no key is configured
+	sealer          *sealer          // nil: no key is configured
+	mail            outbound.Carrier // nil: none is configured
 	admission       *admission
 	refusals        refusalLog
 	polls           chan struct{}
@@ -142,6 +144,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	if w.sealer, err = newSealer(cfg.Contacts); err != nil {
 		return w, err
 	}
+	w.mail = cfg.Mail.carrier()
 	w.metrics = newMetrics(w)
 	w.verifier = replication.NewVerifier(w.keys.roots, cfg.Node.Cluster)
 	if w.signer, err = newSigner(w.keys, cfg.Node.Cluster, cfg.Node.ID, w.now()); err != nil {
