@@ -460,28 +460,24 @@ func (c *receipts) record(ctx context.Context, ev entitlement.Event) (bool, erro
 	return true, nil
 }
 
-// restore takes the purchase for the account as the policy lets it, and returns whose it is then.
-func (c *receipts) restore(ctx context.Context, id entitlement.PurchaseID) (entitlement.AccountID, error) {
-	result, err := c.propose(ctx, store.TypeRestore, c.env, store.RestorePurchase{Account: c.account, Purchase: id})
-	switch {
-	case err != nil:
-		return "", err
-	case result.Rejection != nil && result.Rejection.Owner == "":
-		return "", errors.New(result.Rejection.Detail)
-	case result.Rejection != nil:
-		return result.Rejection.Owner, nil
-	}
-	return result.Account, nil
-}
-
 // ownerHint is what another account may know of an owner: enough to recognise one's own, not enough to use it.
 func ownerHint(id entitlement.AccountID) string {
 	return "acc_..." + string(id[max(0, len(id)-4):])
 }
 
+// restore takes the purchase for the account as the policy lets it, and returns whose it is then.
+func (c *receipts) restore(ctx context.Context, id entitlement.PurchaseID) (entitlement.AccountID, error) {
+	return c.own(ctx, store.TypeRestore, store.RestorePurchase{Account: c.account, Purchase: id})
+}
+
 // claim gives the purchase to the account, if it still is nobody's, and returns whose it is then.
 func (c *receipts) claim(ctx context.Context, id entitlement.PurchaseID) (entitlement.AccountID, error) {
-	result, err := c.propose(ctx, store.TypeClaim, c.env, store.ClaimPurchase{Account: c.account, Purchase: id})
+	return c.own(ctx, store.TypeClaim, store.ClaimPurchase{Account: c.account, Purchase: id})
+}
+
+// own commits what gives a purchase to the account, and returns whose it is then.
+func (c *receipts) own(ctx context.Context, t store.CommandType, body any) (entitlement.AccountID, error) {
+	result, err := c.propose(ctx, t, c.env, body)
 	switch {
 	case err != nil:
 		return "", err

@@ -317,6 +317,9 @@ func (v *View) addGrant(g *Grant, now int64) {
 
 // addAccesses adds what redeemed codes give. Those of a module that are stacked follow each other in the order of redemption.
 func (v *View) addAccesses(accesses []Access, now int64) {
+	if len(accesses) == 0 {
+		return
+	}
 	ends := map[string]int64{} // of each module's stacked ones so far; maxTime+1 is never
 	for i := range accesses {
 		a := &accesses[i]

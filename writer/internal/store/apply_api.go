@@ -427,6 +427,9 @@ func (c *command) current(kind replication.Kind, v any) {
 // putPolicy replaces the policy and folds every purchase of the environment again: one command, so that no reader ever sees
 // some of them under the old policy and some under the new.
 func (c *command) putPolicy(body *PutPolicy) Result {
+	if c.st.Rules < rulesAccounts { // writers of an older version do not know these, and must come to the same record (I17)
+		body.Policy.Transfer, body.Policy.Debt, body.Policy.TrialByPayment = "", false, false
+	}
 	if result := c.putCurrent(replication.KindPolicy, entitlement.Encode(&body.Policy)); result.Rejection != nil {
 		return result
 	}

@@ -309,3 +309,27 @@ func TestTrialLocksAreOrderFree(t *testing.T) {
 		})
 	}
 }
+
+// During an upgrade, what only newer writers know leaves no trace: the older ones must have the same state (I17).
+func TestOlderRulesKnowNoPersonsAndNoTransfer(t *testing.T) {
+	for rules, known := range map[uint32]bool{2: false, 3: true} {
+		m := newMachineUnder(t, 1<<20, rules)
+		for _, c := range []Command{shopCatalog(), create("acc_1"), record(appleSale("100", "acc_1", "7000", true)),
+			NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferNever, Debt: true}})} {
+			m.apply(c)
+		}
+		m.read(func(r *Reader) error {
+			p, _, err := r.Purchase(sandbox, "apple:100")
+			if got := len(p.Evidence.Persons()) > 0; got != known {
+				t.Errorf("rules %d: the evidence names a person %t, want %t", rules, got, known)
+			}
+			if k, _ := r.tx.Bucket(bucketPersons).Cursor().First(); (k != nil) != known {
+				t.Errorf("rules %d: a row for the person %t, want %t", rules, k != nil, known)
+			}
+			if policy, err := r.Policy(sandbox); err != nil || (policy.Transfer == entitlement.TransferNever) != known || policy.Debt != known {
+				t.Errorf("rules %d: policy %+v, %v", rules, policy, err)
+			}
+			return err
+		})
+	}
+}

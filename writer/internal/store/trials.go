@@ -28,6 +28,9 @@ func trialFlag(used bool) []byte {
 
 // writePersons notes by whom the purchase was bought and whether they had a trial.
 func (c *command) writePersons(e *purchaseEdit) {
+	if c.st.Rules < rulesAccounts {
+		return
+	}
 	for _, p := range e.before {
 		if p.id == e.id {
 			continue
@@ -46,7 +49,7 @@ func (c *command) writePersons(e *purchaseEdit) {
 
 // lockTrials says anew, of every account that has a purchase of the persons whose purchases change, whether a trial of theirs is used up.
 func (c *command) lockTrials(edits []*purchaseEdit) {
-	if c.st.Rules < rulesAccounts {
+	if c.st.Rules < rulesAccounts || !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return len(e.row.Evidence.Persons()) > 0 }) {
 		return
 	}
 	planned := map[entitlement.PurchaseID]*purchaseEdit{} // nil for one that became part of another
