@@ -122,9 +122,11 @@ func (e *Edge) open() error {
 	e.registry = prometheus.NewRegistry()
 	e.metrics = newMetrics(e.registry, e)
 	e.server = e.newServer()
-	if e.listener, err = net.Listen("tcp", e.cfg.Node.Listen); err != nil {
+	listener, err := net.Listen("tcp", e.cfg.Node.Listen)
+	if err != nil {
 		return err
 	}
+	e.listener = lingeringListener{listener.(*net.TCPListener)}
 	if e.https != nil {
 		// Not through the server, which would clone the configuration: new ticket keys would not reach the clone.
 		e.listener = tls.NewListener(e.listener, e.https.conf)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -193,5 +194,27 @@ func TestDraining(t *testing.T) {
 	if conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", r.address(), &tls.Config{InsecureSkipVerify: true}); err == nil {
 		conn.Close()
 		t.Error("the edge still listens")
+	}
+}
+
+// TestWhoSendsTooMuchHearsIt: a client that looks for an answer only after its whole body is sent finds it, although the edge stopped reading long before.
+func TestWhoSendsTooMuchHearsIt(t *testing.T) {
+	t.Parallel()
+	plain := subscribed(t)
+	secured, p := overTLS(t, func(*edge.Config) {})
+	const body = 1 << 20
+	for name, dial := range map[string]func() net.Conn{
+		"without TLS": plain.dial,
+		"over TLS":    func() net.Conn { return tls.Client(secured.dial(), p.app()) },
+	} {
+		for range 20 { // a reset takes the answer along now and then only
+			conn := dial()
+			if _, err := fmt.Fprintf(conn, "POST /v1/receipts HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", body, strings.Repeat(" ", body)); err != nil {
+				t.Errorf("%s: sending: %v", name, err)
+			}
+			if answer, _ := ended(t, conn, 20*time.Second); !strings.HasPrefix(answer, "HTTP/1.1 413") || !strings.Contains(answer, "body-too-large") {
+				t.Errorf("%s: answered %.100q, want 413", name, answer)
+			}
+		}
 	}
 }

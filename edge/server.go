@@ -208,6 +208,7 @@ func (e *Edge) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 	}
 	e.sendProblem(ctx, p)
 	ctx.SetConnectionClose()
+	lingers(ctx)
 }
 
 type requestIDKey struct{}
