@@ -51,6 +51,11 @@ func (w *Writer) routeRedeemLink(handle func(pattern string, h handler)) {
 	})
 }
 
+// linkTarget is for what the address of a link is sealed: where the link leads.
+func linkTarget(account entitlement.AccountID, purchase entitlement.PurchaseID) string {
+	return "link\x00" + string(account) + "\x00" + string(purchase)
+}
+
 // newLinkToken draws a token; under an Idempotency-Key it is the same again, and nobody without the key that seals can make it.
 func (c *apiCall) newLinkToken(key *store.Idempotency) (string, error) {
 	var random [20]byte
@@ -133,7 +138,11 @@ func (c *apiCall) putLink() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := c.commit(store.TypePutLink, store.PutLink{Hash: hashLinkToken(text), Account: req.Account, Purchase: req.Unclaimed, TTLSeconds: ttl, Idempotency: key})
+	command := store.PutLink{Hash: hashLinkToken(text), Account: req.Account, Purchase: req.Unclaimed, TTLSeconds: ttl, Idempotency: key}
+	if address != "" {
+		command.Sealed = c.sealer.seal(c.env, linkTarget(req.Account, req.Unclaimed), address)
+	}
+	result, err := c.commit(store.TypePutLink, command)
 	if err != nil {
 		return answer{}, err
 	}
@@ -193,7 +202,7 @@ func (c *apiCall) redeemLink() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return c.redeem(store.RedeemLink{Account: req.Account, Idempotency: key}, "", defaultSessionTTL)
+	return c.redeem(c.r.PathValue("token"), store.RedeemLink{Account: req.Account, Idempotency: key}, "", defaultSessionTTL)
 }
 
 // redeemLink redeems a link for the app that has the session.
@@ -211,12 +220,23 @@ func (c *appCall) redeemLink() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return c.redeem(store.RedeemLink{From: stored(c.session), Idempotency: key}, c.session.Device, appSessionTTL)
+	return c.redeem(c.r.PathValue("token"), store.RedeemLink{From: stored(c.session), Idempotency: key}, c.session.Device, appSessionTTL)
 }
 
-func (c *apiCall) redeem(command store.RedeemLink, device string, ttl int64) (answer, error) {
-	command.Hash, command.Merge = hashLinkToken(c.r.PathValue("token")), newThing("merge_", command.Idempotency)
+func (c *apiCall) redeem(link string, command store.RedeemLink, device string, ttl int64) (answer, error) {
+	command.Hash, command.Merge = hashLinkToken(link), newThing("merge_", command.Idempotency)
+	var next string
+	if c.mail != nil && c.sealer != nil {
+		var err error
+		if next, err = c.newLinkToken(command.Idempotency); err != nil {
+			return answer{}, err
+		}
+		command.Renew = hashLinkToken(next)
+	}
 	result, err := c.commit(store.TypeRedeemLink, command)
+	if err == nil && result.Renewed != nil {
+		err = c.mailRenewed(result.Renewed, next)
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -226,7 +246,23 @@ func (c *apiCall) redeem(command store.RedeemLink, device string, ttl int64) (an
 	}
 	return answer{status: http.StatusOK, body: struct {
 		sessionIssued
-		Moved   []entitlement.PurchaseID `json:"moved"`
-		MergeID string                   `json:"merge_id,omitempty"`
-	}{signed, append([]entitlement.PurchaseID{}, result.Moved...), result.Merge}}, nil
+		Anonymous bool                     `json:"anonymous"`
+		Moved     []entitlement.PurchaseID `json:"moved"`
+		MergeID   string                   `json:"merge_id,omitempty"`
+	}{signed, result.Anonymous, append([]entitlement.PurchaseID{}, result.Moved...), result.Merge}}, nil
+}
+
+// mailRenewed mails the link that stands for one which came too late, and returns the problem that says so. Who asks may have found the old one: they are
+// not told whose address it is.
+func (c *apiCall) mailRenewed(renewed *store.RenewedLink, token string) error {
+	address, err := c.sealer.open(c.env, linkTarget(renewed.Account, renewed.Purchase), renewed.Sealed)
+	if err == nil {
+		err = c.mailLink(address, token)
+	} else {
+		c.log.WarnContext(c.ctx(), "link not mailed", "error", err)
+	}
+	if err != nil {
+		return problem.New(problem.LinkExpired, "The link has expired, and a new one could not be mailed now.").After(store.RelinkSeconds * time.Second)
+	}
+	return problem.New(problem.LinkExpired, "The link has expired. A new one was mailed to the same address.").With("new_link", "mailed")
 }

@@ -6,7 +6,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
 // TestALinkLeadsAnAppToItsAccount: what an anonymous install bought is there after it, the repeat is answered alike, and nobody else can use it.
@@ -137,5 +141,138 @@ func TestALinkIsMailed(t *testing.T) {
 	}
 	if logs := w.logs.String(); strings.Contains(logs, "canary.") || strings.Contains(logs, first.str("token")) {
 		t.Error("the log shows the address or the token")
+	}
+}
+
+// TestALoginByALink: by the same rules as any other login, and with its answer.
+func TestALoginByALink(t *testing.T) {
+	w := oneWriter(t)
+	login := func(session, link string, more ...header) reply {
+		h := auth(session)
+		for _, m := range more {
+			for name, value := range m {
+				h[name] = value
+			}
+		}
+		return w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"link_token": %q}`, link), h)
+	}
+	link := func(body string) string {
+		t.Helper()
+		r := w.api("POST", "/v1/link-tokens", body)
+		if r.status != 201 {
+			t.Fatalf("POST /v1/link-tokens = %d %s", r.status, r.text)
+		}
+		return r.str("token")
+	}
+	known := w.account()
+	toKnown := link(fmt.Sprintf(`{"account_id": %q}`, known))
+	first := w.begin()
+	sub := unique("sub_")
+	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(sub, first.str("account_id"), "price_pro")))
+	once := header{"Idempotency-Key": "login"}
+	in := login(first.str("session_token"), toKnown, once)
+	if in.status != 200 || in.str("account_id") != known || in.str("session_token") == "" || in.json["anonymous"] != false || in.str("merge_id") == "" || fmt.Sprint(in.json["moved"]) != "[stripe:"+sub+"]" {
+		t.Fatalf("login = %d %s, want %s, which takes the anonymous account in", in.status, in.text, known)
+	}
+	if again := login(first.str("session_token"), toKnown, once); again.text != in.text {
+		t.Errorf("the repeat = %s, want %s", again.text, in.text)
+	}
+	if again := login(first.str("session_token"), toKnown); again.status != 200 || again.str("account_id") != known || again.str("merge_id") != in.str("merge_id") {
+		t.Errorf("the same link again = %d %s, want the same", again.status, again.text)
+	}
+	if other := login(w.begin().str("session_token"), toKnown); other.status != 409 || other.slug() != "link-used" {
+		t.Errorf("somebody else = %d %s, want link-used", other.status, other.text)
+	}
+	if undone := w.api("DELETE", "/v1/accounts/"+known+"/merges/"+in.str("merge_id"), ""); undone.status != 200 {
+		t.Errorf("undo of the merge = %d %s", undone.status, undone.text)
+	}
+
+	second := w.account()
+	if r := login(in.str("session_token"), link(fmt.Sprintf(`{"account_id": %q}`, second))); r.status != 200 || r.str("account_id") != second || r.str("merge_id") != "" || fmt.Sprint(r.json["moved"]) != "[]" {
+		t.Errorf("from a known account = %d %s, want %s and nothing moved", r.status, r.text, second)
+	}
+
+	waits := unique("sub_")
+	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(waits, "", "price_pro")))
+	app := w.begin()
+	r := login(app.str("session_token"), link(fmt.Sprintf(`{"unclaimed": "stripe:%s"}`, waits)))
+	if r.status != 200 || r.str("account_id") != app.str("account_id") || r.json["anonymous"] != true || fmt.Sprint(r.json["moved"]) != "[stripe:"+waits+"]" {
+		t.Errorf("a payment that waited = %d %s, want it with the account that the app has", r.status, r.text)
+	}
+	if pro := w.pro(app.str("account_id")); pro["active"] != true {
+		t.Errorf("pro = %v, want it active", pro)
+	}
+
+	session := w.begin().str("session_token")
+	for body, slug := range map[string]string{
+		`{"link_token": "lkl_nobody"}`:               "not-found",
+		`{"link_token": "x", "session_token": "y"}`:  "invalid-request",
+		`{"link_token": "x", "identity_token": "y"}`: "invalid-request",
+		`{}`: "invalid-request",
+	} {
+		if r := w.do("POST", "/v1/sessions/login", body, auth(session)); r.slug() != slug {
+			t.Errorf("%s = %d %s, want %s", body, r.status, r.text, slug)
+		}
+	}
+}
+
+// TestALinkThatCameTooLateBringsANewOne: to the same address, which the one who asks is not told, and not again at once.
+func TestALinkThatCameTooLateBringsANewOne(t *testing.T) {
+	sent := make(chan map[string]string, 8)
+	var down atomic.Bool
+	backend := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var m map[string]string
+		if down.Load() || json.NewDecoder(r.Body).Decode(&m) != nil {
+			rw.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		sent <- m
+	}))
+	defer backend.Close()
+	cfg := testConfigs(t, 1)[0]
+	cfg.Mail = MailConfig{LinkURL: "https://app.example.com/in?t={token}", Webhook: &MailWebhookConfig{URL: backend.URL, Secret: "secret"}}
+	var ahead atomic.Int64 // of the machine's clock
+	cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	const address = "canary.late@example.com"
+	known := w.account()
+	old := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q, "send_to": %q}`, known, address)).str("token")
+	unmailed := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q}`, known)).str("token")
+	<-sent
+	app := w.begin()
+	login := func(link string) reply {
+		return w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"link_token": %q}`, link), auth(app.str("session_token")))
+	}
+	ahead.Add(int64(accountLinkTTL * time.Second))
+	late := login(old)
+	if late.status != 410 || late.slug() != "link-expired" || late.str("new_link") != "mailed" {
+		t.Fatalf("a late link = %d %s, want link-expired and a new one", late.status, late.text)
+	}
+	fresh := <-sent
+	if fresh["to"] != address || fresh["token"] == old {
+		t.Errorf("sent %v, want a new link to the same address", fresh)
+	}
+	for what, r := range map[string]reply{"again": login(old), "a link that nobody mailed": login(unmailed)} {
+		if r.slug() != "link-expired" || r.str("new_link") != "" {
+			t.Errorf("%s = %d %s, want link-expired alone", what, r.status, r.text)
+		}
+	}
+	ahead.Add(int64(store.RelinkSeconds * time.Second))
+	down.Store(true)
+	if r := login(old); r.slug() != "link-expired" || r.str("new_link") != "" || r.header.Get("Retry-After") != fmt.Sprint(store.RelinkSeconds) {
+		t.Errorf("without mail = %d %v %s, want link-expired and when to try again", r.status, r.header, r.text)
+	}
+	down.Store(false)
+	if r := login(fresh["token"]); r.status != 200 || r.str("account_id") != known {
+		t.Errorf("the new link = %d %s, want %s", r.status, r.text, known)
+	}
+	if n := len(sent); n != 0 {
+		t.Errorf("%d more mails went out", n)
+	}
+	for _, text := range []string{w.logs.String(), late.text} {
+		if strings.Contains(text, "canary.") || strings.Contains(text, fresh["token"]) || strings.Contains(text, old) {
+			t.Error("the log or the answer shows the address or a token")
+		}
 	}
 }

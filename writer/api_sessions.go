@@ -55,7 +55,7 @@ type appCall struct {
 // inApp serves an unsafe request of an app.
 func (w *Writer) inApp(f func(*appCall) (answer, error)) handler {
 	return func(rw http.ResponseWriter, r *http.Request) error {
-		claims, err := w.appSession(bearer(r))
+		claims, err := w.appCredential(r)
 		if err != nil {
 			return err
 		}
@@ -69,6 +69,20 @@ func (w *Writer) inApp(f func(*appCall) (answer, error)) handler {
 		}
 		return a.write(rw)
 	}
+}
+
+// appCredential verifies what an app shows: a session token, or a sign-in token of an identity provider, which stands for a session of its user's account.
+// Error: a problem.
+func (w *Writer) appCredential(r *http.Request) (token.SessionClaims, error) {
+	text := bearer(r)
+	user, ok, err := w.signedInUser(r.Context(), text)
+	if err != nil {
+		return token.SessionClaims{}, err
+	}
+	if !ok {
+		return w.appSession(text)
+	}
+	return token.SessionClaims{Environment: string(user.env), Subject: string(user.account), IssuedAt: user.issuedAt}, nil
 }
 
 // appSession verifies a session token. Error: an invalid-credential problem.
@@ -147,6 +161,7 @@ func (c *appCall) login() (answer, error) {
 	var req struct {
 		Identity string `json:"identity_token"`
 		Session  string `json:"session_token"`
+		Link     string `json:"link_token"`
 	}
 	if err := c.decodeLoosely(&req); err != nil {
 		return answer{}, err
@@ -155,10 +170,19 @@ func (c *appCall) login() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	given := 0
+	for _, text := range []string{req.Identity, req.Session, req.Link} {
+		if text != "" {
+			given++
+		}
+	}
+	if given != 1 {
+		return answer{}, wrong("identity_token", "give one of this, session_token and link_token: who signs in?")
+	}
 	command := store.Login{From: stored(c.session), Merge: newThing("merge_", key), Device: c.session.Device, Idempotency: key}
 	switch {
-	case (req.Identity == "") == (req.Session == ""):
-		return answer{}, wrong("identity_token", "give either this or session_token: who signs in?")
+	case req.Link != "":
+		return c.redeem(req.Link, store.RedeemLink{From: command.From, Idempotency: key}, c.session.Device, appSessionTTL)
 	case req.Identity != "":
 		env, who, err := c.verifySignIn(req.Identity)
 		if err == nil && env != c.env {

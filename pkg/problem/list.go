@@ -92,7 +92,7 @@ var kinds = []Kind{
 	{AlreadyMerged, "Already merged", http.StatusConflict, "Use the account in owner, which answers for both; or undo the earlier merge first."},
 	{MergeFinal, "Merge final", http.StatusConflict, "A merge can be undone for 30 days; this one cannot any more."},
 	{LinkUsed, "Link used", http.StatusConflict, "Ask for a new link: another account has redeemed this one."},
-	{LinkExpired, "Link expired", http.StatusGone, "Ask for a new link: this one was not redeemed in time."},
+	{LinkExpired, "Link expired", http.StatusGone, "Look for a new link in the mail where new_link says so, else ask for one: this one was not redeemed in time."},
 	{CodeUsed, "Code used", http.StatusConflict, "Ask for a new code: another account has redeemed this one."},
 	{ActiveSubscription, "Active subscription", http.StatusConflict, "Do not sell again; lead the user to manage_url."},
 	{AlreadyOwned, "Already owned", http.StatusConflict, "Do not sell again: the account owns this for ever."},

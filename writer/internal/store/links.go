@@ -17,6 +17,11 @@ const (
 	// keptLinkSeconds is how long a link's row stays after its end, so that one who comes late is told what became of it.
 	keptLinkSeconds = 30 * 24 * 3600
 	linkHashBytes   = 32
+
+	// RelinkSeconds is the least time between two links that are mailed because the same one came too late, and maxRelinks how many that are at most: whoever
+	// finds an old link must not fill its owner's mailbox.
+	RelinkSeconds = 300
+	maxRelinks    = 5
 )
 
 // PutLink makes a link to an account or to a purchase without one; one of the two is given.
@@ -26,6 +31,8 @@ type PutLink struct {
 	Purchase    entitlement.PurchaseID `cbor:"3,keyasint,omitempty"` // any id that it ever had
 	TTLSeconds  int64                  `cbor:"4,keyasint"`           // from the stamp
 	Idempotency *Idempotency           `cbor:"5,keyasint,omitempty"`
+	// Sealed is the address to which the link goes, so that one which comes too late brings another. Empty: nobody mails it.
+	Sealed []byte `cbor:"6,keyasint,omitempty"`
 }
 
 // RedeemLink uses a link up. By an app that is From; by a backend it is Account, which a link to an account needs not.
@@ -35,6 +42,8 @@ type RedeemLink struct {
 	Account     entitlement.AccountID `cbor:"3,keyasint,omitempty"`
 	Merge       string                `cbor:"4,keyasint"` // id of the merge, if the account that redeems is merged
 	Idempotency *Idempotency          `cbor:"5,keyasint,omitempty"`
+	// Renew is the hash of the token that is to be mailed if this one has expired. Empty: the proposing node mails nothing.
+	Renew []byte `cbor:"6,keyasint,omitempty"`
 }
 
 func (b *PutLink) idempotency() *Idempotency    { return b.Idempotency }
@@ -49,6 +58,19 @@ type linkRow struct {
 	To        entitlement.AccountID    `cbor:"5,keyasint,omitempty"` // whom they are since
 	Moved     []entitlement.PurchaseID `cbor:"6,keyasint,omitempty"` // what came along
 	Merge     string                   `cbor:"7,keyasint,omitempty"`
+
+	// Of a link that was mailed and not redeemed yet.
+	Sealed    []byte `cbor:"8,keyasint,omitempty"` // the address
+	TTL       int64  `cbor:"9,keyasint,omitempty"` // seconds
+	RenewedAt int64  `cbor:"10,keyasint,omitempty"`
+	Renewals  int64  `cbor:"11,keyasint,omitempty"`
+}
+
+// RenewedLink is a link that stands for one that has expired, and is to be mailed to the same address.
+type RenewedLink struct {
+	Sealed   []byte                 `cbor:"1,keyasint"`
+	Account  entitlement.AccountID  `cbor:"2,keyasint,omitempty"` // where it leads: this or the purchase
+	Purchase entitlement.PurchaseID `cbor:"3,keyasint,omitempty"`
 }
 
 func linkTokenKey(env entitlement.Environment, hash []byte) []byte {
@@ -61,7 +83,7 @@ func linkDueKey(at int64, key []byte) []byte {
 
 func (c *command) putLink(body *PutLink) Result {
 	switch {
-	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == ""):
+	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == "") || len(body.Sealed) > maxSealedBytes:
 		return rejected(SlugInvalidRequest, "link")
 	case body.TTLSeconds < 1 || body.TTLSeconds > maxLinkSeconds:
 		return rejected(SlugInvalidRequest, "how long the link lives")
@@ -86,9 +108,17 @@ func (c *command) putLink(body *PutLink) Result {
 	}
 	c.dropLinks()
 	row := linkRow{Account: body.Account, Purchase: body.Purchase, ExpiresAt: c.now + body.TTLSeconds}
-	c.encode(bucketLinkTokens, key, &row)
-	c.put(bucketLinksDue, linkDueKey(row.ExpiresAt+keptLinkSeconds, key), []byte{})
+	if len(body.Sealed) > 0 {
+		row.Sealed, row.TTL = body.Sealed, body.TTLSeconds
+	}
+	c.writeLink(key, &row)
 	return Result{Account: body.Account}
+}
+
+// writeLink writes the row of a new link, and when it goes.
+func (c *command) writeLink(key []byte, row *linkRow) {
+	c.encode(bucketLinkTokens, key, row)
+	c.put(bucketLinksDue, linkDueKey(row.ExpiresAt+keptLinkSeconds, key), []byte{})
 }
 
 // dropLinks removes some of the rows whose time has passed: more than one command makes.
@@ -132,7 +162,7 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	case row.By != "":
 		return c.redeemedBefore(by, &row)
 	case c.now >= row.ExpiresAt:
-		return rejected(SlugLinkExpired, "the link has expired")
+		return c.renewLink(body, key, &row)
 	}
 	var result Result
 	if row.Account != "" {
@@ -145,10 +175,33 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 		return result
 	}
 	row.By, row.To, row.Merge = by, result.Account, result.Merge
+	row.Sealed, row.TTL = nil, 0 // nothing is mailed any more
 	c.encode(bucketLinkTokens, key, &row)
 	c.about = append(c.about, by)
-	result.Moved = row.Moved
+	result.Moved, result.Anonymous = row.Moved, c.anonymous(result.Account)
 	return result
+}
+
+// renewLink puts another link in the place of one that has expired, for the same address. Where none is to be mailed that is a rejection.
+func (c *command) renewLink(body *RedeemLink, key []byte, row *linkRow) Result {
+	open := c.exists(row.Account)
+	if row.Purchase != "" {
+		id, _ := c.purchaseOf(entitlement.Link(row.Purchase))
+		p, ok := c.loadPurchase(id)
+		open = ok && p.row.Owner == ""
+	}
+	renewed := linkTokenKey(c.Env, body.Renew)
+	switch {
+	case len(row.Sealed) == 0 || len(body.Renew) != linkHashBytes || !open || row.Renewals >= maxRelinks || c.get(bucketLinkTokens, renewed) != nil:
+		return rejected(SlugLinkExpired, "the link has expired")
+	case row.RenewedAt != 0 && c.now-row.RenewedAt < RelinkSeconds:
+		return rejected(SlugLinkExpired, "the link has expired, and another was sent to the same address a short while ago")
+	}
+	c.writeLink(renewed, &linkRow{Account: row.Account, Purchase: row.Purchase, ExpiresAt: c.now + row.TTL, Sealed: row.Sealed, TTL: row.TTL})
+	row.RenewedAt, row.Renewals = c.now, row.Renewals+1
+	c.encode(bucketLinkTokens, key, row)
+	c.dropLinks()
+	return Result{Account: row.Account, Renewed: &RenewedLink{Sealed: row.Sealed, Account: row.Account, Purchase: row.Purchase}, what: "link.renewed"}
 }
 
 // enteredByLink leads who redeems to the link's account. What an anonymous account had comes along.
@@ -179,5 +232,5 @@ func (c *command) redeemedBefore(by entitlement.AccountID, row *linkRow) Result 
 	if !c.exists(row.To) {
 		return rejected(SlugNotFound, "account")
 	}
-	return Result{Account: row.To, Existing: true, Stamp: c.own(row.To).SessionsFrom, Merge: row.Merge, Moved: row.Moved}
+	return Result{Account: row.To, Existing: true, Stamp: c.own(row.To).SessionsFrom, Merge: row.Merge, Moved: row.Moved, Anonymous: c.anonymous(row.To)}
 }

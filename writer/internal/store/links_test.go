@@ -134,3 +134,66 @@ func TestOldLinksAreForgotten(t *testing.T) {
 	}
 	m.check()
 }
+
+// A mailed link that came too late is replaced, at most so often, and not where it leads nowhere any more or was used.
+func TestRenewLink(t *testing.T) {
+	known, begun := create("acc_known"), login(Login{New: "acc_anon"})
+	waits := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "", customer("cus_9"))))
+	mailed := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900, Sealed: []byte("sealed")})
+	paid := putLink("a", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900, Sealed: []byte("sealed")})
+	late := func(at int64, hash string) Command {
+		c := redeem("a", RedeemLink{From: session("acc_anon"), Merge: "m", Renew: linkHash(hash)})
+		c.Stamp = startTime + at
+		return c
+	}
+	var often []Command
+	for i := range int64(maxRelinks) {
+		often = append(often, late(900+i*RelinkSeconds, string(rune('A'+i))))
+	}
+	tests := []struct {
+		name   string
+		before []Command
+		redeem Command
+		renews bool
+	}{
+		{"one that was mailed", []Command{known, begun, mailed}, late(900, "b"), true},
+		{"to a payment that waits", []Command{begun, waits, paid}, late(900, "b"), true},
+		{"to a payment that somebody has by now", []Command{known, begun, waits, paid, NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: "acc_known", Purchase: "stripe:sub_1"})}, late(900, "b"), false},
+		{"nobody mails", []Command{known, begun, mailed}, late(900, ""), false},
+		{"it was not mailed", []Command{known, begun, putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900})}, late(900, "b"), false},
+		{"too soon after another", []Command{known, begun, mailed, late(900, "b")}, late(900+RelinkSeconds-1, "c"), false},
+		{"long after another", []Command{known, begun, mailed, late(900, "b")}, late(900+RelinkSeconds, "c"), true},
+		{"too often", append([]Command{known, begun, mailed}, often...), late(1_000_000, "z"), false},
+		{"under a hash that is taken", []Command{known, begun, mailed, putLink("b", PutLink{Account: "acc_known", TTLSeconds: 60})}, late(900, "b"), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range tt.before {
+				c.Stamp = max(c.Stamp, startTime)
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("%d: %+v", c.Type, got.Rejection)
+				}
+			}
+			got := m.apply(tt.redeem)
+			m.check()
+			if (got.Renewed != nil) != tt.renews || !tt.renews && slugOf(got) != SlugLinkExpired {
+				t.Fatalf("redeem = %+v %+v, want a new link %t", got, got.Rejection, tt.renews)
+			}
+			if !tt.renews {
+				return
+			}
+			var body RedeemLink
+			if err := entitlement.Decode(tt.redeem.Body, &body); err != nil {
+				t.Fatal(err)
+			}
+			body.Hash = body.Renew
+			c := NewCommand(TypeRedeemLink, sandbox, "", &body)
+			c.Stamp = tt.redeem.Stamp + 899
+			if used := m.apply(c); used.Rejection != nil || string(got.Renewed.Sealed) != "sealed" {
+				t.Errorf("the new link for %+v = %+v", got.Renewed, used.Rejection)
+			}
+			m.check()
+		})
+	}
+}
