@@ -344,6 +344,7 @@ func (a *Access) write(w *canonical.Writer) {
 	w.Int(m, 4, a.Seconds)
 	w.True(m, 5, a.Stacked)
 	w.Int(m, 6, a.RevokedAt)
+	w.Text(m, 7, string(a.Reason))
 }
 
 func (a *Awaited) write(w *canonical.Writer) {

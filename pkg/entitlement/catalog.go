@@ -292,3 +292,19 @@ func (x *CatalogIndex) Knows(p *Purchase, item *Item) bool {
 	_, ok := x.productOf(p, item)
 	return ok
 }
+
+// Owes reports whether an item of a purchase is due a code: it is a package that codes deliver, or nobody knows yet what it is. What renews, what is not paid
+// for and tests that came to production are due none.
+func (x *CatalogIndex) Owes(p *Purchase, item *Item) bool {
+	if item.Recurring || item.Provisional || item.State != Live || p.Sandbox {
+		return false
+	}
+	product, ok := x.productOf(p, item)
+	return !ok || product.Kind == KindPackage && product.Deliver == DeliverCode
+}
+
+// Package returns the package that an item of a purchase is.
+func (x *CatalogIndex) Package(p *Purchase, item *Item) (*Product, bool) {
+	product, ok := x.productOf(p, item)
+	return product, ok && product.Kind == KindPackage
+}

@@ -567,6 +567,8 @@ func (a *Access) read(r *canonical.Reader) {
 			a.Stacked = r.Bool()
 		case 6:
 			a.RevokedAt = r.Int()
+		case 7:
+			a.Reason = Reason(r.String())
 		default:
 			r.Fail()
 		}

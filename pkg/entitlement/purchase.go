@@ -177,7 +177,8 @@ type Access struct {
 	RedeemedAt int64  `cbor:"3,keyasint,omitempty"`
 	Seconds    int64  `cbor:"4,keyasint,omitempty"` // it lasts from redemption; 0 is for ever
 	Stacked    bool   `cbor:"5,keyasint,omitempty"` // it begins where the one before it ends
-	RevokedAt  int64  `cbor:"6,keyasint,omitempty"` // the payment was taken back; 0 it was not
+	RevokedAt  int64  `cbor:"6,keyasint,omitempty"` // when it was taken back; 0 it was not
+	Reason     Reason `cbor:"7,keyasint,omitempty"` // why, where it is not that the payment was refunded
 }
 
 // Awaited is a purchase that the app told of and that nobody has confirmed yet: the account's state is pending until then, a minute at most.

@@ -57,7 +57,8 @@ type View struct {
 	Unmapped     []Unmapped     // what was sold and the catalog does not know
 	TrialUsed    bool
 
-	sales []creditSale // of credits
+	sales    []creditSale // of credits
+	accesses []stretch    // of packages
 
 	// PendingUntil is until when the state is pending because a purchase that the app told of is not confirmed; 0 is settled.
 	PendingUntil int64
@@ -164,7 +165,7 @@ func (a *Account) View(x *CatalogIndex, now int64, urls ManageURLs) View {
 
 // ViewInto is View into a view whose memory is used again.
 func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs) {
-	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], sales: v.sales[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0], NextChangeAt: math.MaxInt64}
+	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], sales: v.sales[:0], accesses: v.accesses[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0], NextChangeAt: math.MaxInt64}
 	for i := range a.Purchases {
 		p := &a.Purchases[i]
 		v.TrialUsed = v.TrialUsed || p.TrialUsed
@@ -177,7 +178,8 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 	for i := range a.Grants {
 		v.addGrant(&a.Grants[i], now)
 	}
-	v.addAccesses(a.Accesses, now)
+	v.addRedeemed(a.Accesses)
+	v.addAccesses(now)
 	for _, w := range a.Awaited {
 		if now < w.Until {
 			v.PendingUntil = max(v.PendingUntil, w.Until)
@@ -240,13 +242,16 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 			return // given by redeeming the code, not by the payment
 		}
 		for _, access := range product.Accesses {
-			e := e
-			e.ID = access.Module
-			if access.DurationDays > 0 && item.State == Live {
-				e.endAfter(item.Term.StartsAt, int64(access.DurationDays), quantity)
-				e.Status, e.Reason = item.standing(now, e.AccessUntil)
+			one := stretch{e: e, item: item, start: item.Term.StartsAt, seconds: int64(access.DurationDays) * secondsPerDay * quantity,
+				stacked: product.Stack == StackExtend && !item.Recurring}
+			one.e.ID = access.Module
+			switch {
+			case item.State == Revoked:
+				one.revokedAt = max(item.AccessUntil, 1)
+			case item.State != Live || access.DurationDays == 0:
+				one.seconds, one.fixed = 0, true
 			}
-			v.add(&e, now)
+			v.accesses = append(v.accesses, one)
 		}
 		return
 	}
@@ -315,38 +320,79 @@ func (v *View) addGrant(g *Grant, now int64) {
 	v.add(&e, now)
 }
 
-// addAccesses adds what redeemed codes give. Those of a module that are stacked follow each other in the order of redemption.
-func (v *View) addAccesses(accesses []Access, now int64) {
-	if len(accesses) == 0 {
-		return
-	}
-	ends := map[string]int64{} // of each module's stacked ones so far; maxTime+1 is never
+// stretch is one access of a package, whose code was redeemed or which a store sold.
+type stretch struct {
+	e         Entitlement
+	item      *Item // nil: of a code
+	start     int64 // when it was redeemed; a store's counts as redeemed when it was bought
+	seconds   int64 // 0: for ever
+	stacked   bool
+	fixed     bool  // a store's item says itself when it ends
+	revokedAt int64 // 0: it was not
+}
+
+// addRedeemed notes what redeemed codes give.
+func (v *View) addRedeemed(accesses []Access) {
 	for i := range accesses {
 		a := &accesses[i]
-		start := a.RedeemedAt
-		if a.Stacked {
-			start = max(start, ends[a.Module])
+		one := stretch{start: a.RedeemedAt, seconds: a.Seconds, stacked: a.Stacked, revokedAt: a.RevokedAt, e: Entitlement{ID: a.Module, Status: StatusActive, Reason: ReasonPaid,
+			Provider: Latchkey, Store: string(Latchkey), Purchase: PurchaseID(string(Latchkey) + ":" + a.ID), item: a.ID}}
+		if a.RevokedAt != 0 {
+			one.e.Status, one.e.Reason = StatusRefunded, ReasonRefunded
+			if a.Reason != "" {
+				one.e.Status, one.e.Reason = StatusRevoked, a.Reason
+			}
 		}
-		end := min(start+a.Seconds, maxTime)
-		if a.Seconds == 0 || start > maxTime {
-			end = maxTime + 1
+		v.accesses = append(v.accesses, one)
+	}
+}
+
+// addAccesses adds what packages give. One that is stacked begins where what the account has of its module ends; what was taken back counts up to then.
+func (v *View) addAccesses(now int64) {
+	if len(v.accesses) == 0 {
+		return
+	}
+	slices.SortFunc(v.accesses, func(a, b stretch) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.e.Purchase, b.e.Purchase), cmp.Compare(a.e.item, b.e.item), cmp.Compare(a.e.ID, b.e.ID))
+	})
+	const never = maxTime + 1
+	ends := make(map[string]int64, len(v.accesses)) // of each module so far
+	for i := range v.accesses {
+		a := &v.accesses[i]
+		start := a.start
+		if a.stacked {
+			start = max(start, ends[a.e.ID])
 		}
-		e := Entitlement{ID: a.Module, Status: StatusActive, Reason: ReasonPaid, ExpiresAt: end, AccessUntil: end,
-			Provider: Latchkey, Store: string(Latchkey), Purchase: PurchaseID(string(Latchkey) + ":" + a.ID), item: a.ID}
+		end := min(start+a.seconds, maxTime)
 		switch {
-		case a.RevokedAt != 0:
-			e.Status, e.Reason = StatusRefunded, ReasonRefunded
-			e.ExpiresAt = min(end, a.RevokedAt)
-			e.AccessUntil = e.ExpiresAt
-		case end > maxTime:
-			e.ExpiresAt, e.AccessUntil = 0, 0
-		case now >= end:
-			e.Status, e.Reason = StatusExpired, ReasonExpired
+		case a.fixed:
+			end = a.e.AccessUntil
+			if end == 0 {
+				end = never
+			}
+		case a.seconds == 0 || start > maxTime:
+			end = never
 		}
-		if a.Stacked && a.RevokedAt == 0 {
-			ends[a.Module] = end
+		if a.revokedAt != 0 {
+			end = min(end, a.revokedAt)
 		}
-		v.add(&e, now)
+		switch {
+		case a.fixed:
+		case end == never:
+			a.e.ExpiresAt, a.e.AccessUntil = 0, 0
+		default:
+			a.e.ExpiresAt, a.e.AccessUntil = end, end
+		}
+		switch {
+		case a.item != nil:
+			a.e.Status, a.e.Reason = a.item.standing(now, a.e.AccessUntil)
+		case a.revokedAt == 0 && now >= end:
+			a.e.Status, a.e.Reason = StatusExpired, ReasonExpired
+		}
+		if a.item == nil || a.item.State == Live || a.item.State == Revoked {
+			ends[a.e.ID] = max(ends[a.e.ID], end)
+		}
+		v.add(&a.e, now)
 	}
 }
 
