@@ -31,7 +31,13 @@ type AppleConfig struct {
 	// an empty SandboxAPIBase beside an APIBase is nowhere. http:// is for loopback addresses.
 	APIBase        string `config:"api_base"`
 	SandboxAPIBase string `config:"sandbox_api_base"`
+
+	// HistoryInterval is how often the leader reads what Apple has sent, for what never came: a minute at least. 0 is a quarter of an hour.
+	HistoryInterval time.Duration `config:"history_interval"`
 }
+
+// minHistoryInterval leaves most of what Apple allows an app to ask to others.
+const minHistoryInterval = time.Minute
 
 // ErrNoAppleAPI means that there is no key to ask the App Store with.
 var ErrNoAppleAPI = errors.New("no key of the App Store Server API is configured")
@@ -49,6 +55,9 @@ func (a *AppleConfig) validate(env entitlement.Environment, at string, m *config
 		if err := provider.CheckAppleBase(base); err != nil {
 			m.Add(at+name, "%v", err)
 		}
+	}
+	if a.HistoryInterval != 0 && a.HistoryInterval < minHistoryInterval {
+		m.Add(at+".history_interval", "want %s or more", minHistoryInterval)
 	}
 	switch _, err := a.api(env, nil, nil); {
 	case errors.Is(err, provider.ErrAppleKeyID):

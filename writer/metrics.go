@@ -51,6 +51,8 @@ type metrics struct {
 	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
 	soldTwice       *prometheus.CounterVec
+	histories       *prometheus.CounterVec
+	missed          *prometheus.CounterVec
 	handOvers       *prometheus.CounterVec
 
 	acknowledgements *prometheus.CounterVec
@@ -124,6 +126,17 @@ func newMetrics(w *Writer) *metrics {
 	}
 	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
 	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents)
+	m.histories = counter("history_reads_total", "Times that this leader read what a provider says to have sent.", "provider", "outcome")
+	m.missed = counter("history_messages_total", "Messages in what a provider says to have sent, by what became of them.", "provider", "outcome")
+	m.registry.MustRegister(m.histories, m.missed)
+	for _, p := range historyKeepers {
+		for _, o := range []string{historyRead, historyFailed} {
+			m.histories.WithLabelValues(string(p), o)
+		}
+		for _, o := range []string{historyKnown, historyMissed, historyForged} {
+			m.missed.WithLabelValues(string(p), o)
+		}
+	}
 	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))

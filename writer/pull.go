@@ -513,6 +513,7 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 	// The mark of a conflict is cleared by the answer whose request left first: what conflicts since then is asked about again.
 	slices.SortStableFunc(answers, func(a, b entitlement.Event) int { return cmp.Compare(b.CreatedAt, a.CreatedAt) })
 	known := purchase.Evidence
+	answers = slices.DeleteFunc(answers, func(ev entitlement.Event) bool { return len(ev.Objects) == 0 }) // nothing was refunded
 	for i, ev := range answers {
 		last := pull.Conflict && complete && i == len(answers)-1
 		merged := known.Add(ev.Objects...)

@@ -40,6 +40,14 @@ const (
 	appleSandboxRequestsPerSecond = 4
 	appleBurst                    = 10
 
+	// The refunds of a customer are asked for by a call of its own, of which Apple allows 10 a second, and a tenth of that in sandbox.
+	appleRefundsPerSecond        = 4
+	appleSandboxRefundsPerSecond = 0.5
+
+	// How far back Apple keeps notifications. It refuses a question that begins earlier, by its own clock: what we leave is for ours.
+	appleKeepsFor        = 179 * 24 * time.Hour
+	appleSandboxKeepsFor = 29 * 24 * time.Hour
+
 	// appleRequestTimeout is how long one request may take. What takes longer is asked again.
 	appleRequestTimeout = 10 * time.Second
 
@@ -102,9 +110,10 @@ type AppleAPI struct {
 
 // applePlace is one of Apple's two environments.
 type applePlace struct {
-	name  string // in Apple's word
-	base  string
-	limit *rate.Limiter
+	name    string // in Apple's word
+	base    string
+	limit   *rate.Limiter
+	refunds *rate.Limiter // besides
 }
 
 // NewAppleAPI returns a Puller. Errors: ErrAppleKey, ErrAppleKeyID, ErrAppleIssuer, ErrAppleBase; they do not quote the key.
@@ -125,11 +134,11 @@ func NewAppleAPI(c AppleAPIConfig) (*AppleAPI, error) {
 		}
 	}
 	sandbox := func(base string) applePlace {
-		return applePlace{appleSandbox, strings.TrimSuffix(base, "/"), pace(base, appleSandboxRequestsPerSecond, appleBurst)}
+		return applePlace{appleSandbox, strings.TrimSuffix(base, "/"), pace(base, appleSandboxRequestsPerSecond, appleBurst), pace(base, appleSandboxRefundsPerSecond, 1)}
 	}
 	places := []applePlace{sandbox(cmp.Or(c.BaseURL, appleAPISandbox))}
 	if c.Environment == entitlement.Production {
-		places[0] = applePlace{appleProduction, strings.TrimSuffix(cmp.Or(c.BaseURL, appleAPI), "/"), pace(c.BaseURL, appleRequestsPerSecond, appleBurst)}
+		places[0] = applePlace{appleProduction, strings.TrimSuffix(cmp.Or(c.BaseURL, appleAPI), "/"), pace(c.BaseURL, appleRequestsPerSecond, appleBurst), pace(c.BaseURL, appleRefundsPerSecond, 1)}
 		if c.BaseURL == "" {
 			c.SandboxURL = cmp.Or(c.SandboxURL, appleAPISandbox)
 		}
@@ -167,7 +176,9 @@ func parseAppleKey(text string) (*ecdsa.PrivateKey, error) {
 // Provider returns entitlement.Apple.
 func (a *AppleAPI) Provider() entitlement.Provider { return entitlement.Apple }
 
-// Targets returns a subscription for what is in doubt about it, and a transaction for one of its own. Who bought comes with either.
+// Targets returns a subscription for what is in doubt about it, and a transaction for one of its own. Who bought comes with either. Where a transaction is in
+// doubt its buyer's refunds are asked for as well (KindRevocation): a message about it was lost or contradicts another, and those about its buyer's
+// other purchases may be as well.
 func (a *AppleAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
 	var out []entitlement.Doubt
 	add := func(d entitlement.Doubt) {
@@ -184,6 +195,7 @@ func (a *AppleAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) [
 		case entitlement.KindCustomer:
 			d.Kind = entitlement.KindRenewal
 		case entitlement.KindTransaction:
+			add(entitlement.Doubt{Kind: entitlement.KindRevocation, ID: d.ID, From: d.From, By: d.By})
 			for _, o := range e.Objects {
 				if o.By == entitlement.Apple && o.Transaction != nil && o.ID == d.ID && o.Transaction.Chain != "" {
 					d.Kind, d.ID = entitlement.KindRenewal, o.Transaction.Chain
@@ -200,9 +212,13 @@ func (a *AppleAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) [
 // errElsewhere means that the App Store knows no such purchase in this environment.
 var errElsewhere = errors.New("not in this environment")
 
-// Pull asks for a subscription with its terms (KindRenewal, by the original transaction's id) or for what a transaction belongs to
-// (KindTransaction, by its id). The states have the version that Apple signs them with.
+// Pull asks for a subscription with its terms (KindRenewal, by the original transaction's id), for what a transaction belongs to
+// (KindTransaction, by its id), or for all refunds of whoever bought a transaction (KindRevocation, by its id; see RefundHistory). The states have
+// the version that Apple signs them with.
 func (a *AppleAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
+	if kind == entitlement.KindRevocation {
+		return a.RefundHistory(ctx, id)
+	}
 	if kind != entitlement.KindRenewal && kind != entitlement.KindTransaction || !isIdent(id) {
 		return entitlement.Event{}, &PullError{Reason: ErrGone, Detail: "the App Store cannot be asked for it"}
 	}
@@ -382,7 +398,7 @@ func (a *AppleAPI) RefundHistory(ctx context.Context, id string) (entitlement.Ev
 		if err != nil {
 			return entitlement.Event{}, err
 		}
-		ev := q.event("refunds", id, left)
+		ev := q.event(entitlement.KindRevocation, "refunds:"+id, left)
 		if len(ev.Objects) == 0 {
 			ev.Kind = entitlement.Unhandled
 		}
@@ -394,6 +410,9 @@ func (a *AppleAPI) RefundHistory(ctx context.Context, id string) (entitlement.Ev
 func (q *appleQuestion) refunds(ctx context.Context, id string) error {
 	query := url.Values{}
 	for range maxApplePages {
+		if err := q.place.refunds.Wait(ctx); err != nil {
+			return contextError(ctx, err)
+		}
 		answer, err := q.call(ctx, q.place, http.MethodGet, "/inApps/v2/refund/lookup/"+url.PathEscape(id)+"?"+query.Encode(), nil)
 		if err != nil {
 			return err
@@ -410,6 +429,33 @@ func (q *appleQuestion) refunds(ctx context.Context, id string) error {
 		query.Set("revision", revision)
 	}
 	return nil
+}
+
+// HistoryReach is how far back Apple keeps notifications: 180 days, in sandbox 30, less what clocks may differ.
+func (a *AppleAPI) HistoryReach() time.Duration {
+	if a.places[0].name == appleSandbox {
+		return appleSandboxKeepsFor
+	}
+	return appleKeepsFor
+}
+
+// IsMessage reports whether an id is a notification's: those that we make have a colon.
+func (a *AppleAPI) IsMessage(id string) bool { return !strings.Contains(id, ":") }
+
+// Messages lists the notifications of the environment that Apple has made between two times. Errors: ErrSignature for one that is not authentic, after
+// which the next follows; as NotificationHistory's.
+func (a *AppleAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error] {
+	return func(yield func(entitlement.Event, error) bool) {
+		for signed, err := range a.NotificationHistory(ctx, from, to) {
+			var ev entitlement.Event
+			if err == nil {
+				ev, err = a.apple.ParseNotification(signed, ourEnvironment(a.places[0].name))
+			}
+			if !yield(ev, err) {
+				return
+			}
+		}
+	}
 }
 
 // NotificationHistory lists the signed payloads of the notifications that Apple has made between two times, at most 180 days ago, in sandbox 30.

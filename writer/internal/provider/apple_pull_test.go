@@ -291,8 +291,9 @@ func TestAppleTargets(t *testing.T) {
 		return entitlement.Doubt{Kind: kind, ID: id, From: from, By: entitlement.Apple}
 	}
 	got := (&AppleAPI{}).Targets(e, []entitlement.Doubt{doubt(entitlement.KindCustomer, appleOriginal, 1), doubt(entitlement.KindRenewal, appleOriginal, 3),
-		doubt(entitlement.KindTransaction, "700001900000102", 2), doubt(entitlement.KindTransaction, "9", 5), doubt(entitlement.KindRevocation, "9", 5)})
-	want := []entitlement.Doubt{doubt(entitlement.KindRenewal, appleOriginal, 3), doubt(entitlement.KindTransaction, "9", 5)}
+		doubt(entitlement.KindTransaction, "700001900000102", 2), doubt(entitlement.KindTransaction, "9", 5), doubt(entitlement.KindSale, "9", 5)})
+	want := []entitlement.Doubt{doubt(entitlement.KindRenewal, appleOriginal, 3), doubt(entitlement.KindRevocation, "700001900000102", 2),
+		doubt(entitlement.KindRevocation, "9", 5), doubt(entitlement.KindTransaction, "9", 5)}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Targets = %v, want %v", got, want)
 	}
@@ -310,6 +311,11 @@ func TestAppleHistories(t *testing.T) {
 	s.answers[historyPath] = []any{
 		jsonObject{"notificationHistory": []any{item(appleTest), item(old)}, "hasMore": true, "paginationToken": "p2"},
 		jsonObject{"notificationHistory": []any{item(old)}, "hasMore": false, "paginationToken": "p3"},
+	}
+	for from, to := range map[*AppleAPI]time.Duration{api: 179 * 24 * time.Hour, s.api(entitlement.Sandbox, ""): 29 * 24 * time.Hour} {
+		if from.HistoryReach() != to {
+			t.Errorf("reaches %s back, want %s", from.HistoryReach(), to)
+		}
 	}
 	n := 0
 	for payload, err := range api.NotificationHistory(t.Context(), time.UnixMilli(1000), time.UnixMilli(2000)) {
@@ -335,16 +341,33 @@ func TestAppleHistories(t *testing.T) {
 		t.Errorf("ParseNotification of a forged one = %v", err)
 	}
 
+	forged := jsonObject{"signedPayload": appletest.New(t).Sign(t, appleTest)}
+	s.answers[historyPath] = []any{jsonObject{"notificationHistory": []any{item(appleTest), forged, item(appleTest)}, "hasMore": true, "paginationToken": "p2"}, appleRefusal{status: 503}}
+	var said []string
+	for ev, err := range api.Messages(t.Context(), time.UnixMilli(1000), time.UnixMilli(2000)) {
+		switch {
+		case err == nil && api.IsMessage(ev.ID):
+			said = append(said, ev.Type)
+		case errors.Is(err, ErrSignature):
+			said = append(said, "forged")
+		case errors.Is(err, ErrUnavailable):
+			said = append(said, "unavailable")
+		}
+	}
+	if !slices.Equal(said, []string{"TEST", "forged", "TEST", "unavailable"}) {
+		t.Errorf("Messages = %v", said)
+	}
+
 	refunded := edited(appleSampleTransaction, jsonObject{"revocationDate": appleEnd * 1000})
 	s.answers["GET /inApps/v2/refund/lookup/5"] = []any{s.page("r1", true, refunded), s.page("r2", false, edited(refunded, jsonObject{"transactionId": "6"}))}
-	ev, err := api.RefundHistory(t.Context(), "5")
+	ev, err := api.Pull(t.Context(), entitlement.KindRevocation, "5")
 	refunds := 0
 	for _, o := range ev.Objects {
 		if o.Transaction != nil && o.Transaction.RevokedAt == appleEnd {
 			refunds++
 		}
 	}
-	if err != nil || refunds != 2 || ev.Kind != entitlement.Proof {
+	if err != nil || refunds != 2 || ev.Kind != entitlement.Proof || api.IsMessage(ev.ID) {
 		t.Errorf("RefundHistory = %s, %v", show(ev), err)
 	}
 	s.answers["GET /inApps/v2/refund/lookup/7"] = []any{s.page("", false)}

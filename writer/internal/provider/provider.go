@@ -7,6 +7,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strconv"
 	"time"
@@ -105,6 +106,21 @@ type VoidLister interface {
 
 	// VoidedPurchases lists what was taken back between two times, as events: the same ones however often it is asked. Errors: as Pull's.
 	VoidedPurchases(ctx context.Context, from, to time.Time) ([]entitlement.Event, error)
+}
+
+// HistoryKeeper is a Puller whose provider keeps the messages that it made, for those that never came.
+type HistoryKeeper interface {
+	Puller
+
+	// HistoryReach is how far back the provider keeps them.
+	HistoryReach() time.Duration
+
+	// Messages lists what the provider has told us between two times, as the events that the messages were, whether they came or not. A message that is not
+	// authentic is ErrSignature, and the next one follows. Any other error, as Pull's, ends the list.
+	Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error]
+
+	// IsMessage reports whether an event of this provider with such an id came as a message, and was not asked for or shown by an app.
+	IsMessage(id string) bool
 }
 
 // What a pull can come to, by what to do next. They are inside a *PullError.

@@ -481,6 +481,23 @@ func TestWhatTheAPIDidIsInTheAuditTrail(t *testing.T) {
 				t.Errorf("cursor after revision %d: %d, %v; want %d", tt.after, seq, err, tt.want)
 			}
 		}
+		for _, tt := range []struct {
+			before uint64
+			limit  int
+			want   []uint64 // Seq
+		}{{0, 10, []uint64{3, 2, 1}}, {0, 2, []uint64{3, 2}}, {2, 10, []uint64{1}}, {1, 10, nil}, {9, 1, []uint64{3}}} {
+			back, err := r.EventsBefore(sandbox, tt.before, tt.limit)
+			var got []uint64
+			for _, ev := range back {
+				got = append(got, ev.Seq-events[0].Seq+1)
+			}
+			if err != nil || !slices.Equal(got, tt.want) {
+				t.Errorf("the last %d before %d: %v, %v; want %v", tt.limit, tt.before, got, err, tt.want)
+			}
+		}
+		if found, err := r.EventsBefore(entitlement.Production, 0, 10); err != nil || len(found) != 0 {
+			t.Errorf("production shows %d events of sandbox, %v", len(found), err)
+		}
 		if found, err := r.Events(entitlement.Production, 0, 10); err != nil || len(found) != 0 {
 			t.Errorf("production shows %d events of sandbox, %v", len(found), err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 
@@ -77,6 +78,30 @@ func (r *Reader) Events(env entitlement.Environment, after uint64, limit int) ([
 	prefix := []byte{envByte(env)}
 	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
 	for k, ref := cursor.Seek(orderKey(env, after+1)); k != nil && len(events) < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Next() {
+		ev, err := r.eventAt(ref)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, ev)
+	}
+	return events, nil
+}
+
+// EventsBefore lists an environment's events against the order of the log, the newest first, before a Seq (0 for the end).
+func (r *Reader) EventsBefore(env entitlement.Environment, before uint64, limit int) ([]StoredEvent, error) {
+	var events []StoredEvent
+	if before == 0 {
+		before = math.MaxUint64
+	}
+	prefix := []byte{envByte(env)}
+	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
+	k, ref := cursor.Seek(orderKey(env, before))
+	if k == nil {
+		k, ref = cursor.Last()
+	} else {
+		k, ref = cursor.Prev()
+	}
+	for ; k != nil && len(events) < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Prev() {
 		ev, err := r.eventAt(ref)
 		if err != nil {
 			return nil, err
