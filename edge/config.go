@@ -96,7 +96,7 @@ type NodeConfig struct {
 
 // WritersConfig says where the writers' internal listeners are.
 type WritersConfig struct {
-	// URLs are tried in this order. Only https:// leaves the machine; http:// is for loopback addresses, and not for an edge with a section tls.
+	// URLs are tried in this order until it is known which of the writers is near. Only https:// leaves the machine; http:// is for loopback addresses, and not for an edge with a section tls.
 	URLs []string `config:"urls"`
 }
 

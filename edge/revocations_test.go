@@ -98,9 +98,12 @@ func TestARevokedKeyIsReplaced(t *testing.T) {
 	}
 	lost := sandbox()
 	r.revoke(false, lost)
-	until(t, "another key is certified", func() bool { return sandbox() != "" && sandbox() != lost })
+	var fresh answer
+	until(t, "another key is certified and signs", func() bool {
+		_, fresh, _ = r.check("", session, nil)
+		return sandbox() != "" && sandbox() != lost && fresh.GraceToken != "" && fresh.GraceToken != old.GraceToken
+	})
 	var app token.Revocations
-	_, fresh, _ := r.check("", session, nil)
 	if err := r.judge(fresh.GraceToken, &app); err != nil {
 		t.Errorf("a token of the new key = %v", err)
 	}

@@ -28,6 +28,7 @@ type Status struct {
 	LagSeconds   int64               `json:"lag_seconds"` // the age of as_of; -1 without data
 	Proven       bool                `json:"proven"`      // the whole file was read and agrees with the state hash
 	Writer       string              `json:"writer,omitempty"`
+	RoundTrips   map[string]float64  `json:"writer_round_trips_ms,omitempty"` // of each writer that is known, by its address
 	NATS         *bool               `json:"nats_connected,omitempty"`
 	Certificates []CertificateStatus `json:"certificates"`
 	Revocations  RevocationStatus    `json:"revocations"`
@@ -77,6 +78,12 @@ func (e *Edge) Status() Status {
 		Epoch: head.Epoch, Revision: head.N, StateHash: head.StateHash.String(), Chain: head.Chain.String(), Rules: head.Rules,
 		Source: follow.Source, LagSeconds: -1, Proven: e.replica.Proven(), Writer: follow.Writer, Certificates: []CertificateStatus{},
 		Reasons: e.disturbances(),
+	}
+	for writer, took := range follow.RoundTrips {
+		if s.RoundTrips == nil {
+			s.RoundTrips = map[string]float64{}
+		}
+		s.RoundTrips[writer] = float64(took.Microseconds()) / 1000
 	}
 	if head.AsOf > 0 {
 		s.AsOf, s.LagSeconds = formatTime(head.AsOf), now-head.AsOf

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -66,7 +65,7 @@ type Source interface {
 // FollowConfig is what a Follower needs.
 type FollowConfig struct {
 	Node      string   // name of this node, for the writers' status pages; may be empty
-	Writers   []string // base addresses of the internal API, the preferred one first
+	Writers   []string // base addresses of the internal API, in the order in which they are tried until it is known which is near
 	Verifier  *Verifier
 	Replica   Replica
 	SpoolDir  string            // for snapshots while they are being downloaded
@@ -97,9 +96,12 @@ type Follower struct {
 
 // FollowStatus says how a follower fares.
 type FollowStatus struct {
-	Source  string   // FromDisk, FromNATS, FromPull or FromSnapshot: how the newest data came
-	Writer  string   // the writer in use
-	Reasons []string // what is wrong at present, in words for operators; none when all is well
+	Source string // FromDisk, FromNATS, FromPull or FromSnapshot: how the newest data came
+	Writer string // the writer in use
+
+	// RoundTrips is how long each writer takes to answer, by its base address; those that are not known yet are missing.
+	RoundTrips map[string]time.Duration
+	Reasons    []string // what is wrong at present, in words for operators; none when all is well
 }
 
 // NewFollower returns a follower that does nothing until Follow.
@@ -124,6 +126,12 @@ func (f *Follower) Status() FollowStatus {
 	if len(f.clients) > 0 {
 		s.Writer = f.clients[f.ladder.Writer()].Base()
 	}
+	s.RoundTrips = map[string]time.Duration{}
+	for i, c := range f.clients {
+		if took := f.ladder.RoundTrip(i); took > 0 {
+			s.RoundTrips[c.Base()] = took
+		}
+	}
 	return s
 }
 
@@ -135,15 +143,20 @@ func (f *Follower) Client() *Client {
 	return nil
 }
 
-// Clients returns the clients of all writers, that of the one in use first, then those that would be tried next.
+// Clients returns the clients of all writers: that of the one in use first, then the others in the order in which they are worth asking.
 func (f *Follower) Clients() []*Client {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.clients) == 0 {
 		return nil
 	}
-	inUse := f.ladder.Writer()
-	return slices.Concat(f.clients[inUse:], f.clients[:inUse])
+	clients := []*Client{f.clients[f.ladder.Writer()]}
+	for _, i := range f.ladder.Order() {
+		if i != f.ladder.Writer() {
+			clients = append(clients, f.clients[i])
+		}
+	}
+	return clients
 }
 
 // Follow runs until ctx ends. It returns an error only for a source that cannot be subscribed to.
@@ -225,17 +238,28 @@ func (f *Follower) pullHeads(ctx context.Context) {
 	}
 }
 
-// report tells the writers what the replica holds, not all followers at once.
+// report tells the writers what the replica holds, not all followers at once, and measures by their answers which of them is near.
 func (f *Follower) report(ctx context.Context) {
+	distances := make([]Distance, len(f.clients))
 	for wait := rand.N(reportEvery); pause(ctx, wait) == nil; wait = reportEvery {
 		held := f.cfg.Replica.Head().Revision()
 		if held == (Revision{}) {
 			continue
 		}
-		for _, c := range f.clients {
-			if err := c.Report(ctx, held); err != nil {
-				f.cfg.Logger.DebugContext(ctx, "a writer does not hear what this node holds", "writer", c.Base(), "error", err)
-			}
+		var reports sync.WaitGroup
+		for i, c := range f.clients {
+			reports.Go(func() {
+				began := time.Now()
+				signed, err := c.Report(ctx, held)
+				distances[i] = Distance{time.Since(began), signed, err}
+				if err != nil {
+					f.cfg.Logger.DebugContext(ctx, "a writer does not hear what this node holds", "writer", c.Base(), "error", err)
+				}
+			})
+		}
+		reports.Wait()
+		if ctx.Err() == nil {
+			f.tell(func(l *Ladder) { l.Measured(time.Now(), distances) })
 		}
 	}
 }

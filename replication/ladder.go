@@ -64,6 +64,7 @@ type Ladder struct {
 	cfg LadderConfig
 
 	writer   int       // the one in use
+	ways     []way     // to each of them
 	held     []Batch   // from the source, after a hole
 	gapSince time.Time // when the hole or the head beyond what is held was first seen
 	ahead    Head      // the newest verified head that the replica does not cover yet
@@ -111,7 +112,7 @@ func NewLadder(cfg LadderConfig) *Ladder {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Ladder{cfg: cfg, source: FromDisk, trouble: map[string]string{}, delay: firstBackoff, patience: firstPatience}
+	return &Ladder{cfg: cfg, ways: make([]way, cfg.Writers), source: FromDisk, trouble: map[string]string{}, delay: firstBackoff, patience: firstPatience}
 }
 
 // Start begins: the writer in use has from now on to show that it is alive.

@@ -98,10 +98,12 @@ func (c *Client) Base() string { return c.base }
 func (c *Client) HTTP() *http.Client { return c.http }
 
 // Head returns the writer's newest signed head. Error: ErrUnavailable.
-func (c *Client) Head(ctx context.Context) (string, error) {
+func (c *Client) Head(ctx context.Context) (string, error) { return c.head(ctx, nil) }
+
+func (c *Client) head(ctx context.Context, header http.Header) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	resp, err := c.get(ctx, HeadPath, nil)
+	resp, err := c.get(ctx, HeadPath, header)
 	if err != nil {
 		return "", fmt.Errorf("head: %w", err)
 	}
@@ -113,16 +115,9 @@ func (c *Client) Head(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(body)), nil
 }
 
-// Report tells the writer what this node holds, for its status page. Error: ErrUnavailable.
-func (c *Client) Report(ctx context.Context, held Revision) error {
-	ctx, cancel := context.WithTimeout(ctx, headTimeout)
-	defer cancel()
-	resp, err := c.get(ctx, HeadPath, http.Header{RevisionHeader: {held.String()}})
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	_, err = readAll(resp, maxSignedBytes)
-	return errors.Join(err, resp.Body.Close())
+// Report tells the writer what this node holds, for its status page, and returns what Head returns. Error: ErrUnavailable.
+func (c *Client) Report(ctx context.Context, held Revision) (string, error) {
+	return c.head(ctx, http.Header{RevisionHeader: {held.String()}})
 }
 
 // Changes returns the changes after a revision, at most limit, waiting up to wait for the first one. The batch may be empty. Errors:

@@ -171,12 +171,12 @@ func TestNoSnapshotsAreBuiltOnAFullDisk(t *testing.T) {
 	w := writers[0]
 	get := func() reply { return w.internal("GET", replication.SnapshotPath, "", nil) }
 	disks[0].free.Store(1 << 20)
-	await(t, "low", func() bool { return w.DiskStatus().Low })
+	await(t, "low", func() bool { return w.disk.full.Load() })
 	if r := get(); r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" {
 		t.Errorf("a snapshot without room = %d %s", r.status, r.text)
 	}
 	disks[0].free.Store(50 << 30)
-	await(t, "room", func() bool { return !w.DiskStatus().Low })
+	await(t, "room", func() bool { return !w.disk.full.Load() })
 	first := get()
 	if first.status != http.StatusOK {
 		t.Fatalf("a snapshot = %d %s", first.status, first.text)

@@ -395,7 +395,7 @@ func TestStatusShowsWhatAnEdgeHolds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			await(t, "a head", func() bool { return client.Report(t.Context(), tt.held) == nil })
+			await(t, "a head", func() bool { _, err := client.Report(t.Context(), tt.held); return err == nil })
 			if tt.held == now {
 				w.account()
 			}
