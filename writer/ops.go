@@ -75,6 +75,11 @@ func (w *Writer) readiness() ready {
 	if m, _, err := w.store.Member(w.cfg.Node.ID); err == nil && m.Suffrage != store.Voting {
 		r.Reasons = append(r.Reasons, map[store.Suffrage]string{store.Outside: "not a member: latchkey-writer join asks to be taken in", store.NonVoting: "joining"}[m.Suffrage])
 	}
+	if known, err := w.revoked(); err != nil {
+		r.Reasons = append(r.Reasons, "the lists of revoked keys cannot be read")
+	} else if lost, err := w.issuerRevoked(known); err != nil || lost {
+		r.Reasons = append(r.Reasons, reasonIssuer)
+	}
 	if w.differs.Load() {
 		r.Reasons = append(r.Reasons, "another writer's state differs")
 	}

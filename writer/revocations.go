@@ -101,16 +101,21 @@ func (w *Writer) mayCertify(key token.JWK) error {
 	if err != nil {
 		return err
 	}
-	own, err := token.Thumbprint(w.keys.issuerCert.Key)
-	switch {
+	switch own, err := w.issuerRevoked(known); {
 	case err != nil:
 		return err
 	case known.RevokedLeaf(kid):
 		return problem.New(problem.Forbidden, "This key is revoked. Make another one.")
-	case known.RevokedIssuer(own):
+	case own:
 		return unavailable("This writer's issuing key is revoked. Ask another one.")
 	}
 	return nil
+}
+
+// issuerRevoked reports whether the issuing key that this writer was started with is among the revoked ones: nobody believes what it signs any more.
+func (w *Writer) issuerRevoked(known *token.Revocations) (bool, error) {
+	own, err := token.Thumbprint(w.keys.issuerCert.Key)
+	return err == nil && known.RevokedIssuer(own), err
 }
 
 // revocationRequest has a key revoked, or brings a list.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/token"
+	"github.com/latchkey/latchkey/replication"
 )
 
 // TestKeysAreRevoked through the socket: each list says again what still counts, a root's list is judged before it is taken, and what would leave the cluster without
@@ -87,5 +88,16 @@ func TestKeysAreRevoked(t *testing.T) {
 	}
 	if _, err := SignRevocations(filepath.Join(filepath.Dir(root), rootPublicFile), w.cfg.Node.Cluster, []string{"x"}, w.now()); err == nil {
 		t.Error("a list was signed by a public key")
+	}
+	if r := w.readiness(); !r.Ready {
+		t.Errorf("before the own issuing key is revoked: %+v", r)
+	}
+	// Another writer, which has the next issuing key already, takes the list that this one would refuse.
+	against := replication.RevocationList{Text: []byte(sign(time.Hour, w.cfg.Node.Cluster, "issuer-1", own)), ByRoot: true, Counter: w.now().Add(time.Hour).Unix()}
+	if err := w.putList(t.Context(), against); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.readiness(); r.Ready || !slices.Contains(r.Reasons, reasonIssuer) {
+		t.Errorf("with a revoked issuing key: %+v, want the reason %q", r, reasonIssuer)
 	}
 }

@@ -237,8 +237,9 @@ func successor(peers map[string]vitals, goodClock map[string]bool, reason string
 
 // The reasons of /readyz that operators have a page for, and why leadership is handed over.
 const (
-	reasonClock = "clock"
-	reasonDisk  = "disk"
+	reasonClock  = "clock"
+	reasonDisk   = "disk"
+	reasonIssuer = "the issuing key is revoked: start this writer with the next one"
 )
 
 // How soon leadership is handed over again for one of the reasons: a node that is elected again and again although others are better must
