@@ -533,6 +533,10 @@ func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // asProblem turns what the parts return into what the client is told.
 func (e *Edge) asProblem(ctx *fasthttp.RequestCtx, err error) *problem.Problem {
+	// Most are problems already, those of a flood all: what else it may be is asked of the others alone, because asking costs as much as the answer.
+	if p, ok := err.(*problem.Problem); ok && p.Slug != problem.Internal {
+		return p
+	}
 	switch {
 	case errors.Is(err, replication.ErrNoData):
 		return problem.New(problem.NoData, "This edge has no data yet.").After(retryAfter)

@@ -72,41 +72,55 @@ func takeOpens(ctx context.Context, config config) ([]figure, error) {
 	for _, kind := range []struct {
 		name string
 		load load.Config
-	}{{"edge_open_full", full}, {"edge_open_resumed", resumed}} {
-		taken, err := compare(ctx, config, kind.name, kind.load, "--cert", cert, "--key", key, "--size", fmt.Sprint(trial.Body))
+	}{{"open_full", full}, {"open_resumed", resumed}} {
+		bare := []string{"--cert", cert, "--key", key, "--size", fmt.Sprint(trial.Body)}
+		taken, err := compare(ctx, config, "edge_"+kind.name, kind.load, bare...)
 		if err != nil {
 			return nil, err
 		}
 		taken[0].Goal = goal(opensGoal)
-		figures = append(figures, taken...)
-		p99, err := opensAtHalf(ctx, kind.name+"_half_peak_p99", kind.load)
+		p99s, err := opensAtHalf(ctx, config, kind.name+"_half_peak_p99", kind.load, bare...)
 		if err != nil {
 			return nil, err
 		}
-		figures = append(figures, p99)
+		figures = append(append(figures, taken...), p99s...)
 	}
 	return figures, nil
 }
 
-// opensAtHalf takes the p99 on a schedule of half the rate that was reached just before.
-func opensAtHalf(ctx context.Context, name string, full load.Config) (figure, error) {
-	var p99s []float64
-	for range rounds {
-		peak, err := load.Run(ctx, full)
-		if err != nil {
-			return figure{}, err
-		}
-		half := full
-		half.Rate, half.Connections = peak.PerSecond()/2, 4*connections
-		r, err := load.Run(ctx, half)
-		if err != nil {
-			return figure{}, err
-		}
-		p99s = append(p99s, milliseconds(r.Quantile(0.99)))
-		fmt.Fprintf(os.Stderr, "  peak %.0f/s, then %.0f/s: p50 %.2f ms, p99 %.2f ms\n", peak.PerSecond(), half.Rate, milliseconds(r.Quantile(0.5)), milliseconds(r.Quantile(0.99)))
+// opensAtHalf takes the p99 on a schedule of half the rate that was reached just before, of the edge and of the bare handler in turn, and the best of both sides.
+func opensAtHalf(ctx context.Context, config config, name string, full load.Config, bare ...string) ([]figure, error) {
+	addr, stop, err := startFloor(config, bare...)
+	if err != nil {
+		return nil, err
 	}
-	least, middle, greatest := spread(p99s)
-	return figure{Name: name, Value: middle, Unit: "ms", Goal: goal(opensP99Goal), Min: least, Max: greatest, Runs: rounds}, nil
+	defer stop()
+	p99s := map[string][]float64{}
+	for range rounds {
+		for side, addr := range map[string]string{"floor": addr, "edge": full.Addr} {
+			full := full
+			full.Addr = addr
+			peak, err := load.Run(ctx, full)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", side, err)
+			}
+			half := full
+			half.Rate, half.Connections = peak.PerSecond()/2, 4*connections
+			r, err := load.Run(ctx, half)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", side, err)
+			}
+			p99s[side] = append(p99s[side], milliseconds(r.Quantile(0.99)))
+			fmt.Fprintf(os.Stderr, "  %s: peak %.0f/s, then %.0f/s: p50 %.2f ms, p99 %.2f ms\n", side, peak.PerSecond(), half.Rate, milliseconds(r.Quantile(0.5)), milliseconds(r.Quantile(0.99)))
+		}
+	}
+	var figures []figure
+	for side, aim := range map[string]*float64{"edge": goal(opensP99Goal), "floor": nil} {
+		least, _, greatest := spread(p99s[side])
+		figures = append(figures, figure{Name: side + "_" + name, Value: least, Unit: "ms", Goal: aim, Min: least, Max: greatest, Runs: rounds})
+	}
+	sortByName(figures)
+	return figures, nil
 }
 
 // publicCertificate makes a P-256 certificate for one day in dir.

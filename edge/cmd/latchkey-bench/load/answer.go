@@ -8,12 +8,16 @@ import (
 	"strconv"
 )
 
-var errAnswer = errors.New("not an answer that this client reads")
+var (
+	errAnswer = errors.New("not an answer that this client reads")
+	errMore   = fmt.Errorf("%w: more came than was asked for", errAnswer)
+)
 
 // inbox holds what came in over one connection on which at most one request is under way. Its zero value is ready.
 type inbox struct {
 	buf  []byte
-	have int
+	from int // where what was not taken out begins
+	have int // where it ends
 }
 
 // inboxBytes is how much room there is to read into, at least.
@@ -21,6 +25,10 @@ const inboxBytes = 16 << 10
 
 // space is where to read to; add then says how much was read.
 func (in *inbox) space() []byte {
+	if in.from > 0 {
+		in.have = copy(in.buf, in.buf[in.from:in.have])
+		in.from = 0
+	}
 	if len(in.buf)-in.have < inboxBytes/2 {
 		in.buf = append(in.buf[:in.have], make([]byte, inboxBytes)...)
 	}
@@ -29,9 +37,12 @@ func (in *inbox) space() []byte {
 
 func (in *inbox) add(n int) { in.have += n }
 
-// answer takes out the answer that came, once it is whole. The body is valid until the next call of space. Error: errAnswer.
+// rest is how many bytes came that were not taken out.
+func (in *inbox) rest() int { return in.have - in.from }
+
+// answer takes out the first answer that came, once it is whole. The body is valid until the next call of space. Error: errAnswer.
 func (in *inbox) answer() (status int, body []byte, whole bool, err error) {
-	b := in.buf[:in.have]
+	b := in.buf[in.from:in.have]
 	head := bytes.Index(b, []byte("\r\n\r\n"))
 	if head < 0 {
 		return 0, nil, false, nil
@@ -50,14 +61,11 @@ func (in *inbox) answer() (status int, body []byte, whole bool, err error) {
 		}
 	}
 	begin := head + len("\r\n\r\n")
-	switch {
-	case in.have < begin+length:
+	if len(b) < begin+length {
 		return 0, nil, false, nil
-	case in.have > begin+length:
-		return 0, nil, false, fmt.Errorf("%w: more came than was asked for", errAnswer)
 	}
-	in.have = 0
-	return status, b[begin:], true, nil
+	in.from += begin + length
+	return status, b[begin : begin+length], true, nil
 }
 
 // contentLength finds the length in the lines of a head. This client reads no body of unknown length.

@@ -165,19 +165,22 @@ func webhookCommand() *cobra.Command {
 // floorCommand is for `make bench`: see serveFloor.
 func floorCommand() *cobra.Command {
 	var sign bool
-	var size, status int
+	var size, status, refusal int
 	var listen, cert, key string
 	cmd := &cobra.Command{
 		Use:    "floor",
 		Hidden: true,
 		Args:   cobra.NoArgs,
-		RunE:   func(*cobra.Command, []string) error { return serveFloor(listen, cert, key, sign, size, status) },
+		RunE: func(*cobra.Command, []string) error {
+			return serveFloor(listen, cert, key, sign, size, status, refusal)
+		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "address")
 	cmd.Flags().StringVar(&cert, "cert", "", "certificate for TLS, PEM; empty: in the clear")
 	cmd.Flags().StringVar(&key, "key", "", "its private key, PEM")
 	cmd.Flags().BoolVar(&sign, "sign", false, "sign before each answer")
 	cmd.Flags().IntVar(&status, "status", http.StatusOK, "of an answer with a body")
+	cmd.Flags().IntVar(&refusal, "refusal", 0, "bytes of a refusal, for credentials that are worth nothing; 0 refuses nobody")
 	cmd.Flags().IntVar(&size, "size", 0, "bytes of the body; without a body and a signature the answer is an empty 304")
 	return cmd
 }

@@ -18,13 +18,21 @@ const signedBytes = 600
 
 // serveFloor serves what the edge is measured against: the least that such an answer can cost on fasthttp. Every answer is size bytes, with sign
 // after one P-256 signature; without either it is an empty 304. With a certificate it is served over TLS 1.3.
-func serveFloor(listen, cert, certKey string, sign bool, size, status int) error {
+// With refusal, who asks as Strangers does gets a bare 401 of so many bytes, and no signature.
+func serveFloor(listen, cert, certKey string, sign bool, size, status, refusal int) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("floor: %w", err)
 	}
 	claims, body := bytes.Repeat([]byte{'c'}, signedBytes), bytes.Repeat([]byte{'b'}, size)
+	refused := bytes.Repeat([]byte{'r'}, refusal)
 	handler := func(ctx *fasthttp.RequestCtx) {
+		if refusal > 0 && bytes.Contains(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization), stranger) {
+			ctx.SetStatusCode(fasthttp.StatusUnauthorized)
+			ctx.SetContentType("application/json")
+			ctx.SetBody(refused)
+			return
+		}
 		if !sign && size == 0 {
 			ctx.SetStatusCode(fasthttp.StatusNotModified)
 			return

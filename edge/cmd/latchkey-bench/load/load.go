@@ -29,6 +29,14 @@ type Config struct {
 	// what follows on its connection, and the delay counts. Zero: each connection sends as soon as it is answered.
 	Rate float64
 
+	// Burst is how many requests a connection is sent at once on a schedule, one behind the other: how a flood is sent, by a client that has less to do for each
+	// than who answers them. Zero is one. Each counts in the Rate.
+	Burst int
+
+	// Aside puts the load of a schedule from a thread of the lowest priority, where the system knows one: it stands for other machines, and does not take
+	// this one's cores from a load that is measured beside it.
+	Aside bool
+
 	// Opens, when given, has each request open a connection of its own over TLS, as an app that is opened does. With a ClientSessionCache in it, all but the
 	// first of each of Connections resume.
 	Opens *tls.Config
@@ -207,7 +215,11 @@ func (c *connection) answer() (status int, body []byte, err error) {
 			return 0, nil, err
 		}
 		c.in.add(n)
-		if status, body, whole, err := c.in.answer(); whole || err != nil {
+		status, body, whole, err := c.in.answer()
+		if whole && c.in.rest() > 0 {
+			err = errMore
+		}
+		if whole || err != nil {
 			return status, body, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -126,10 +127,41 @@ func TestAnswersInPieces(t *testing.T) {
 
 // TestNoAnswerWithoutARequest: what follows an answer that nobody asked for is no answer to the next request.
 func TestNoAnswerWithoutARequest(t *testing.T) {
-	var in inbox
-	in.add(copy(in.space(), "HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 304"))
-	if status, _, whole, err := in.answer(); whole || !errors.Is(err, errAnswer) {
-		t.Errorf("answer = %d, %t, %v; want %v", status, whole, err, errAnswer)
+	const answer = "HTTP/1.1 304 Not Modified\r\n\r\n"
+	for _, rate := range []float64{0, 500} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			defer c.Close()
+			var request [1024]byte
+			if _, err := c.Read(request[:]); err == nil {
+				io.WriteString(c, answer+answer)
+			}
+		}()
+		if r, err := Run(t.Context(), Config{Addr: l.Addr().String(), Connections: 1, For: time.Second, Source: get, Status: 304, Rate: rate}); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), errMore.Error()) {
+			t.Errorf("at rate %.0f two answers to one request are %d answers, %v; want %v", rate, r.Answers, err, errMore)
+		}
+	}
+}
+
+// TestBursts: of what is due at once on a connection every request is sent, and every answer counts.
+func TestBursts(t *testing.T) {
+	const requests, burst = 60, 4
+	var asked atomic.Int64
+	addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Write([]byte("ok"))
+	})
+	r, err := Run(t.Context(), Config{Addr: addr, Connections: 3, For: 100 * time.Millisecond, Source: get, Status: 200, Rate: requests * 10, Burst: burst, Aside: true})
+	if err != nil || r.Answers != requests || asked.Load() != requests {
+		t.Errorf("%d answers to %d requests, %v; want %d", r.Answers, asked.Load(), err, requests)
 	}
 }
 

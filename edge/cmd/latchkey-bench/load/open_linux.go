@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +21,30 @@ func runOpen(ctx context.Context, config Config) (Result, error) {
 		return Result{}, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	defer o.close()
-	err = o.run(ctx)
+	if config.Aside {
+		err = aside(func() error { return o.run(ctx) })
+	} else {
+		err = o.run(ctx)
+	}
 	r := Result{Failed: o.failed, Elapsed: time.Since(o.began), Body: o.body, latencies: o.latencies}
 	return r.judged(err, config.Status, o.failure)
 }
 
-// openLoop is a load on a schedule: request k is due at k/Rate, on connection k mod Connections.
+// aside runs do on a thread of the lowest priority, which ends with it.
+func aside(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: who runs here next would have the priority
+		err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), lowestPriority)
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// openLoop is a load on a schedule: what is due k-th, Burst requests most often of one, is due at k*Burst/Rate, on connection k mod Connections.
 type openLoop struct {
 	config Config
 	lines  []*line
@@ -34,7 +53,7 @@ type openLoop struct {
 	armed  time.Duration // the request's time that the alarm stands at
 
 	began    time.Time
-	next     int           // the first request that is not yet due
+	next     int           // the first burst that is not yet due
 	open     int           // requests that were due and are not answered
 	heard    time.Duration // when the last answer came
 	request  []byte
@@ -46,19 +65,22 @@ type openLoop struct {
 	body      int
 }
 
-// line is one connection: at most one request is on it, the others wait behind.
+// line is one connection: at most one burst is on it, the others wait behind.
 type line struct {
 	number  int
 	fd      int
 	sent    int // requests
 	due     time.Duration
 	waiting []time.Duration
-	busy    bool
+	awaits  int // answers
 	in      inbox
 }
 
 const (
 	alarmEvent = -1
+
+	// lowestPriority is what anybody may give himself: nice 19.
+	lowestPriority = 19
 
 	// ranOut is what armed is once the alarm has gone off. It is then set anew even for the same request: that silences it, and saves reading it.
 	ranOut = -1
@@ -158,15 +180,15 @@ func (o *openLoop) run(ctx context.Context) error {
 	return nil
 }
 
-// at is when request k is due, from the beginning.
+// at is when burst k is due, from the beginning.
 func (o *openLoop) at(k int) time.Duration {
-	return time.Duration(float64(k) * float64(time.Second) / o.config.Rate)
+	return time.Duration(float64(k) * float64(max(o.config.Burst, 1)) * float64(time.Second) / o.config.Rate)
 }
 
-// due sends a request now, or as soon as its connection is free.
+// due sends a burst now, or as soon as its connection is free.
 func (o *openLoop) due(l *line, at time.Duration) error {
 	o.open++
-	if l.busy {
+	if l.awaits > 0 {
 		l.waiting = append(l.waiting, at)
 		return nil
 	}
@@ -174,8 +196,12 @@ func (o *openLoop) due(l *line, at time.Duration) error {
 }
 
 func (o *openLoop) send(l *line, at time.Duration) error {
-	o.request = o.config.Source(o.request[:0], l.number, l.sent)
-	l.sent, l.due, l.busy = l.sent+1, at, true
+	o.request, l.due = o.request[:0], at
+	for range max(o.config.Burst, 1) {
+		o.request = o.config.Source(o.request, l.number, l.sent)
+		l.sent++
+		l.awaits++
+	}
 	for rest := o.request; len(rest) > 0; {
 		n, err := unix.Write(l.fd, rest)
 		switch {
@@ -236,23 +262,28 @@ func (o *openLoop) receive(l *line) error {
 		return fmt.Errorf("read answer: %w", io.ErrUnexpectedEOF)
 	}
 	l.in.add(n)
-	status, body, whole, err := l.in.answer()
-	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
+	for l.awaits > 0 {
+		status, body, whole, err := l.in.answer()
+		if err != nil {
+			return fmt.Errorf("read answer: %w", err)
+		}
+		if !whole {
+			return nil
+		}
+		o.heard = time.Since(o.began)
+		if status == o.config.Status {
+			o.latencies = append(o.latencies, o.heard-l.due)
+			o.body = max(o.body, len(body))
+		} else {
+			o.failed++
+			o.failure = failureOf(status, body)
+		}
+		l.awaits--
 	}
-	if !whole {
-		return nil
-	}
-	o.heard = time.Since(o.began)
-	if status == o.config.Status {
-		o.latencies = append(o.latencies, o.heard-l.due)
-		o.body = max(o.body, len(body))
-	} else {
-		o.failed++
-		o.failure = failureOf(status, body)
+	if l.in.rest() > 0 {
+		return fmt.Errorf("read answer: %w", errMore)
 	}
 	o.open--
-	l.busy = false
 	if len(l.waiting) == 0 {
 		return nil
 	}

@@ -29,11 +29,15 @@ func Checks(host string, sessions []string, fresh bool) Source {
 	}
 }
 
+// stranger is what the credentials of Strangers contain.
+var stranger = []byte(".stranger-")
+
 // Strangers asks as somebody does whose credential is worth nothing, another one each time.
 func Strangers(host string) Source {
 	return func(dst []byte, connection, n int) []byte {
 		dst = append(dst, "GET /v1/entitlements HTTP/1.1\r\nHost: "...)
-		dst = append(append(dst, host...), "\r\nAuthorization: Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImxhdGNoa2V5LXNlc3Npb24rand0Iiwia2lkIjoieCJ9.e30.stranger-"...)
+		dst = append(append(dst, host...), "\r\nAuthorization: Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImxhdGNoa2V5LXNlc3Npb24rand0Iiwia2lkIjoieCJ9.e30"...)
+		dst = append(dst, stranger...)
 		dst = strconv.AppendInt(dst, int64(connection), 36)
 		dst = append(dst, '-')
 		dst = strconv.AppendInt(dst, int64(n), 36)
