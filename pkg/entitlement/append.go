@@ -356,6 +356,7 @@ func (a *Awaited) write(w *canonical.Writer) {
 	w.Text(m, 3, string(a.Product))
 	w.Field(m, 4)
 	w.Number(a.Until)
+	w.Int(m, 5, a.Since)
 }
 
 func (p *Purchase) write(w *canonical.Writer) {

@@ -83,6 +83,9 @@ func (b *Buying) block(why string, p *Purchase) {
 	}
 }
 
+// soldBefore is how much earlier than its intent a sale may say that it was made, in seconds: a provider's clock is not ours.
+const soldBefore = 60
+
 // Bought reports whether the account has what an Awaited purchase waits for: a sale of the product, or of any where that is not known, by the
 // provider, live or under way at now.
 func (a *Account) Bought(x *CatalogIndex, w Awaited, now int64) bool {
@@ -102,6 +105,9 @@ func (p *Purchase) settles(x *CatalogIndex, w Awaited, now int64) bool {
 		item := &p.Items[i]
 		if status, _ := item.standing(now, item.AccessUntil); !status.Active() && status != StatusPending {
 			continue
+		}
+		if !item.Recurring && item.Term.StartsAt < w.Since-soldBefore {
+			continue // the same thing, bought earlier: coins are bought again and again
 		}
 		if w.Product == "" || item.Term.Product == w.Product || slices.Contains(item.Term.Also, w.Product) {
 			return true

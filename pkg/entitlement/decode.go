@@ -586,6 +586,8 @@ func (a *Awaited) read(r *canonical.Reader) {
 			a.Product = ProductID(r.String())
 		case 4:
 			a.Until = r.Int()
+		case 5:
+			a.Since = r.Int()
 		default:
 			r.Fail()
 		}

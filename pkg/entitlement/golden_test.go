@@ -83,7 +83,7 @@ func goldenValues() map[string]any {
 		"account_rules_2":  &Account{ID: "acc_01JD0000000000000000000000", Purchases: []Purchase{toldPurchase}},
 		"account_rules_3": &Account{ID: "acc_01JD0000000000000000000000", Merged: true, TrialLocked: true, Spent: []Spent{{"coins", 3, 1}}, Purchases: []Purchase{{ID: "apple:1", Provider: Apple, Store: AppStore, Debt: true, Part: 1}},
 			Accesses: []Access{{ID: "code_1", Module: "algebra", RedeemedAt: 1, Seconds: 2, Stacked: true, RevokedAt: 3, Reason: ReasonDisputed}},
-			Awaited:  []Awaited{{ID: "intent_1", Provider: Stripe, Product: "price_1", Until: 4}}},
+			Awaited:  []Awaited{{ID: "intent_1", Provider: Stripe, Product: "price_1", Until: 4, Since: 3}}},
 		"evidence_rules_3": ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Person: "7000", Transaction: &Transaction{Chain: "1000"}})),
 		"pointer_rules_3":  &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 5},
 		"policy_rules_3":   &Policy{Transfer: TransferIfInactive, Debt: true, TrialByPayment: true},

@@ -181,12 +181,14 @@ type Access struct {
 	Reason     Reason `cbor:"7,keyasint,omitempty"` // why, where it is not that the payment was refunded
 }
 
-// Awaited is a purchase that the app told of and that nobody has confirmed yet: the account's state is pending until then, a minute at most.
+// Awaited is a purchase that the app told of: the account's state is pending until it is there (Account.Bought), a minute at most. It stays in the record
+// after that, so that a record does not depend on which came first.
 type Awaited struct {
 	ID       string    `cbor:"1,keyasint"` // of the intent, or "receipt:" and a hash
 	Provider Provider  `cbor:"2,keyasint"`
 	Product  ProductID `cbor:"3,keyasint,omitempty"` // empty: not known
 	Until    int64     `cbor:"4,keyasint"`           // exclusive, Unix seconds
+	Since    int64     `cbor:"5,keyasint,omitempty"` // when its intent was made: a sale that was made before is not it; 0: not known
 }
 
 // Pointer leads from another name to the account that answers for it: from an account that was merged into another, or from the subject of a sign-in

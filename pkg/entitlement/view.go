@@ -181,7 +181,7 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 	v.addRedeemed(a.Accesses)
 	v.addAccesses(now)
 	for _, w := range a.Awaited {
-		if now < w.Until {
+		if now < w.Until && !a.Bought(x, w, now) {
 			v.PendingUntil = max(v.PendingUntil, w.Until)
 			v.changesAt(w.Until, now)
 		}

@@ -146,7 +146,7 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if product.Group != "" {
 		id, row, held := c.lease(members, leaseGroup+product.Group)
 		at := slices.IndexFunc(whole.Awaited, func(w entitlement.Awaited) bool { return w.ID == id })
-		if held && row.Submitted != 0 && at < 0 {
+		if held && row.Submitted != 0 && (at < 0 || whole.Bought(x, whole.Awaited[at], c.now)) {
 			held = false // what was paid for is there
 		}
 		switch {
@@ -273,10 +273,11 @@ func (c *command) submitIntent(body *SubmitIntent) Result {
 		return result
 	}
 	// The payment may have taken longer than the intent was good for: what was submitted is awaited all the same.
+	began := row.ExpiresAt - intentSeconds
 	row.Submitted = c.now
 	row.ExpiresAt = max(row.ExpiresAt, c.now+awaitSeconds)
 	result.Intent.ExpiresAt = row.ExpiresAt
-	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Until: c.now + awaitSeconds})
+	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Since: began, Until: c.now + awaitSeconds})
 	if result.Rejection == nil {
 		c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	}
@@ -290,7 +291,8 @@ func (c *command) awaitPurchase(body *AwaitPurchase) Result {
 	return Result{Account: body.Account, Rejection: c.await(body.Account, entitlement.Awaited{ID: body.ID, Provider: body.Provider, Product: body.Product, Until: c.now + awaitSeconds})}
 }
 
-// await makes the account's state pending, unless what it waits for is there.
+// await makes the account's state pending as long as what it waits for is not there, which is judged when the record is read: so the record depends on
+// the API alone, and a purchase of an account that is merged with this one counts.
 func (c *command) await(id entitlement.AccountID, w entitlement.Awaited) *Rejection {
 	a := c.account(id)
 	if a == nil {
@@ -298,20 +300,11 @@ func (c *command) await(id entitlement.AccountID, w entitlement.Awaited) *Reject
 	}
 	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(old entitlement.Awaited) bool { return old.Until <= c.now && old.ID != w.ID })
 	known := slices.ContainsFunc(a.acc.Awaited, func(old entitlement.Awaited) bool { return old.ID == w.ID })
-	if whole := c.whole(c.mergedUnder(c.survivor(id))); !known && len(a.acc.Awaited) < maxAwaited && !whole.Bought(c.catalogIndex(), w, c.now) {
+	if !known && len(a.acc.Awaited) < maxAwaited {
 		a.acc.Awaited = append(a.acc.Awaited, w)
 		slices.SortFunc(a.acc.Awaited, func(a, b entitlement.Awaited) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
 	}
 	return c.commit(nil)
-}
-
-// confirm ends the waiting for purchases that the account has now.
-func (c *command) confirm(a *accountEdit) {
-	if len(a.acc.Awaited) == 0 {
-		return
-	}
-	x := c.catalogIndex()
-	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(w entitlement.Awaited) bool { return a.acc.Bought(x, w, c.now) })
 }
 
 // dropIntents removes some of the rows whose time has passed.

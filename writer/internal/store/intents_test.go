@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
 )
 
 func shopCatalog() Command {
@@ -17,6 +18,7 @@ func shopCatalog() Command {
 		{Provider: entitlement.Stripe, ID: "price_life", Kind: entitlement.KindNonConsumable, Entitlements: []string{"pro"}, Plan: "life", Group: "pro"},
 		{Provider: entitlement.Stripe, ID: "price_free", Kind: entitlement.KindNonConsumable, Entitlements: []string{"extra"}},
 		{Provider: entitlement.Stripe, ID: "price_news", Kind: entitlement.KindRecurring, Entitlements: []string{"news"}, Group: "news", TrialDays: 7},
+		{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
 		{Provider: entitlement.Apple, ID: "pro", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly", Group: "pro", TrialDays: 7},
 	}}})
 }
@@ -157,22 +159,56 @@ func TestWhoMayBuyWhat(t *testing.T) {
 	}
 }
 
-// The state is pending from the moment that the user paid until the purchase is there, whichever comes first (I20).
+// The state is pending from the moment that the user paid until the purchase is there, whichever comes first (I20), under whichever account of a merged person
+// it is booked. What was bought before is not it.
 func TestWhatIsAwaitedComes(t *testing.T) {
 	paid := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))
-	for name, last := range map[string][]Command{"submitted first": {submit("i1", ""), paid}, "paid first": {paid, submit("i1", "")}} {
-		t.Run(name, func(t *testing.T) {
-			m := newMachine(t, 1<<20)
-			for _, c := range []Command{shopCatalog(), create("acc_1"), ask("i1", "acc_1", entitlement.Stripe, "price_pro_monthly", "phone", false)} {
-				m.apply(c)
+	paidByTheOther := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_2")))
+	merged := mergeOf("merge_1", "acc_2", "acc_1")
+	asked := ask("i1", "acc_1", entitlement.Stripe, "price_pro_monthly", "phone", false)
+	coins := ask("i1", "acc_1", entitlement.Apple, "coins", "phone", false)
+	for _, tt := range []struct {
+		name   string
+		before []Command
+		last   [2]Command
+		states [2]string // after the first of them, and the other way around; after both it is settled, or as waits says
+		waits  string
+	}{
+		{"bought", []Command{asked}, [2]Command{submit("i1", ""), paid}, [2]string{entitlement.StatePending, entitlement.StateSettled}, entitlement.StateSettled},
+		{"bought under the other account", []Command{merged, asked}, [2]Command{submit("i1", ""), paidByTheOther}, [2]string{entitlement.StatePending, entitlement.StateSettled}, entitlement.StateSettled},
+		{"merged meanwhile", []Command{asked, submit("i1", "")}, [2]Command{merged, paidByTheOther}, [2]string{entitlement.StatePending, entitlement.StatePending}, entitlement.StateSettled},
+		{"coins once more", []Command{coins, pack("1", "acc_1", startTime-day, false)}, [2]Command{submit("i1", ""), pack("2", "acc_1", startTime-day/2, false)},
+			[2]string{entitlement.StatePending, entitlement.StateSettled}, entitlement.StatePending},
+		{"coins that came", []Command{coins, pack("1", "acc_1", startTime-day, false)}, [2]Command{submit("i1", ""), pack("2", "acc_1", startTime-1, false)},
+			[2]string{entitlement.StatePending, entitlement.StateSettled}, entitlement.StateSettled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var positions [2]replication.Hash
+			for order := range 2 {
+				m := newMachine(t, 1<<20)
+				for _, c := range append([]Command{shopCatalog(), create("acc_1"), create("acc_2")}, tt.before...) {
+					if got := m.apply(c); got.Rejection != nil {
+						t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+					}
+				}
+				x := m.shop()
+				state := func() string {
+					v := m.account("acc_1").View(x, m.now, nil)
+					return v.State()
+				}
+				m.apply(tt.last[order])
+				if got := state(); got != tt.states[order] {
+					t.Errorf("after the first step, order %d: %s, want %s", order, got, tt.states[order])
+				}
+				m.apply(tt.last[1-order])
+				if got := state(); got != tt.waits {
+					t.Errorf("after both, order %d: %s, want %s", order, got, tt.waits)
+				}
+				m.check()
+				positions[order] = m.state.StateHash
 			}
-			m.apply(last[0])
-			if got := len(m.account("acc_1").Awaited); (got == 1) != (name == "submitted first") {
-				t.Errorf("after the first step %d are awaited", got)
-			}
-			m.apply(last[1])
-			if got := m.account("acc_1").Awaited; len(got) != 0 {
-				t.Errorf("still awaited: %+v", got)
+			if positions[0] != positions[1] {
+				t.Error("the order shows in the state")
 			}
 		})
 	}

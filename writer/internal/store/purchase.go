@@ -124,7 +124,6 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy *entitlement.Policy) {
 	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(a.acc.Tester)) {
 		a.putPurchase(p)
-		c.confirm(a)
 	}
 }
 
