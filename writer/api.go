@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -282,12 +284,32 @@ func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.Acc
 		}
 		return entitlement.AccountID(id), err
 	}
-	owner, found, err := reader.AliasOwner(c.env, entitlement.Alias{Kind: entitlement.AliasKind(kind), Value: value})
+	owner, found, err := named(reader, c.env, entitlement.Alias{Kind: entitlement.AliasKind(kind), Value: value})
 	if err == nil && !found {
 		err = notFound
 	}
 	return owner, err
 }
+
+// named returns the account that an alias leads to.
+func named(reader *store.Reader, env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
+	owner, found, err := reader.Named(env, asKept(a))
+	if err == nil && !found && a != asKept(a) {
+		return reader.Named(env, a) // given before tokens were kept by their hash
+	}
+	return owner, found, err
+}
+
+// asKept returns an alias as it is kept: of a Play purchase token, which is its buyer's, the SHA-256, by which the purchases have it.
+func asKept(a entitlement.Alias) entitlement.Alias {
+	if a.Kind == entitlement.GooglePurchaseToken && !playTokenHash.MatchString(a.Value) {
+		sum := sha256.Sum256([]byte(a.Value))
+		a.Value = hex.EncodeToString(sum[:])
+	}
+	return a
+}
+
+var playTokenHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // accountToWrite resolves {id} for an unsafe request. An account id needs no look: the state machine says whether it is there.
 func (c *apiCall) accountToWrite() (id entitlement.AccountID, err error) {

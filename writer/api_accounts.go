@@ -70,6 +70,10 @@ func (c *apiCall) createAccount() (answer, error) {
 			return answer{}, err
 		}
 	}
+	kept := make([]entitlement.Alias, len(req.Aliases))
+	for i, a := range req.Aliases {
+		kept[i] = asKept(a)
+	}
 	if err := checkAttributes(req.Attributes); err != nil {
 		return answer{}, err
 	}
@@ -78,7 +82,7 @@ func (c *apiCall) createAccount() (answer, error) {
 		return answer{}, err
 	}
 	result, err := c.commit(store.TypeCreate, store.CreateAccount{
-		ID: entitlement.AccountID(newThing("acc_", key)), Aliases: req.Aliases, Attributes: req.Attributes, Idempotency: key,
+		ID: entitlement.AccountID(newThing("acc_", key)), Aliases: kept, Attributes: req.Attributes, Idempotency: key,
 	})
 	if err != nil {
 		return answer{}, err
@@ -158,7 +162,7 @@ func (c *apiCall) addAlias() (answer, error) {
 		return answer{}, err
 	}
 	return c.onAccount(http.StatusOK, store.TypeAddAlias, func(id entitlement.AccountID, key *store.Idempotency) any {
-		return store.AddAlias{Account: id, Alias: req, Idempotency: key}
+		return store.AddAlias{Account: id, Alias: asKept(req), Idempotency: key}
 	})
 }
 

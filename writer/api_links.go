@@ -116,7 +116,7 @@ func (c *apiCall) putLink() (answer, error) {
 			return answer{}, err
 		}
 		err := c.read(c.ctx(), func(reader *store.Reader) error {
-			owner, found, err := reader.AliasOwner(c.env, *req.Alias)
+			owner, found, err := named(reader, c.env, *req.Alias)
 			if err == nil && !found {
 				err = problem.New(problem.NotFound, "No such account in this environment.")
 			}

@@ -2,7 +2,9 @@ package writer
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -107,7 +109,8 @@ type accountShown struct {
 	Tester       bool                    `json:"tester"`
 	Anonymous    bool                    `json:"anonymous"` // a session made it, and nothing has named it since
 	Aliases      []aliasShown            `json:"aliases"`
-	Merged       []mergeShown            `json:"merged"` // the merges that it takes part in
+	Learned      []entitlement.Alias     `json:"learned_aliases"` // by what providers call whoever bought what the account owns
+	Merged       []mergeShown            `json:"merged"`          // the merges that it takes part in
 	Attributes   map[string]string       `json:"attributes"`
 	Email        *string                 `json:"email"`         // null: none, or not readable here
 	Emails       []emailShown            `json:"email_history"` // oldest first, with the present one
@@ -181,6 +184,7 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	if shown.Email, shown.Emails, err = c.emails(reader, id); err != nil {
 		return answer{}, err
 	}
+	shown.Learned = learnedAliases(detail)
 	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {
 		details[p.ID] = p
@@ -194,6 +198,23 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 			ExpiresAt: optionalTime(g.EndsAt), Reason: detail.GrantReasons[g.ID]})
 	}
 	return answer{status: http.StatusOK, body: shown}, nil
+}
+
+// learnedAliases lists the names under which the account's purchases were bought, sorted, without those that the API gave it.
+func learnedAliases(detail store.AccountDetail) []entitlement.Alias {
+	learned := []entitlement.Alias{}
+	for _, p := range detail.Purchases {
+		for _, a := range p.Evidence.Identity().Aliases {
+			given := slices.ContainsFunc(detail.Aliases, func(n store.NamedAlias) bool { return n.Alias == a })
+			if !given && !slices.Contains(learned, a) && slices.Contains(detail.Accounts, p.Owner) {
+				learned = append(learned, a)
+			}
+		}
+	}
+	slices.SortFunc(learned, func(a, b entitlement.Alias) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
+	})
+	return learned
 }
 
 func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, detail store.PurchaseDetail) purchaseShown {

@@ -86,6 +86,11 @@ func (k AliasKind) Provider() Provider {
 	return ""
 }
 
+// CarriesAccount reports whether a provider carries our account id as a name of this kind, which then needs no alias.
+func (k AliasKind) CarriesAccount() bool {
+	return k.Provider() != "" || k == GoogleObfuscatedAccount
+}
+
 // CustomerLink is the link of what a provider says about a customer and no purchase of theirs.
 func CustomerLink(p Provider, id string) Link { return Link(string(p) + ":customer:" + id) }
 

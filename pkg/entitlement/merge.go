@@ -191,7 +191,19 @@ type Identity struct {
 	// Account is the account id in our metadata, empty if there is none. The subscription's own counts before that of other objects, then
 	// the newest.
 	Account AccountID
+	At      int64   // the provider's version or time of the state that names Account, Unix nanoseconds
 	Aliases []Alias // sorted by Kind, Value
+}
+
+// NamedAt returns the provider's version or time of the newest state that carries an alias, Unix nanoseconds; 0: none does.
+func (e Evidence) NamedAt(a Alias) int64 {
+	at := int64(0)
+	for i := range e.Objects {
+		if slices.Contains(e.Objects[i].Aliases, a) {
+			at = max(at, e.Objects[i].At)
+		}
+	}
+	return at
 }
 
 // Identity returns who may own the purchase, by what the newest states say. Of a provider other than Stripe only the newest statement counts
@@ -223,7 +235,7 @@ func (e Evidence) Identity() Identity {
 		}
 	}
 	if best != nil {
-		id.Account = best.Account
+		id.Account, id.At = best.Account, best.At
 	}
 	slices.SortFunc(id.Aliases, compareAliases)
 	id.Aliases = slices.Compact(id.Aliases)

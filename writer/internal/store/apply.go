@@ -23,6 +23,8 @@ type command struct {
 	// customers holds whom the command's own event names as an aggregator's customers, empty for nobody: it is not written yet.
 	customers map[entitlement.Link]entitlement.AccountID
 
+	told []toldPurchase // what the purchases that are planned will say of their buyers
+
 	claim *claimRow // of the one purchase that the command is about; nil: it claims none
 	lost  *lostRow  // who had it until now; nil: nobody loses it
 

@@ -447,7 +447,7 @@ func (c *command) putPolicy(body *PutPolicy) Result {
 	}
 	for _, id := range ids {
 		// An account that no longer fits keeps what it had: the policy must not depend on one account.
-		c.accounts, c.groups = nil, nil
+		c.accounts, c.groups, c.told = nil, nil, nil
 		c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})
 	}
 	c.accounts = nil

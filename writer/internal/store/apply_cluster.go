@@ -162,6 +162,7 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 	}
 	if before < rulesAccounts && c.st.Rules >= rulesAccounts {
 		c.pointToSubjects()
+		c.indexPurchases()
 		c.publishOlderReadKeys()
 	}
 	return Result{}

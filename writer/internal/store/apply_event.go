@@ -184,6 +184,11 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 		}
 		return 1
 	})
+	if len(groups) > 1 { // what one of them says of a customer counts for the others
+		for _, g := range groups {
+			c.tellOf(g.known, g.objects)
+		}
+	}
 	edits := make([]*purchaseEdit, 0, len(groups))
 	var learned []string
 	for _, g := range groups {
@@ -192,6 +197,7 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 		if edits = append(edits, e); names(g) {
 			learned = append(learned, c.learn(e)...)
 		}
+		learned = append(learned, c.relearned(e)...)
 	}
 	planned := func(id entitlement.PurchaseID) bool {
 		return slices.ContainsFunc(edits, func(e *purchaseEdit) bool {

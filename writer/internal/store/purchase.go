@@ -23,6 +23,8 @@ type purchaseEdit struct {
 	row    purchaseRow
 	value  []byte // row, encoded
 	before []storedPurchase
+	was    []entitlement.Identity // what each of before said of its buyer
+	is     entitlement.Identity   // what the purchase says of them
 	// shown is false while only fragments are known, such as a refund whose payment did not come yet.
 	shown bool
 	// doubts are what the provider is to be asked for. Fragments have some too: a hint of a subscription that we never saw.
@@ -73,7 +75,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 			c.fail(fmt.Errorf("purchase %s is linked and not there: %w", id, replication.ErrCorrupt))
 			return e
 		}
-		e.before = append(e.before, p)
+		e.before, e.was = append(e.before, p), append(e.was, p.row.Evidence.Identity())
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 		e.row.Lost = append(e.row.Lost, p.row.Lost...)
@@ -81,7 +83,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.row.Claim = newerClaim(e.row.Claim, c.claim)
 	e.row.Evidence = e.row.Evidence.Add(objects...)
 	e.id = e.row.Evidence.ID()
-	e.row.Owner = c.ownerOf(&e.row)
+	e.is = e.row.Evidence.Identity()
+	c.tell(toldPurchase{e.id, known, e.is}, e.was)
+	e.row.Owner = c.ownerOf(&e.row, &e.is)
 	e.row.Shares = c.sharesOf(&e.row)
 	if c.lost != nil {
 		e.row.Lost = append(e.row.Lost, *c.lost)
@@ -154,11 +158,10 @@ func newerClaim(a, b *claimRow) *claimRow {
 // ownerOf resolves whose purchase it is, the first that applies: what the API claimed; the account that the newest metadata
 // names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
 // account that has one of the purchase's aliases. Empty is unclaimed.
-func (c *command) ownerOf(row *purchaseRow) entitlement.AccountID {
+func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) entitlement.AccountID {
 	if row.Claim != nil {
 		return row.Claim.Account
 	}
-	identity := row.Evidence.Identity()
 	if identity.Account != "" {
 		if c.exists(identity.Account) {
 			return identity.Account
@@ -173,11 +176,20 @@ func (c *command) ownerOf(row *purchaseRow) entitlement.AccountID {
 	return ""
 }
 
-// named returns whose name an alias is: the account that the API gave it to, else the one that its provider last said it to be. Empty is nobody's.
+// named returns whose name an alias is: the account that the API gave it to, else the one that its provider last said it to be, else the one that other
+// purchases under the name are of. Empty is nobody's.
 func (c *command) named(a entitlement.Alias) entitlement.AccountID {
 	if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
 		return entitlement.AccountID(owner)
 	}
+	if told := c.customer(a); told != "" {
+		return told
+	}
+	return c.learned(a)
+}
+
+// customer returns the account that the alias's provider last said its customer to be, where it is there.
+func (c *command) customer(a entitlement.Alias) entitlement.AccountID {
 	provider := a.Kind.Provider()
 	if provider == "" || c.st.Rules < RulesChains {
 		return ""
@@ -281,6 +293,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	if !bytes.Equal(same.raw, e.value) {
 		c.replace(bucketPurchases, key, same.raw, e.value)
 		c.writeLinks(e, &same)
+		c.writeNamed(e)
 		c.writeIdentities(e, waited)
 	}
 	c.writePersons(e)
@@ -372,6 +385,7 @@ func (c *command) resolveWaiting(names []string, planned func(entitlement.Purcha
 		if !e.shown {
 			learned = append(learned, c.learn(e)...)
 		}
+		learned = append(learned, c.heard(e)...)
 	}
 	return append(edits, c.resolveNamed(learned, func(id entitlement.PurchaseID) bool {
 		return planned != nil && planned(id) || slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return e.id == id })

@@ -122,10 +122,11 @@ func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (e
 
 // AccountDetail is what the server API shows of an account beyond its record.
 type AccountDetail struct {
-	ID           entitlement.AccountID // of the survivor, if it is merged
-	Merges       []Merge               // that it takes part in, oldest first
-	CreatedAt    int64                 // Unix seconds
-	Anonymous    bool                  // a session made it, and nothing has named it since
+	ID           entitlement.AccountID   // of the survivor, if it is merged
+	Accounts     []entitlement.AccountID // that are merged, ID first
+	Merges       []Merge                 // that it takes part in, oldest first
+	CreatedAt    int64                   // Unix seconds
+	Anonymous    bool                    // a session made it, and nothing has named it since
 	Attributes   map[string]string
 	Aliases      []NamedAlias      // sorted by kind, value; of all that are merged
 	GrantReasons map[string]string // by grant id
@@ -157,7 +158,7 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	if _, err := r.decode(bucketAccounts, envKey(env, string(members[0])), &row); err != nil {
 		return AccountDetail{}, false, err
 	}
-	d := AccountDetail{ID: members[0], Merges: merges, CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: map[string]string{}, GrantReasons: map[string]string{}}
+	d := AccountDetail{ID: members[0], Accounts: members, Merges: merges, CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: map[string]string{}, GrantReasons: map[string]string{}}
 	if d.Aliases, err = r.aliasesOf(env, members); err != nil {
 		return d, false, err
 	}
