@@ -115,6 +115,7 @@ type accountShown struct {
 	Email        *string                 `json:"email"`         // null: none, or not readable here
 	Emails       []emailShown            `json:"email_history"` // oldest first, with the present one
 	Purchases    []purchaseShown         `json:"purchases"`
+	Doubles      []doubleShown           `json:"doubles"` // what is paid for twice
 	Grants       []grantShown            `json:"grants"`
 	AppleToken   string                  `json:"apple_app_account_token"`
 }
@@ -185,6 +186,9 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 		return answer{}, err
 	}
 	shown.Learned = learnedAliases(detail)
+	if shown.Doubles, err = c.doublesOf(reader, c.env, account, index); err != nil {
+		return answer{}, err
+	}
 	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {
 		details[p.ID] = p

@@ -137,7 +137,7 @@ func newMetrics(w *Writer) *metrics {
 			m.missed.WithLabelValues(string(p), o)
 		}
 	}
-	m.soldTwice = counter("sold_twice_total", "Messages after which active purchases of two providers give one account the same entitlement.", "environment")
+	m.soldTwice = counter("sold_twice_total", "Messages after which one account pays twice for the same thing: two subscriptions of a group, or sales by two providers.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))
 	}

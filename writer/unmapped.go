@@ -37,8 +37,9 @@ func (w *Writer) alarmUnmapped(ctx context.Context, env entitlement.Environment,
 	}
 }
 
-// alarmSoldTwice counts and logs an account to which two providers sold the same thing as far as we can tell. Their messages share no store id, so
-// that it may be one sale seen twice or two that are both being paid for: both stay visible, and a person must look.
+// alarmSoldTwice counts and logs an account that pays twice for the same thing as far as we can tell: two subscriptions of a group that will renew, or
+// sales by two providers. The messages of two providers share no store id, so that it may be one sale seen twice or two that are both being paid for: both
+// stay visible, and a person must look (GET /v1/doubles).
 func (w *Writer) alarmSoldTwice(ctx context.Context, env entitlement.Environment, ev *entitlement.Event, account entitlement.AccountID) {
 	if account == "" {
 		return
@@ -47,21 +48,26 @@ func (w *Writer) alarmSoldTwice(ctx context.Context, env entitlement.Environment
 	var twice []string
 	err := w.store.View(func(r *store.Reader) error {
 		record, ok, err := r.Account(env, account)
-		if err != nil || !ok || !soldByTwo(record) {
+		if err != nil || !ok || !soldByTwo(record) && !mayBeDouble(record) {
 			return err
 		}
 		index, err := w.catalogs.index(r, env)
-		if err == nil {
-			twice = soldTwice(record.View(index, now, nil))
+		if err != nil {
+			return err
 		}
-		return err
+		if twice = soldTwice(record.View(index, now, nil)); len(twice) == 0 {
+			for _, d := range record.Doubles(index, now, nil, nil) {
+				twice = append(twice, d.Group)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		w.log.WarnContext(ctx, "purchases not compared", "error", err)
 	}
 	for _, id := range twice {
 		w.metrics.soldTwice.WithLabelValues(string(env)).Inc()
-		w.log.WarnContext(ctx, "sold by two providers at once", "environment", env, "account_id", account, "entitlement", id, "event_id", ev.ID,
+		w.log.WarnContext(ctx, "sold twice at once", "environment", env, "account_id", account, "sold", id, "event_id", ev.ID,
 			"correlation_id", problem.RequestID(ctx))
 	}
 }

@@ -234,6 +234,7 @@ func (w *Writer) listen() error {
 	w.routeReceipts(s.handle)
 	w.routeSupport(s)
 	w.routeContacts(s)
+	w.routeDoubles(s)
 	w.routeLinks(s)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)

@@ -114,6 +114,40 @@ func (r *Reader) Account(env entitlement.Environment, id entitlement.AccountID) 
 	return a, ok, err
 }
 
+// Accounts calls fn with the records of accounts in the order of their ids, after the given one, at most limit of them and as long as fn wants more. It returns
+// the account up to which it looked, empty for all of them. Errors: replication.ErrCorrupt, and what fn returns.
+func (r *Reader) Accounts(env entitlement.Environment, after entitlement.AccountID, limit int, fn func(*entitlement.Account) (more bool, err error)) (upTo entitlement.AccountID, err error) {
+	prefix := replication.AppendDBKey(nil, env, replication.KindAccount, "")
+	start := prefix
+	if after != "" {
+		start = append(replication.AppendDBKey(nil, env, replication.KindAccount, string(after)), 0)
+	}
+	cursor := r.tx.Bucket(bucketRecords).Cursor()
+	for k, stored := cursor.Seek(start); k != nil && bytes.HasPrefix(k, prefix); k, stored = cursor.Next() {
+		if limit == 0 {
+			return upTo, nil
+		}
+		limit--
+		record, err := parseRecord(k, stored)
+		if err != nil {
+			return "", err
+		}
+		account := &entitlement.Account{}
+		if err := entitlement.Decode(record.Value, account); err != nil {
+			return "", fmt.Errorf("account %s: %w: %w", record.Key, replication.ErrCorrupt, err)
+		}
+		upTo = account.ID
+		more, err := fn(account)
+		if err != nil {
+			return "", err
+		}
+		if !more {
+			limit = 0
+		}
+	}
+	return "", nil
+}
+
 // AliasOwner returns the account that has an alias.
 func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
 	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, a))

@@ -145,3 +145,24 @@ func (c *command) knownForTrial(aliases []entitlement.Alias) bool {
 	}
 	return known
 }
+
+// TrialsOfBuyer lists the other purchases with a trial that were bought by whoever bought this one, by what stores say of them, sorted. Error:
+// replication.ErrCorrupt.
+func (r *Reader) TrialsOfBuyer(env entitlement.Environment, id entitlement.PurchaseID) ([]entitlement.PurchaseID, error) {
+	p, found, err := r.Purchase(env, id)
+	if err != nil || !found {
+		return nil, err
+	}
+	var trials []entitlement.PurchaseID
+	for _, person := range p.Evidence.Persons() {
+		prefix := personPrefix(env, person)
+		cursor := r.tx.Bucket(bucketPersons).Cursor()
+		for k, flag := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, flag = cursor.Next() {
+			if other := entitlement.PurchaseID(k[len(prefix):]); other != p.ID && len(flag) == 1 && flag[0] == 1 {
+				trials = append(trials, other)
+			}
+		}
+	}
+	slices.Sort(trials)
+	return slices.Compact(trials), nil
+}
