@@ -95,12 +95,11 @@ func (r *Reader) EventsBefore(env entitlement.Environment, before uint64, limit 
 	}
 	prefix := []byte{envByte(env)}
 	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
-	k, ref := cursor.Seek(orderKey(env, before))
-	if k == nil {
-		k, ref = cursor.Last()
-	} else {
-		k, ref = cursor.Prev()
+	step := cursor.Prev
+	if k, _ := cursor.Seek(orderKey(env, before)); k == nil {
+		step = cursor.Last
 	}
+	k, ref := step()
 	for ; k != nil && len(events) < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Prev() {
 		ev, err := r.eventAt(ref)
 		if err != nil {
