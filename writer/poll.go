@@ -122,7 +122,7 @@ func (p *polling) noteAsked(id string, now time.Time) {
 }
 
 // isNews reports whether an answer shows a state of a purchase that is not the one that counts.
-func (p *polling) isNews(ev *entitlement.Event) (news bool) {
+func (p *pulling) isNews(ev *entitlement.Event) (news bool) {
 	err := p.store.View(func(r *store.Reader) error {
 		for _, o := range ev.Objects {
 			if o.Customer != nil || len(o.Links) == 0 {

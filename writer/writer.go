@@ -82,6 +82,7 @@ type Writer struct {
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
 	receiptPauses   pauses
+	refreshes       refreshes
 	sealer          *sealer          // nil: no key is configured
 	mail            outbound.Carrier // nil: none is configured
 	admission       *admission

@@ -375,6 +375,16 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 		slices.Reverse(list) // the newest first
 		return http.StatusOK, stripePage(r, "/v1/subscriptions", list)
 	})
+	s.handle(mux, Stripe, env, "GET /v1/checkout/sessions", func(r *http.Request) (int, any) {
+		var list []object
+		for _, p := range s.order {
+			if o := r.URL.Query().Get("customer"); p.Provider == Stripe && p.Env == env && (o == "" || o == s.stripeCustomer(p)) {
+				list = append(list, s.stripeCheckout(p))
+			}
+		}
+		slices.Reverse(list) // the newest first
+		return http.StatusOK, stripePage(r, "/v1/checkout/sessions", list)
+	})
 	s.handle(mux, Stripe, env, "GET /v1/subscription_items", func(r *http.Request) (int, any) {
 		x, ok := s.stripeFind(env, r.URL.Query().Get("subscription"))
 		if !ok {

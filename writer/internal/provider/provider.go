@@ -123,6 +123,14 @@ type HistoryKeeper interface {
 	IsMessage(id string) bool
 }
 
+// CustomerLister is a Puller that can be asked what a customer has bought: messages about that may all have been lost.
+type CustomerLister interface {
+	Puller
+
+	// BoughtBy lists what to Pull about a customer, whose name is one of the provider's. Errors: as Pull's.
+	BoughtBy(ctx context.Context, customer entitlement.Alias) ([]entitlement.Doubt, error)
+}
+
 // What a pull can come to, by what to do next. They are inside a *PullError.
 var (
 	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.

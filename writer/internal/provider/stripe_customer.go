@@ -1,0 +1,51 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"github.com/stripe/stripe-go/v76/form"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// What Stripe tells about a customer, and is told: a message about a sale can be lost, and one without our tag belongs to nobody.
+
+// BoughtBy implements CustomerLister: the customer's newest subscriptions, ended ones too, and the newest sessions of one-time payments.
+func (a *StripeAPI) BoughtBy(ctx context.Context, customer entitlement.Alias) ([]entitlement.Doubt, error) {
+	if customer.Kind != entitlement.StripeCustomer || !isIdent(customer.Value) {
+		return nil, nil
+	}
+	subscriptions, err := a.listOf(ctx, entitlement.KindSubscription, "/v1/subscriptions", customer.Value, "all", "")
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := a.listOf(ctx, entitlement.KindCheckout, "/v1/checkout/sessions", customer.Value, "complete", "payment") // others begin a subscription
+	return append(subscriptions, sessions...), err
+}
+
+// listOf lists a customer's objects of one kind and, unless it is empty, of one mode.
+func (a *StripeAPI) listOf(ctx context.Context, kind entitlement.ObjectKind, path, customer, status, mode string) ([]entitlement.Doubt, error) {
+	if err := a.limit.Wait(ctx); err != nil {
+		return nil, contextError(ctx, err)
+	}
+	query := &form.Values{}
+	query.Add("customer", customer)
+	query.Add("status", status)
+	query.Add("limit", strconv.Itoa(stripePageSize))
+	answer, _, err := a.get(ctx, path, query)
+	if errors.Is(err, ErrGone) {
+		return nil, nil // no such customer in this mode
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []entitlement.Doubt
+	for _, o := range member(answer, "data").Array() {
+		if id, _ := ident(member(o, "id")).(string); id != "" && member(o, "mode").String() == mode {
+			found = append(found, entitlement.Doubt{Kind: kind, ID: id})
+		}
+	}
+	return found, nil
+}
