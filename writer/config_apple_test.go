@@ -3,6 +3,7 @@ package writer
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/provider/appletest"
 )
 
@@ -88,6 +90,62 @@ func TestAppleReachesTheAccount(t *testing.T) {
 	}
 }
 
+// TestAppleIsToldToComeAgain: a wrong root makes every notification look forged. After the first few of a row a writer doubts itself and has them repeated, a forged
+// one that Apple's own chain disproves does not count, and an authentic one ends it.
+func TestAppleIsToldToComeAgain(t *testing.T) {
+	s := startAppleHistory(t)
+	cfg := testConfigs(t, 1)[0]
+	s.configure(&cfg)
+	e := cfg.Environments[entitlement.Sandbox]
+	e.Apple.APIKey = ""
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	now := time.Now()
+	post := func(body []byte) int { return w.do("POST", "/v1/webhooks/sandbox/apple", string(body), nil).status }
+	after := e.Apple.adapterOf(t).Delivery().DoubtAfter
+	stranger, another := appletest.New(t), appleTold("acc_1", "another", 1, now, nil)
+	another["data"].(appletest.Object)["bundleId"] = "com.example.other"
+	authentic := string(s.Notification(t, appleTold("acc_1", "ours", 1, now, nil)))
+	tampered := []byte(authentic[:len(authentic)-20] + "AAAA" + authentic[len(authentic)-16:])
+	doubtful := [][]byte{stranger.Notification(t, appleTold("acc_1", "theirs", 1, now, nil)), s.Notification(t, another),
+		s.Notification(t, appleTold("acc_1", "old", 1, now.Add(-8*24*time.Hour), nil))}
+	for i := range 3 * after {
+		if got := post(tampered); got != http.StatusUnauthorized {
+			t.Fatalf("tampered with, %d before: %d, want 401", i, got)
+		}
+	}
+	for i := range after + 5 {
+		want := http.StatusUnauthorized
+		if i >= after {
+			want = http.StatusServiceUnavailable
+		}
+		if got := post(doubtful[i%len(doubtful)]); got != want {
+			t.Errorf("refused, %d before: %d, want %d", i, got, want)
+		}
+	}
+	if got := post(tampered); got != http.StatusUnauthorized {
+		t.Errorf("tampered with, in doubt: %d, want 401", got)
+	}
+	if n := strings.Count(w.logs.String(), "no message of this provider is authentic any more"); n != 1 {
+		t.Errorf("said %d times in the log, want once", n)
+	}
+	if got := post([]byte(authentic)); got != http.StatusOK {
+		t.Errorf("an authentic one: %d", got)
+	}
+	if got := post(doubtful[0]); got != http.StatusUnauthorized {
+		t.Errorf("after an authentic one: %d, want 401", got)
+	}
+}
+
+func (a *AppleConfig) adapterOf(t testing.TB) provider.Adapter {
+	t.Helper()
+	adapter, err := a.adapter(entitlement.Sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return adapter
+}
+
 func TestAppleConfiguration(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "root.der")
 	if err := os.WriteFile(broken, []byte("not a certificate"), 0o600); err != nil {
@@ -111,6 +169,7 @@ func TestAppleConfiguration(t *testing.T) {
 		{"a key without its issuer", AppleConfig{BundleID: "com.example.app", APIKey: key, APIKeyID: "K"}, []string{"environments.sandbox.apple.api_issuer_id"}},
 		{"addresses without TLS", AppleConfig{BundleID: "com.example.app", APIBase: "http://apple.example", SandboxAPIBase: "http://apple.example"},
 			[]string{"environments.sandbox.apple.api_base", "environments.sandbox.apple.sandbox_api_base"}},
+		{"a history that is read all the time", AppleConfig{BundleID: "com.example.app", HistoryInterval: time.Second}, []string{"environments.sandbox.apple.history_interval"}},
 		{"a root that is none", AppleConfig{BundleID: "com.example.app", RootCAFiles: []string{broken}}, []string{"environments.sandbox.apple.root_ca_files"}},
 	}
 	for _, tt := range tests {

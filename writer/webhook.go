@@ -1,9 +1,11 @@
 package writer
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -78,11 +80,13 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	var answer webhookAnswer
 	ctx := r.Context()
 	// The tolerance is judged by the clock of the node that the message reached, before anything waits for a leader.
-	switch err := adapter.Verify(provider.Request{Header: r.Header, Body: body}, w.now()); {
+	err := adapter.Verify(provider.Request{Header: r.Header, Body: body}, w.now())
+	delivery := w.doubts.judge(ctx, w.log, env, adapter, err)
+	switch {
 	case errors.Is(err, provider.ErrStale):
-		return answer, outcomeStale, refused(adapter, problem.New(problem.StaleSignature, "The signature's time is too far from now."))
+		return answer, outcomeStale, refused(delivery, problem.New(problem.StaleSignature, "The signature's time is too far from now."))
 	case err != nil:
-		return answer, outcomeSignature, refused(adapter, problem.New(problem.InvalidSignature, "The message is not authentic by anything that is configured here."))
+		return answer, outcomeSignature, refused(delivery, problem.New(problem.InvalidSignature, "The message is not authentic by anything that is configured here."))
 	}
 	ev, err := adapter.Parse(body, env)
 	if err != nil {
@@ -113,11 +117,48 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 }
 
 // refused is a refusal in the status that the provider understands.
-func refused(adapter provider.Adapter, p *problem.Problem) error {
-	if status := adapter.Delivery().RefusedStatus; status != 0 {
-		return p.InStatus(status)
+func refused(d provider.Delivery, p *problem.Problem) error {
+	if d.RefusedStatus != 0 {
+		return p.InStatus(d.RefusedStatus)
 	}
 	return p
+}
+
+// selfDoubt counts, on this node, how many messages in a row were refused for a reason that may be our own mistake. A stranger who sends as many gets 503 for
+// 401, and nothing else by it.
+type selfDoubt struct {
+	mu    sync.Mutex
+	inRow map[entitlement.Environment]map[entitlement.Provider]int
+}
+
+// judge notes what Verify said of a message, and returns how the provider is to be answered.
+func (d *selfDoubt) judge(ctx context.Context, log *slog.Logger, env entitlement.Environment, adapter provider.Adapter, verified error) provider.Delivery {
+	delivery := adapter.Delivery()
+	if delivery.DoubtAfter == 0 || verified != nil && !errors.Is(verified, provider.ErrUntrusted) && !errors.Is(verified, provider.ErrStale) {
+		return delivery // certainly forged: it says nothing about us
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inRow == nil {
+		d.inRow = map[entitlement.Environment]map[entitlement.Provider]int{}
+	}
+	if d.inRow[env] == nil {
+		d.inRow[env] = map[entitlement.Provider]int{}
+	}
+	if verified == nil {
+		d.inRow[env][adapter.Provider()] = 0
+		return delivery
+	}
+	d.inRow[env][adapter.Provider()]++
+	switch n := d.inRow[env][adapter.Provider()]; {
+	case n <= delivery.DoubtAfter:
+		return delivery
+	case n == delivery.DoubtAfter+1:
+		log.ErrorContext(ctx, "no message of this provider is authentic any more: its certificates, the app and the clock that are configured here may be wrong, so that it is told to come again",
+			"provider", adapter.Provider(), "environment", env, "refused", n)
+	}
+	delivery.RefusedStatus = http.StatusServiceUnavailable
+	return delivery
 }
 
 // speaks reports whether every writer understands what the provider tells: during an upgrade from the release that knew Stripe alone the

@@ -87,6 +87,7 @@ type Writer struct {
 	mail            outbound.Carrier // nil: none is configured
 	admission       *admission
 	refusals        refusalLog
+	doubts          selfDoubt
 	polls           chan struct{}
 	snapshotReaders chan struct{}
 

@@ -78,9 +78,13 @@ func NewApple(c AppleConfig) (*Apple, error) {
 // Provider returns entitlement.Apple.
 func (a *Apple) Provider() entitlement.Provider { return entitlement.Apple }
 
-// Delivery asks for nothing: Apple repeats five times in six and a half days what was not answered with 2xx, in production alone.
+// appleDoubtAfter is how many notifications in a row may be refused as a stranger's before the mistake may be ours: a wrong root, bundle or clock.
+const appleDoubtAfter = 20
+
+// Delivery asks for 503 when it is likely that we refuse Apple itself. Apple repeats five times in six and a half days what was not answered with 2xx, in
+// production alone, and not every 4xx any more: users have seen it give up after one.
 // Source: developer.apple.com/documentation/appstoreservernotifications/responding-to-app-store-server-notifications.
-func (a *Apple) Delivery() Delivery { return Delivery{} }
+func (a *Apple) Delivery() Delivery { return Delivery{DoubtAfter: appleDoubtAfter} }
 
 // Verify checks the notification's signature and those of what is signed inside it, then that it is about our app, then its time against now.
 // Errors: ErrSignature, ErrStale.
@@ -190,10 +194,10 @@ func (a *Apple) checkAbout(payload gjson.Result) (about gjson.Result, env string
 		return about, "", errors.New("an environment that is none of the App Store's")
 	}
 	if said.text("bundleId") != a.bundle {
-		return about, "", errors.New("another app's bundle")
+		return about, "", fmt.Errorf("another app's bundle: %w", ErrUntrusted)
 	}
 	if a.app != 0 && env == appleProduction && said.int("appAppleId") != a.app {
-		return about, "", errors.New("another app's id")
+		return about, "", fmt.Errorf("another app's id: %w", ErrUntrusted)
 	}
 	return about, env, nil
 }

@@ -162,7 +162,7 @@ func (c *appleChains) verify(ders [2][]byte, at time.Time) (appleChain, error) {
 	between.AddCert(intermediate)
 	chains, err := leaf.Verify(x509.VerifyOptions{Roots: c.roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
-		return appleChain{}, errors.New("the chain does not lead to a pinned root, or is not valid at the signed time")
+		return appleChain{}, fmt.Errorf("the chain does not lead to a pinned root, or is not valid at the signed time: %w", ErrUntrusted)
 	}
 	at3 := slices.IndexFunc(chains, func(chain []*x509.Certificate) bool { return len(chain) == appleChainLength })
 	if at3 < 0 {

@@ -21,6 +21,10 @@ var ErrSignature = errors.New("signature does not match")
 // ErrStale means that the signature is right and its time is too far from ours, in the past or in the future: a replay, or a wrong clock. Answer 401.
 var ErrStale = errors.New("signature is too old or too new")
 
+// ErrUntrusted is inside of an ErrSignature where the message may be the provider's and our configuration wrong: it is signed by nobody whom we trust, or
+// about another app than ours. A stranger's messages look the same.
+var ErrUntrusted = errors.New("nothing that is configured here vouches for it")
+
 // Request is what an adapter sees of a webhook: headers and the bytes of the body as they came. Their encoding is what is signed.
 type Request struct {
 	Header http.Header
@@ -57,6 +61,9 @@ type Delivery struct {
 	// RefusedStatus answers what Verify refused. 0 is 401. A provider that never repeats what was answered so gets 503: a message that our own
 	// mistake refused must come again.
 	RefusedStatus int
+	// DoubtAfter, where it is not 0, is after how many refusals in a row for ErrUntrusted or ErrStale we doubt ourselves: from the next one on they are
+	// answered 503, until a message is authentic. Of a provider that may not repeat what was answered 4xx.
+	DoubtAfter int
 	// Patience is how long the provider waits for an answer, less what the way takes. 0 is long enough to retry a command. Of a provider with
 	// Patience a verified message is kept on this node's disk until a leader has taken it, because it may not come again.
 	Patience time.Duration
