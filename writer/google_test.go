@@ -55,6 +55,7 @@ type fakePlay struct {
 	voided    []object          // the list of what was taken back
 	onTold    func()
 	questions map[string]int // about subscriptions, by token
+	forgotten map[string]bool // tokens about which it says 410
 	down      bool
 }
 
@@ -86,6 +87,9 @@ func (f *fakePlay) serve(w http.ResponseWriter, r *http.Request) {
 		f.questions[token]++
 	}
 	switch {
+	case f.forgotten[token]:
+		w.WriteHeader(http.StatusGone)
+		_, _ = io.WriteString(w, `{"error":{"code":410,"errors":[{"reason":"subscriptionNoLongerAvailable"}]}}`)
 	case f.down:
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case !known || strings.HasPrefix(path, "subscriptionsv2/") != (purchase["lineItems"] != nil) && r.Method == http.MethodGet:
@@ -324,6 +328,46 @@ func TestATokenThatIsTooNewIsAskedAboutAgain(t *testing.T) {
 	})
 	f.put(token, playSubscription(account))
 	await(t, "access", func() bool { return w.pro(account)["active"] == true })
+}
+
+// TestATokenThatPlayHasForgottenIsSettled: Play answers 410 about a subscription that ended long ago. What is known of it stays as it ended, and nobody asks any more; one
+// whose end is ahead goes on, and is asked about again.
+func TestATokenThatPlayHasForgottenIsSettled(t *testing.T) {
+	f := startPlay(t)
+	w := playingWriter(t, f)
+	account := w.account()
+	old, live := unique("token-"), unique("token-")
+	for token, ends := range map[string]time.Time{old: time.Now().Add(-90 * 24 * time.Hour), live: time.Now().Add(10 * 24 * time.Hour)} {
+		purchase := playSubscription(account)
+		purchase["lineItems"].([]object)[0]["expiryTime"] = ends.UTC().Format(time.RFC3339)
+		purchase["lineItems"].([]object)[0]["latestSuccessfulOrderId"] = unique("GPA.")
+		f.put(token, purchase)
+		w.pushSubscription(token)
+	}
+	await(t, "both known", func() bool { return w.settled() && w.pro(account)["active"] == true && w.pro(account)["other_purchases"] != nil })
+	f.mu.Lock()
+	f.forgotten = map[string]bool{old: true, live: true}
+	f.mu.Unlock()
+	w.pushSubscription(old)
+	gone := func() string {
+		return w.metric(`latchkey_writer_provider_pulls_total{outcome="gone",provider="google"}`)
+	}
+	before := w.metric(outcomeSeriesOf(entitlement.Google, pullRecorded))
+	await(t, "the old one settled", func() bool {
+		return w.settled() && w.metric(outcomeSeriesOf(entitlement.Google, pullRecorded)) != before
+	})
+	if gone() != "0" {
+		t.Errorf("%s questions without an answer, want none", gone())
+	}
+	w.pushSubscription(live)
+	await(t, "a question in vain", func() bool { return gone() == "1" })
+	if pro := w.pro(account); pro["active"] != true || w.settled() {
+		t.Errorf("the live one: %v, settled %t; want it active and asked about again", pro, w.settled())
+	}
+}
+
+func outcomeSeriesOf(p entitlement.Provider, outcome string) string {
+	return fmt.Sprintf(`latchkey_writer_provider_pulls_total{outcome=%q,provider=%q}`, outcome, p)
 }
 
 // deafProvider never hears that a sale is delivered.

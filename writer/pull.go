@@ -450,6 +450,10 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 			answers = append(answers, ev)
 			continue
 		}
+		if ev, ok := p.forgotten(purchase.Evidence, target, err); ok {
+			answers = append(answers, ev)
+			continue
+		}
 		outcome, atLeast := p.failed(from, err)
 		pause, complete = max(pause, atLeast), complete && outcome == pullGone
 		p.metrics.providerPull(from, outcome)
@@ -460,6 +464,16 @@ func (p *pulling) askAll(ctx context.Context, purchase store.PurchaseDetail, tar
 		}
 	}
 	return answers, pause, busy, complete && len(answers) > 0
+}
+
+// forgotten returns what settles a question that its provider will never answer, because what it is about ended too long ago.
+func (p *pulling) forgotten(e entitlement.Evidence, target entitlement.Doubt, err error) (entitlement.Event, bool) {
+	failed := (*provider.PullError)(nil)
+	api, ok := p.apis[target.Provider()].(provider.Forgetter)
+	if !ok || !errors.As(err, &failed) || !failed.Forgotten {
+		return entitlement.Event{}, false
+	}
+	return api.Forgotten(e, target, p.now())
 }
 
 // shownObject is a target's id as logs show it: a Play purchase token is a credential of its buyer, and a customer's id may be an address.

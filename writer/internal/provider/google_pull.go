@@ -192,6 +192,69 @@ func (a *GoogleAPI) ends(e entitlement.Evidence, chains string) (end time.Time) 
 	return end
 }
 
+// forgottenUnknown is for how long a token is asked about of which nothing is known but that a message named it, while Google says that it has forgotten it.
+const forgottenUnknown = 7 * 24 * time.Hour
+
+// Forgotten settles a question about a token that Google calls gone, which it does 60 days after the end: all that is known of the token ended when it ended.
+// That Google says so of a token whose end is ahead has been seen, and is not believed. A one-time product has no end, and stays what it is.
+// Source: developers.google.com/android-publisher/api-ref/rest/v3/purchases.subscriptionsv2; flutter/flutter#181529.
+func (a *GoogleAPI) Forgotten(e entitlement.Evidence, about entitlement.Doubt, now time.Time) (entitlement.Event, bool) {
+	token, ok := askedToken(about.ID)
+	if !ok {
+		return entitlement.Event{}, false
+	}
+	ev := entitlement.Event{Provider: entitlement.Google, ID: fmt.Sprintf("pull:%s:%d", playHash(token), now.UnixNano()), Environment: a.env, Type: pullPrefix + "forgotten",
+		CreatedAt: now.Unix(), Raw: object{"purchaseToken_sha256": playHash(token)}.raw()}
+	ends := map[string]int64{} // by chain
+	unknown := true            // when it ended
+	settled := entitlement.Object{Kind: entitlement.KindRenewal, ID: about.ID, By: entitlement.Google, Renewal: &entitlement.Renewal{}}
+	for i := range e.Objects {
+		o := e.Objects[i]
+		if t := o.Transaction; t != nil && o.By == entitlement.Google && strings.HasPrefix(t.Chain, playHash(token)+":") {
+			if t.Recurring {
+				ends[t.Chain] = max(ends[t.Chain], t.EndsAt, 1)
+				unknown = unknown && t.EndsAt == 0
+			}
+			ev.Objects = append(ev.Objects, o)
+		}
+	}
+	for _, end := range ends {
+		if end >= now.Unix() {
+			return ev, false
+		}
+	}
+	if unknown && now.Sub(time.Unix(0, about.From)) < forgottenUnknown {
+		return ev, false
+	}
+	for i := range e.Objects {
+		o := e.Objects[i]
+		if o.Renewal == nil || o.By != entitlement.Google {
+			continue
+		}
+		r := *o.Renewal
+		switch end, chain := ends[o.ID]; {
+		case o.ID == about.ID:
+			r.Unacknowledged = false
+			settled.Renewal = &r
+		case chain:
+			if r.GraceUntil >= now.Unix() {
+				return ev, false
+			}
+			if r.Phase != entitlement.PhaseExpired && r.Phase != entitlement.PhaseRevoked {
+				r = entitlement.Renewal{Phase: entitlement.PhaseExpired, EndedAt: max(end, r.GraceUntil), Replaces: r.Replaces}
+			}
+			o.Renewal = &r
+			ev.Objects = append(ev.Objects, o)
+		}
+	}
+	ev.Objects = append(ev.Objects, settled)
+	for i := range ev.Objects {
+		o := &ev.Objects[i]
+		o.At, o.Tied, o.Links = now.Unix()*1e9, false, []entitlement.Link{playTokenLink(token)}
+	}
+	return ev, true
+}
+
 // askedToken returns the purchase token of an id that Google can be asked with.
 func askedToken(id string) (token string, ok bool) {
 	token = strings.TrimPrefix(id, playProductMark)
@@ -440,8 +503,10 @@ func (h *googleHead) classify(body []byte) error {
 		e := h.fail(ErrGone, "")
 		e.RetryAfter = max(e.RetryAfter, freshPause)
 		return e
-	case h.status == http.StatusGone: // expired two months ago, by its own time; what was known ends by that
-		return h.fail(ErrGone, "")
+	case h.status == http.StatusGone:
+		e := h.fail(ErrGone, "Google has forgotten it")
+		e.Forgotten = true
+		return e
 	case h.status >= http.StatusInternalServerError, h.status == http.StatusConflict, h.status == http.StatusRequestTimeout:
 		return h.fail(ErrUnavailable, "")
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -241,6 +242,90 @@ func TestGoogleTargets(t *testing.T) {
 				t.Errorf("targets %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// What Google has forgotten ends as it was known to, and only if that was long enough ago for Google to be right.
+func TestWhatGoogleHasForgotten(t *testing.T) {
+	now := asked.AddDate(0, 0, 100) // the states are of asked, the hints after it
+	told := func(state, expiry string, item map[string]any) entitlement.Evidence {
+		s := servePlay(t)
+		line := map[string]any{"productId": "pro", "latestSuccessfulOrderId": "GPA.1", "autoRenewingPlan": map[string]any{"autoRenewEnabled": true}}
+		if expiry != "" {
+			line["expiryTime"] = expiry
+		}
+		maps.Copy(line, item)
+		s.set(subscriptionCall+testToken, playReply{body: marshal(playState(state, []any{line}))})
+		ev, err := googleAPI(t, s, entitlement.Production).Pull(t.Context(), entitlement.KindRenewal, testToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entitlement.Evidence{}.Add(ev.Objects...)
+	}
+	product := func() entitlement.Evidence {
+		s := servePlay(t)
+		s.set(productCall+testToken, playReply{body: googleSample(t, "product")})
+		ev, err := googleAPI(t, s, entitlement.Production).Pull(t.Context(), entitlement.KindTransaction, testToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entitlement.Evidence{}.Add(ev.Objects...)
+	}()
+	hint := func(ago time.Duration, id string) entitlement.Object {
+		return playHint(id, testToken, now.Add(-ago).UnixMilli())
+	}
+	past, ahead := asked.AddDate(0, 0, 20).Format(time.RFC3339), now.AddDate(0, 0, 9).Format(time.RFC3339)
+	for _, tt := range []struct {
+		name    string
+		e       entitlement.Evidence
+		id      string
+		hinted  time.Duration // ago
+		settled bool
+		active  bool
+	}{
+		{"active, and its end is long over", told("ACTIVE", past, nil), testToken, time.Minute, true, false},
+		{"on hold", told("ON_HOLD", past, nil), testToken, time.Minute, true, false},
+		{"expired", told("EXPIRED", past, nil), testToken, time.Minute, true, false},
+		{"active, and its end is ahead", told("ACTIVE", ahead, nil), testToken, 30 * 24 * time.Hour, false, true},
+		{"pending, told just now", told("PENDING", "", nil), testToken, time.Minute, false, false},
+		{"pending, told long ago", told("PENDING", "", nil), testToken, 8 * 24 * time.Hour, true, false},
+		{"nothing known, told just now", entitlement.Evidence{}, testToken, time.Hour, false, false},
+		{"nothing known, told long ago", entitlement.Evidence{}, testToken, 8 * 24 * time.Hour, true, false},
+		{"a product without an end, told just now", product, playProductMark + testToken, time.Hour, false, true},
+		{"a product without an end, told long ago", product, playProductMark + testToken, 8 * 24 * time.Hour, true, true},
+	} {
+		e := tt.e.Add(hint(tt.hinted, tt.id))
+		api := &GoogleAPI{env: entitlement.Production}
+		targets := api.Targets(e, e.Doubts())
+		if len(targets) != 1 {
+			t.Errorf("%s: asks for %v", tt.name, targets)
+			continue
+		}
+		ev, settled := api.Forgotten(e, targets[0], now)
+		if settled != tt.settled {
+			t.Errorf("%s: settled %t, want %t", tt.name, settled, tt.settled)
+			continue
+		}
+		if !settled {
+			continue
+		}
+		if strings.Contains(string(ev.Raw), testToken) {
+			t.Errorf("%s: the token is kept", tt.name)
+		}
+		after := e.Add(ev.Objects...)
+		if left := after.Doubts(); len(left) != 0 {
+			t.Errorf("%s: %+v left open", tt.name, left)
+		}
+		if !after.IsPurchase() {
+			continue
+		}
+		item := entitlement.Fold(after, entitlement.Policy{}).Items[0]
+		if active := item.State == entitlement.Live && (item.AccessUntil == 0 || item.AccessUntil > now.Unix()); active != tt.active {
+			t.Errorf("%s: %+v, want active %t", tt.name, item, tt.active)
+		}
+		if again := entitlement.Merge(e.Add(ev.Objects...), e); !reflect.DeepEqual(again, after) {
+			t.Errorf("%s: the order counts", tt.name)
+		}
 	}
 }
 

@@ -138,6 +138,15 @@ type CustomerLister interface {
 	BoughtBy(ctx context.Context, customer entitlement.Alias) ([]entitlement.Doubt, error)
 }
 
+// Forgetter is a Puller whose provider has no answer any more about what ended long ago, so that no question about it is ever settled.
+type Forgetter interface {
+	Puller
+
+	// Forgotten returns, for a question that failed with Forgotten in its *PullError, the event that settles it by what is known: as that ended long
+	// ago, nothing changes but that nobody asks any more. ok is false where what is known says otherwise: then the provider is wrong, and is asked again.
+	Forgotten(e entitlement.Evidence, about entitlement.Doubt, now time.Time) (ev entitlement.Event, ok bool)
+}
+
 // What a pull can come to, by what to do next. They are inside a *PullError.
 var (
 	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.
@@ -161,6 +170,7 @@ type PullError struct {
 	RequestID  string        // the provider's name of the request, for its support
 	RetryAfter time.Duration // that the provider asked for; 0 when it did not
 	Detail     string        // ours, for people
+	Forgotten  bool          // the provider had it once: see Forgetter
 }
 
 func (e *PullError) Error() string {
