@@ -308,3 +308,9 @@ func (x *CatalogIndex) Package(p *Purchase, item *Item) (*Product, bool) {
 	product, ok := x.productOf(p, item)
 	return product, ok && product.Kind == KindPackage
 }
+
+// AccessSeconds returns how long an access of a package lasts that was sold so many times at once; 0 is for ever.
+func AccessSeconds(a ModuleAccess, quantity int64) int64 {
+	const most = maxTime / secondsPerDay
+	return min(int64(a.DurationDays)*min(quantity, most), most) * secondsPerDay
+}

@@ -96,7 +96,7 @@ func TestAccessesOfMergedAccountsAreUnited(t *testing.T) {
 				a.Stacked = r.IntN(2) == 0
 				parts[i].Accesses = append(parts[i].Accesses, a)
 			}
-			slices.SortFunc(parts[i].Accesses, compareAccesses)
+			slices.SortFunc(parts[i].Accesses, CompareAccesses)
 		}
 		one, two := Union(parts[:]), Union([]Account{parts[1], parts[0]})
 		now := start + r.Int64N(120)*day

@@ -30,7 +30,7 @@ func Union(parts []Account) Account {
 	})
 	u.Purchases = slices.CompactFunc(u.Purchases, func(a, b Purchase) bool { return a.ID == b.ID })
 	slices.SortFunc(u.Grants, func(a, b Grant) int { return cmp.Compare(a.ID, b.ID) })
-	slices.SortFunc(u.Accesses, compareAccesses)
+	slices.SortFunc(u.Accesses, CompareAccesses)
 	slices.SortFunc(u.Awaited, func(a, b Awaited) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(u.Spent, func(a, b Spent) int { return cmp.Or(cmp.Compare(a.Credit, b.Credit), cmp.Compare(a.Part, b.Part)) })
 	return u
@@ -49,6 +49,7 @@ func (p *Purchase) standing() int {
 	return 0
 }
 
-func compareAccesses(a, b Access) int {
+// CompareAccesses orders accesses as records hold them.
+func CompareAccesses(a, b Access) int {
 	return cmp.Or(cmp.Compare(a.RedeemedAt, b.RedeemedAt), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Module, b.Module))
 }

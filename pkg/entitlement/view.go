@@ -242,7 +242,7 @@ func (v *View) addItem(p *Purchase, item *Item, x *CatalogIndex, now int64, urls
 			return // given by redeeming the code, not by the payment
 		}
 		for _, access := range product.Accesses {
-			one := stretch{e: e, item: item, start: item.Term.StartsAt, seconds: int64(access.DurationDays) * secondsPerDay * quantity,
+			one := stretch{e: e, item: item, start: item.Term.StartsAt, seconds: AccessSeconds(access, quantity),
 				stacked: product.Stack == StackExtend && !item.Recurring}
 			one.e.ID = access.Module
 			switch {

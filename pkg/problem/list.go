@@ -39,6 +39,8 @@ const (
 	LinkUsed            Slug = "link-used"
 	LinkExpired         Slug = "link-expired"
 	CodeUsed            Slug = "code-used"
+	CodeExpired         Slug = "code-expired"
+	CodeRevoked         Slug = "code-revoked"
 	ActiveSubscription  Slug = "active-subscription"
 	AlreadyOwned        Slug = "already-owned"
 	PurchasePending     Slug = "purchase-pending"
@@ -94,6 +96,8 @@ var kinds = []Kind{
 	{LinkUsed, "Link used", http.StatusConflict, "Ask for a new link: another account has redeemed this one."},
 	{LinkExpired, "Link expired", http.StatusGone, "Look for a new link in the mail where new_link says so, else ask for one: this one was not redeemed in time."},
 	{CodeUsed, "Code used", http.StatusConflict, "Ask for a new code: another account has redeemed this one."},
+	{CodeExpired, "Code expired", http.StatusGone, "Ask for a new code: this one was not redeemed in time."},
+	{CodeRevoked, "Code revoked", http.StatusConflict, "Do not redeem it again: the code, or the payment for it, was taken back."},
 	{ActiveSubscription, "Active subscription", http.StatusConflict, "Do not sell again; lead the user to manage_url."},
 	{AlreadyOwned, "Already owned", http.StatusConflict, "Do not sell again: the account owns this for ever."},
 	{PurchasePending, "Purchase pending", http.StatusConflict, "Wait until the provider confirms or rejects the payment."},

@@ -25,8 +25,9 @@ type command struct {
 
 	told []toldPurchase // what the purchases that are planned will say of their buyers
 
-	claim *claimRow // of the one purchase that the command is about; nil: it claims none
-	lost  *lostRow  // who had it until now; nil: nobody loses it
+	claim *claimRow     // of the one purchase that the command is about; nil: it claims none
+	lost  *lostRow      // who had it until now; nil: nobody loses it
+	code  *purchaseCode // what it is delivered by from now on; nil: nothing more
 
 	groups []*mergedGroup // whose accounts the command changes
 
@@ -147,6 +148,14 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "link.created", c.putLink)
 	case TypeRedeemLink:
 		return api(c, "link.redeemed", c.redeemLink)
+	case TypePutCode:
+		return api(c, "code.created", c.putCode)
+	case TypeRedeemCode:
+		return api(c, "code.redeemed", c.redeemCode)
+	case TypeRevokeCode:
+		return api(c, "code.revoked", c.revokeCode)
+	case TypePutDevice:
+		return api(c, "device.put", c.putDevice)
 	case TypePutContact:
 		return api(c, "account.updated", c.putContact)
 	}
@@ -225,7 +234,8 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 // known reports whether this version knows the command's type.
 func (t CommandType) known() bool {
 	switch t {
-	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink:
+	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink,
+		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -402,7 +402,11 @@ func (c *command) putCatalog(body *PutCatalog) Result {
 	}
 	delete(c.catalogs, c.Env)
 	next := present.Replace(body.Catalog)
-	return c.putCurrent(replication.KindCatalog, entitlement.Encode(&next))
+	result := c.putCurrent(replication.KindCatalog, entitlement.Encode(&next))
+	if result.Rejection == nil {
+		c.oweByCatalog()
+	}
+	return result
 }
 
 func (c *command) putCurrent(kind replication.Kind, value []byte) Result {

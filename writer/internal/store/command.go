@@ -58,6 +58,7 @@ const (
 	TypePutDevice    CommandType = 38 // PutDevice
 
 	TypePutRevocations CommandType = 40 // PutRevocations
+	TypeRevokeCode     CommandType = 43 // RevokeCode
 )
 
 // Init founds a cluster: epoch 1.

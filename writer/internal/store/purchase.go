@@ -30,6 +30,9 @@ type purchaseEdit struct {
 	// doubts are what the provider is to be asked for. Fragments have some too: a hint of a subscription that we never saw.
 	doubts []entitlement.Doubt
 	trial  bool // a term of it was ever a trial
+	owed   bool // a code is to be sent for it
+	// delivered: by codes, all of it, so that no account need have it.
+	delivered bool
 	// pulledAt is when all of it was asked for, Unix seconds; 0: it was not.
 	pulledAt int64
 }
@@ -79,8 +82,13 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 		e.row.Lost = append(e.row.Lost, p.row.Lost...)
+		e.row.Codes = append(e.row.Codes, p.row.Codes...)
 	}
 	e.row.Claim = newerClaim(e.row.Claim, c.claim)
+	if c.code != nil {
+		e.row.Codes = append(e.row.Codes, *c.code)
+	}
+	e.row.Codes = unitedCodes(e.row.Codes)
 	e.row.Evidence = e.row.Evidence.Add(objects...)
 	e.id = e.row.Evidence.ID()
 	e.is = e.row.Evidence.Identity()
@@ -113,6 +121,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
 		e.trial = folded.TrialUsed
+		c.settleCodes(e, &folded)
 		c.give(e.row.Owner, folded, &policy)
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
@@ -297,7 +306,8 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		c.writeIdentities(e, waited)
 	}
 	c.writePersons(e)
-	if e.shown && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
+	c.writeOwed(e)
+	if e.shown && !e.delivered && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
 		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
 	} else if unclaimed {
 		c.delete(bucketUnclaimed, key)

@@ -47,6 +47,7 @@ type Result struct {
 	Anonymous bool                     `cbor:"11,keyasint,omitempty"` // of a login: the account is anonymous
 	Balance   int64                    `cbor:"12,keyasint,omitempty"` // of Consume: what was left after it
 	Moved     []entitlement.PurchaseID `cbor:"14,keyasint,omitempty"` // of RedeemLink: what the account has by it
+	Code      *Code                    `cbor:"16,keyasint,omitempty"` // of PutCode, RedeemCode and RevokeCode
 	Renewed   *RenewedLink             `cbor:"15,keyasint,omitempty"` // of RedeemLink: it had expired, and this one is to be mailed
 
 	what string // in the audit trail, where the command's type alone does not say it
@@ -82,6 +83,9 @@ const (
 	SlugLinkUsed            = "link-used"
 	SlugLinkExpired         = "link-expired"
 	SlugSessionEnded        = "session-ended"
+	SlugCodeUsed            = "code-used"
+	SlugCodeExpired         = "code-expired"
+	SlugCodeRevoked         = "code-revoked"
 )
 
 // Errors of Propose, ReadIndex and the reads.

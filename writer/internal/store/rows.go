@@ -48,6 +48,12 @@ var (
 	bucketLinksDue     = []byte("links_due")     // stamp (8) | key of link_tokens -> nothing: when the row goes
 	bucketSuggestions  = []byte("suggestions")   // env | index (32) -> stamp (8) since when several accounts have the address
 
+	bucketCodes     = []byte("codes")      // env | SHA-256 of the code (32) -> codeRow
+	bucketCodeIDs   = []byte("code_ids")   // env | code id -> SHA-256 of the code (32)
+	bucketCodesDue  = []byte("codes_due")  // stamp (8) | key of codes -> nothing: when the row goes
+	bucketCodesOwed = []byte("codes_owed") // env | purchase id -> stamp (8) since when a code is to be sent for it
+	bucketDevices   = []byte("devices")    // env | account id -> deviceRow
+
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
@@ -55,7 +61,8 @@ var (
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketIntents, bucketLeases, bucketDue, bucketSpends,
-	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue}
+	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue,
+	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
 
@@ -97,6 +104,8 @@ type purchaseRow struct {
 	Shares []entitlement.AccountID `cbor:"4,keyasint,omitempty"`
 	// Lost are the accounts that it was restored away from, sorted, without the present owner.
 	Lost []lostRow `cbor:"5,keyasint,omitempty"`
+	// Codes are what its packages are delivered by, sorted by id.
+	Codes []purchaseCode `cbor:"6,keyasint,omitempty"`
 }
 
 // lostRow says when an account lost a purchase to another.

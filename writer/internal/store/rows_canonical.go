@@ -45,6 +45,8 @@ func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
 			row.Shares = canonical.Texts[entitlement.AccountID](r)
 		case 5:
 			row.Lost = canonical.List(r, func(x *lostRow) { x.read(r) })
+		case 6:
+			row.Codes = canonical.List(r, func(x *purchaseCode) { x.read(r) })
 		default:
 			r.Fail()
 		}
@@ -63,6 +65,31 @@ func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
 	}
 	canonical.WriteTexts(w, m, 4, row.Shares)
 	canonical.WriteList(w, m, 5, row.Lost, func(x *lostRow) { x.write(w) })
+	canonical.WriteList(w, m, 6, row.Codes, func(x *purchaseCode) { x.write(w) })
+}
+
+func (row *purchaseCode) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			row.ID = r.String()
+		case 2:
+			row.Product = entitlement.ProductID(r.String())
+		case 3:
+			row.Delivered = r.Bool()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (row *purchaseCode) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(row.ID)
+	w.Field(m, 2)
+	w.String(string(row.Product))
+	w.True(m, 3, row.Delivered)
 }
 
 func (row *lostRow) read(r *canonical.Reader) {
