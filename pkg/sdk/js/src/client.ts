@@ -5,7 +5,7 @@ import { begin, checkpoint, checkpointSeconds, judge, learn, now, type Anchor, t
 import { backoff, readTimeout, Transport, writeTimeout, type Reply } from './edges.js';
 import { Refused } from './jws.js';
 import { defaultClock, defaultLater, defaultRandom, defaultStorage, defaultVisibility, reading, type Clock, type Fetch, type Later, type Random, type Storage, type Visibility } from './platform.js';
-import { confirm, type Purchase, type PurchaseOptions, type Receipt } from './purchase.js';
+import { confirm, readIntent, type Offer, type Purchase, type PurchaseIntent, type PurchaseOptions, type Receipt } from './purchase.js';
 import { canStream, readEvents } from './stream.js';
 import { compare, Reader, type Token } from './token.js';
 import { parseRoot, webCryptoVerifier, type Point, type Verifier } from './verifier.js';
@@ -291,6 +291,30 @@ export class Latchkey {
     }
     await this.run(true);
     return this.snapshot();
+  }
+
+  /**
+   * Ask before the store's sheet opens: nobody then pays twice for one thing, on whatever device or store, and the payment carries whose it is. Rejects with RequestFailed
+   * when nobody could say.
+   */
+  async purchaseIntent(offer: Offer): Promise<PurchaseIntent> {
+    const { provider, productId, trial } = offer;
+    const reply = await this.intent('POST', '', { provider, product_id: productId, device_id: this.deviceId, ...(trial ? { trial } : {}) });
+    const intent = readIntent(reply, this.words);
+    if (!intent) throw new RequestFailed(reply.problem, reply.retryAfter);
+    return intent;
+  }
+
+  /** The user closed the store's sheet: another device may buy at once. */
+  async cancelPurchaseIntent(intentId: string): Promise<void> {
+    await this.intent('DELETE', `/${encodeURIComponent(intentId)}`);
+  }
+
+  /** The user paid where no receipt comes back to the app, at a web checkout: the purchase shows as pending, on all devices, until it is there. */
+  async submitPurchaseIntent(intentId: string): Promise<void> {
+    const reply = await this.intent('POST', `/${encodeURIComponent(intentId)}/submitted`, {});
+    const revision = reply.body['revision'];
+    if (reply.status === 200 && typeof revision === 'string') await this.run(true, { revision, wait: 2 });
   }
 
   /**
@@ -603,11 +627,17 @@ export class Latchkey {
   }
 
   /** Sends a write to the first edge that answers with anything but a failure of its own; once: it is done once, though several edges may pass it on. */
-  private async write(path: string, credential: string, body: unknown, { timeout = writeTimeout, once = false } = {}): Promise<Reply> {
+  private async intent(method: 'POST' | 'DELETE', path: string, body?: Json): Promise<Reply> {
+    const session = await this.ensureSession(true);
+    if (!session) throw new RequestFailed('', 0);
+    return this.write(`/v1/purchase-intents${path}`, session.token, body, { method, once: true });
+  }
+
+  private async write(path: string, credential: string, body: unknown, { timeout = writeTimeout, once = false, method = 'POST' as 'POST' | 'DELETE' } = {}): Promise<Reply> {
     const headers: Record<string, string> = once ? { 'Idempotency-Key': encodeBase64url(this.random(16)) } : {};
     let last: Reply = { status: 0, body: {}, problem: '', retryAfter: 0 };
     for (const edge of this.edges) {
-      const reply = await this.transport.ask(edge, { method: 'POST', path, credential, body, timeout, headers });
+      const reply = await this.transport.ask(edge, { method, path, credential, body, timeout, headers });
       this.log('sent', `${path} to ${edge}: ${reply.status || 'no answer'}${reply.problem && ` ${reply.problem}`}`);
       if (reply.status > 0) last = reply;
       if (reply.status > 0 && reply.status < 500 && reply.status !== 429) break;

@@ -20,7 +20,7 @@ export const readTimeout = 6_000;
 export const writeTimeout = 20_000;
 
 export interface Request {
-  method: 'GET' | 'POST';
+  method: 'GET' | 'POST' | 'DELETE';
   path: string;
   credential: string;
   body?: unknown;

@@ -3,7 +3,7 @@ export { configure, ConfigurationError, RequestFailed, version } from './client.
 export type { Credential, Latchkey, LogEntry, Options } from './client.js';
 export type { Status } from './clock.js';
 export type { Clock, Fetch, Later, Random, Storage, Visibility } from './platform.js';
-export type { Purchase, PurchaseOptions, PurchaseOutcome, Receipt } from './purchase.js';
+export type { Offer, Purchase, PurchaseIntent, PurchaseOptions, PurchaseOutcome, Receipt, Refusal } from './purchase.js';
 export { webCryptoVerifier } from './verifier.js';
 export type { Verifier } from './verifier.js';
 export { english } from './view.js';

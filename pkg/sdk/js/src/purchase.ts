@@ -31,6 +31,66 @@ export interface Purchase {
   results: { outcome: string; finish: boolean; purchaseId?: string }[];
 }
 
+/** What the user is about to buy. */
+export interface Offer {
+  /** Through whom: `apple`, `google`, `stripe` and so on. */
+  provider: string;
+  /** As the provider calls it. */
+  productId: string;
+  /** As a trial: refused where this user has had one, in whatever store. */
+  trial?: boolean;
+}
+
+/** Why an offer may not be bought now. */
+export type Refusal = 'active-subscription' | 'already-owned' | 'purchase-pending' | 'purchase-in-progress' | 'trial-used';
+
+/** The answer before a purchase: allowed, with what the store's sheet must carry so that nobody's payment is lost; or not, and why. */
+export type PurchaseIntent =
+  | {
+      allowed: true;
+      /** Holds this purchase for this device for 5 minutes. */
+      intentId: string;
+      trialEligible: boolean;
+      /** For StoreKit's `appAccountToken`. */
+      appleAppAccountToken: string;
+      /** For Play's `obfuscatedAccountId`. */
+      googleObfuscatedAccountId: string;
+      /** For Stripe's `metadata`. */
+      metadata: Record<string, string>;
+      /** Such as `cancel-subscription`: who buys the lifetime should end what renews. */
+      warnings: string[];
+    }
+  | {
+      allowed: false;
+      reason: Refusal;
+      /** For the user. */
+      message: string;
+      /** Where what the user has is managed. */
+      manageUrl?: string;
+    };
+
+/** Reads the answer to a purchase intent. Nothing: it is none. */
+export function readIntent(reply: Reply, words: Words): PurchaseIntent | undefined {
+  const { body } = reply;
+  const word = `buy_${reply.problem.replace(/-/g, '_')}` as keyof Words;
+  if (reply.status === 409 && word in words) {
+    const manageUrl = body['manage_url'];
+    return { allowed: false, reason: reply.problem as Refusal, message: words[word], ...(typeof manageUrl === 'string' && manageUrl ? { manageUrl } : {}) };
+  }
+  const text = (name: string) => (typeof body[name] === 'string' ? (body[name] as string) : '');
+  const intentId = text('intent_id');
+  if (reply.status !== 200 || !intentId) return undefined;
+  return {
+    allowed: true,
+    intentId,
+    trialEligible: body['trial_eligible'] === true,
+    appleAppAccountToken: text('apple_app_account_token'),
+    googleObfuscatedAccountId: text('google_obfuscated_account_id'),
+    metadata: (isObject(body['metadata']) ? body['metadata'] : {}) as Record<string, string>,
+    warnings: Array.isArray(body['warnings']) ? body['warnings'].map(String) : [],
+  };
+}
+
 /** How long the user waits, in milliseconds (R83). */
 export const patience = 20_000;
 

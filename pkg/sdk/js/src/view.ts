@@ -136,6 +136,11 @@ export interface Words {
   purchase_unconfirmed: string;
   purchase_owned_by_other: string;
   purchase_refused: string;
+  buy_active_subscription: string;
+  buy_already_owned: string;
+  buy_purchase_pending: string;
+  buy_purchase_in_progress: string;
+  buy_trial_used: string;
 }
 
 export const english: Words = {
@@ -151,6 +156,11 @@ export const english: Words = {
   purchase_unconfirmed: 'We could not confirm your purchase yet. Do not pay again: it is not lost. Try “Restore” in a few minutes, or write to support and give your account id.',
   purchase_owned_by_other: 'This purchase belongs to another account. Sign in there, or tap “Restore” to bring it here.',
   purchase_refused: 'The store did not confirm this purchase. If you were charged, write to support and give your account id.',
+  buy_active_subscription: 'You have this already. Manage it where you bought it.',
+  buy_already_owned: 'You own this already.',
+  buy_purchase_pending: 'A payment for this is under way. Do not pay again.',
+  buy_purchase_in_progress: 'This is being bought on another device. Try again in 5 minutes.',
+  buy_trial_used: 'You have had a trial already.',
 };
 
 /** Fills {since} and {until} in. */

@@ -1,7 +1,7 @@
 // R74, R83, R84: from the store's word to a signed answer.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Latchkey, Purchase, Receipt } from '../src/index.js';
+import { RequestFailed, type Latchkey, type Purchase, type Receipt } from '../src/index.js';
 import { World } from './world.js';
 
 const receipt: Receipt = { provider: 'apple', signedTransaction: 'eyJ' };
@@ -119,4 +119,33 @@ test('receipts go to the next edge when the first cannot pass them on', async ()
   world.moods[0] = { problem: { status: 503, type: 'unavailable', retryAfter: 1 } };
   const { value } = await during(world, client.confirmPurchase(receipt));
   assert.equal(value.outcome, 'confirmed');
+});
+
+test('before a purchase the app asks, and gets what the sheet must carry, or a reason in words', async () => {
+  const { world, client, account } = await shop();
+  const offer = { provider: 'stripe', productId: 'price_pro_monthly', trial: true };
+  const intent = await client.purchaseIntent(offer);
+  assert.deepEqual(intent, {
+    allowed: true, intentId: 'intent_1', trialEligible: true, appleAppAccountToken: 'uuid', googleObfuscatedAccountId: account,
+    metadata: { account_id: account, environment: 'production' }, warnings: ['may-renew'],
+  });
+  const asked = world.requests.find((r) => r.path === '/v1/purchase-intents')!;
+  const body = asked.body as Record<string, unknown>;
+  assert.deepEqual([body['provider'], body['product_id'], body['trial'], typeof body['device_id'], typeof asked.key], ['stripe', 'price_pro_monthly', true, 'string', 'string']);
+  await client.submitPurchaseIntent('intent_1');
+  assert.match(world.requests.at(-1)!.path, /min_revision=1-\d+&wait=2/);
+  await client.cancelPurchaseIntent('intent_1');
+  assert.deepEqual([world.requests.at(-1)!.method, world.requests.at(-1)!.path], ['DELETE', '/v1/purchase-intents/intent_1']);
+  for (const [reason, says] of Object.entries({
+    'active-subscription': /have this already/, 'already-owned': /own this/, 'purchase-pending': /Do not pay again/, 'purchase-in-progress': /another device/, 'trial-used': /trial already/,
+  })) {
+    world.refusal = reason;
+    const refused = await client.purchaseIntent(offer);
+    assert.ok(!refused.allowed && refused.reason === reason && refused.manageUrl === 'https://pay.example/manage', reason);
+    assert.match(refused.message, says);
+  }
+  world.refusal = 'other';
+  await assert.rejects(client.purchaseIntent(offer), (err: unknown) => err instanceof RequestFailed && err.problem === 'other');
+  world.moods.forEach((mood) => (mood.down = true));
+  await assert.rejects(client.purchaseIntent(offer), (err: unknown) => err instanceof RequestFailed && err.problem === '');
 });

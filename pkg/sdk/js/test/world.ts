@@ -79,6 +79,8 @@ export class World {
   readonly requests: { edge: number; method: string; path: string; credential: string; body: unknown; key: string | undefined }[] = [];
   readonly stored = new Map<string, string>();
   readonly receipts = new Map<string, object>();
+  /** The problem that every purchase intent is answered with; empty: they are allowed. */
+  refusal = '';
   streams: { account: string; edge: number; push: (text: string) => void; end: () => void }[] = [];
   canStream = true;
   lastToken = '';
@@ -236,6 +238,13 @@ export class World {
         return this.session(this.newAccount(), true);
       case '/v1/entitlements/stream':
         return this.openStream(edge, accountId, init.signal!);
+      case '/v1/purchase-intents':
+        if (this.refusal) return problem(409, this.refusal, undefined, { manage_url: 'https://pay.example/manage' });
+        return Response.json({ allowed: true, intent_id: 'intent_1', trial_eligible: true, apple_app_account_token: 'uuid', google_obfuscated_account_id: accountId, metadata: { account_id: accountId, environment: 'production' }, warnings: ['may-renew'] });
+      case '/v1/purchase-intents/intent_1':
+        return new Response(null, { status: 204 });
+      case '/v1/purchase-intents/intent_1/submitted':
+        return Response.json({ account_id: accountId, revision: `${this.epoch}-${this.accounts.get(accountId)!.revision}` });
       case '/v1/receipts':
       case '/v1/restores': {
         const result = this.receipts.get(JSON.stringify((body!['receipts'] as object[])[0])) ?? { outcome: 'rejected', finish: false };
@@ -278,6 +287,6 @@ export class World {
   }
 }
 
-function problem(status: number, type: string, retryAfter?: number): Response {
-  return Response.json({ type: `https://latchkey.dev/problems/${type}`, title: type, status }, { status, headers: retryAfter ? { 'Retry-After': String(retryAfter) } : {} });
+function problem(status: number, type: string, retryAfter?: number, more = {}): Response {
+  return Response.json({ type: `https://latchkey.dev/problems/${type}`, title: type, status, ...more }, { status, headers: retryAfter ? { 'Retry-After': String(retryAfter) } : {} });
 }
