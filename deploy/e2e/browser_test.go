@@ -28,7 +28,7 @@ func TestSampleAppInABrowser(t *testing.T) {
 	run("build.mjs")
 	d := start(t, t.TempDir(), "--storesim")
 	out := run(filepath.Join("build", "browser.mjs"), filepath.Join(d.dir, system.InfoFile), filepath.Join("build", "screenshots"))
-	if !strings.Contains(out, "browser: 6 stories held\n") {
+	if !strings.Contains(out, "browser: 8 stories held\n") {
 		t.Errorf("the browser's stories:\n%s", out)
 	}
 }

@@ -65,11 +65,18 @@ if (config.anonymous === false && !latchkey.entitlements().accountId) {
   await latchkey.logIn(await post<{ sessionToken: string }>('api/session'));
 }
 latchkey.subscribe(show);
+const link = new URLSearchParams(location.search).get('link'); // a magic link leads here
+if (link) {
+  history.replaceState(null, '', location.pathname); // it is a secret, and done with
+  await latchkey.logIn({ linkToken: link });
+}
 document.documentElement.dataset['ready'] = 'true';
 
 // A store's plug-in gives the receipt in a real app; here the sample's own server buys at the simulated one.
 const bought = (p: Purchase) => (p.outcome === 'confirmed' ? '' : p.message);
 onClick('buy', async () => {
+  const intent = await latchkey.purchaseIntent({ provider: 'stripe', productId: 'price_pro_monthly' });
+  if (!intent.allowed) return intent.message;
   const { receipt } = await post<{ receipt: Receipt }>('api/buy', { account: latchkey.entitlements().accountId });
   return bought(await latchkey.confirmPurchase(receipt, { optimistic: ['pro'] }));
 });

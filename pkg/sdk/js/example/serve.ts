@@ -72,6 +72,17 @@ export class Sample {
     return this.bought.get(account)!.at(-1)!;
   }
 
+  /** Has the phone's store know of a purchase: the user paid with the same store account. */
+  knows(account: string, purchase: string): void {
+    this.bought.set(account, [...(this.bought.get(account) ?? []), purchase]);
+  }
+
+  /** What a magic link carries that leads to account. */
+  async link(account: string): Promise<string> {
+    const made = await post<{ token: string }>(`${this.info.writers[0]!.url}/v1/link-tokens`, { account_id: account }, this.info.environments.sandbox.server_key);
+    return made.token;
+  }
+
   /** Tells the simulated stores what happens. */
   store<T>(command: string, body: object): Promise<T> {
     return post<T>(`${this.info.storesim.url}/sim/v1/${command}`, body);
@@ -104,7 +115,7 @@ export class Sample {
       case '/api/buy': {
         const id = `sample-${randomUUID()}`;
         await this.store('buy', { provider: 'stripe', product: 'price_pro_monthly', account, environment: 'sandbox', as: id });
-        this.bought.set(account!, [...(this.bought.get(account!) ?? []), id]);
+        this.knows(account!, id);
         return { receipt: await this.proof(id) };
       }
       case '/api/receipts':

@@ -173,6 +173,30 @@ const stories: Record<string, (browser: Browser) => Promise<void>> = {
     await v.shows('#account', /not signed in/);
     await v.page.close();
   },
+
+  'a tapped restore brings what was bought under another account': async (browser) => {
+    const before = await payer(browser);
+    const now = await visit(browser);
+    now.sample.knows(now.account, before.sample.purchase(before.account));
+    await now.page.click('#restore');
+    await now.shows('#plan', 'Pro');
+    await before.page.click('#refresh');
+    await before.shows('#plan', 'Free');
+    await now.page.close();
+    await before.page.close();
+  },
+
+  'a magic link opened on another phone leads to what was bought': async (browser) => {
+    const first = await payer(browser);
+    const second = await visit(browser);
+    await second.page.goto(`${second.page.url()}?link=${await second.sample.link(first.account)}`);
+    await second.page.waitForSelector('html[data-ready]');
+    await second.shows('#plan', 'Pro');
+    await second.shows('#account', new RegExp(first.account));
+    assert.equal(new URL(second.page.url()).search, '', 'the link is not left in the address');
+    await second.page.close();
+    await first.page.close();
+  },
 };
 
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
