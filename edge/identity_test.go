@@ -1,11 +1,6 @@
 package edge_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,64 +15,21 @@ import (
 	"github.com/latchkey/latchkey/edge"
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/identity"
+	"github.com/latchkey/latchkey/pkg/identity/identitytest"
 	"github.com/latchkey/latchkey/replication"
 )
 
 const issuer = "https://id.example.com/"
 
-// signer is an identity provider.
-type signer struct {
-	key  *ecdsa.PrivateKey
-	jwks string
-	asks atomic.Int64
-	down atomic.Bool
-}
-
-func newSigner(t *testing.T) *signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &signer{key: key}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.asks.Add(1); s.down.Load() {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		point, err := key.PublicKey.Bytes()
-		if err != nil {
-			t.Error(err)
-		}
-		text := base64.RawURLEncoding.EncodeToString
-		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{"kty": "EC", "crv": "P-256", "kid": "k1", "x": text(point[1:33]), "y": text(point[33:])}}})
-	}))
-	t.Cleanup(server.Close)
-	s.jwks = server.URL
-	return s
-}
-
-func (s *signer) token(t *testing.T, r *rig, subject string, change func(*jwt.Token)) string {
-	t.Helper()
-	now := r.clock.Now().Unix()
-	tok := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": issuer, "aud": "com.example.app", "sub": subject, "iat": now, "exp": now + 600})
-	tok.Header["kid"] = "k1"
-	if change != nil {
-		change(tok)
-	}
-	text, err := tok.SignedString(s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
 // TestUsersWhoSignInElsewhere: the token of an identity provider opens its subject's account and no other; somebody new gets an account by a writer, once;
 // what is wrong with a token is said, and keys that cannot be read are no refusal.
 func TestUsersWhoSignInElsewhere(t *testing.T) {
 	t.Parallel()
-	s := newSigner(t)
+	s := identitytest.New(t)
 	r := newRig(t)
+	signIn := func(subject string, change ...func(*jwt.Token)) string {
+		return s.Token(issuer, "com.example.app", subject, r.clock.Now(), change...)
+	}
 	now := r.clock.Now().Unix()
 	pointer := func(subject string, to entitlement.AccountID) replication.Record {
 		return replication.Record{Env: entitlement.Sandbox, Kind: replication.KindPointer, Key: entitlement.SubjectKey(issuer + "|" + subject), Value: entitlement.Encode(&entitlement.Pointer{Account: to})}
@@ -108,7 +60,7 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 	r.writer.Put(pointer("alice", alice))
 	r.startWith(func(c *edge.Config) {
 		c.Environments[entitlement.Sandbox] = edge.EnvironmentConfig{Audience: c.Environments[entitlement.Sandbox].Audience,
-			IdentityProviders: []identity.Config{{Issuer: issuer, Audiences: []string{"com.example.app"}, JWKSURL: s.jwks}}}
+			IdentityProviders: []identity.Config{{Issuer: issuer, Audiences: []string{"com.example.app"}, JWKSURL: s.URL}}}
 	})
 	r.ready()
 	check := func(name, tok, query string, status int, want string) answer {
@@ -119,10 +71,10 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 		}
 		return a
 	}
-	good := s.token(t, r, "alice", nil)
-	s.down.Store(true)
+	good := signIn("alice")
+	s.Down.Store(true)
 	check("while the keys cannot be read", good, "", 503, "unavailable")
-	s.down.Store(false)
+	s.Down.Store(false)
 	r.clock.Add(31 * time.Second)
 	r.atAsOf()
 	for range 3 {
@@ -131,12 +83,12 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 			t.Errorf("a user: %+v %+v", a, c)
 		}
 	}
-	if asks := s.asks.Load(); asks != 2 || r.metric(`latchkey_edge_sign_ins_total{outcome="verified"}`) != "1" {
+	if asks := s.Asks.Load(); asks != 2 || r.metric(`latchkey_edge_sign_ins_total{outcome="verified"}`) != "1" {
 		t.Errorf("the provider was asked %d times, %s tokens were verified; want 2 and 1", asks, r.metric(`latchkey_edge_sign_ins_total{outcome="verified"}`))
 	}
 	check("a session is still one", r.writer.Session(entitlement.Sandbox, alice), "", 200, "")
-	check("another app's", s.token(t, r, "alice", func(k *jwt.Token) { k.Claims.(jwt.MapClaims)["aud"] = "other" }), "", 401, "invalid-credential")
-	check("another issuer's", s.token(t, r, "alice", func(k *jwt.Token) { k.Claims.(jwt.MapClaims)["iss"] = "other" }), "", 401, "invalid-credential")
+	check("another app's", signIn("alice", func(k *jwt.Token) { k.Claims.(jwt.MapClaims)["aud"] = "other" }), "", 401, "invalid-credential")
+	check("another issuer's", signIn("alice", func(k *jwt.Token) { k.Claims.(jwt.MapClaims)["iss"] = "other" }), "", 401, "invalid-credential")
 	forged := good[:len(good)-8] + "AAAAAAAA"
 	for range 2 { // the second time from the cache
 		check("a forged one", forged, "", 401, "invalid-credential")
@@ -145,7 +97,7 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 		t.Errorf("%s refusals, want 3: one was known", got)
 	}
 
-	newcomer := s.token(t, r, "newcomer", nil)
+	newcomer := signIn("newcomer")
 	refuse.Store(503)
 	check("somebody new, while no writer serves", newcomer, "", 503, "unavailable")
 	refuse.Store(401)

@@ -1,11 +1,6 @@
 package writer
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -15,31 +10,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/identity"
+	"github.com/latchkey/latchkey/pkg/identity/identitytest"
 )
 
 // TestAnAccountIsMadeForWhomeverAProviderVouches: once for each subject, however many ask at a time, under the alias that the server API knows; and for nobody whose
 // token is not good.
 func TestAnAccountIsMadeForWhomeverAProviderVouches(t *testing.T) {
 	const issuer = "https://id.example.com/"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := key.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := base64.RawURLEncoding.EncodeToString
-	set, err := json.Marshal(map[string]any{"keys": []any{map[string]string{"kty": "EC", "crv": "P-256", "kid": "k1", "x": text(point[1:33]), "y": text(point[33:])}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	idp := identitytest.New(t)
 	file := filepath.Join(t.TempDir(), "jwks.json")
-	if err := os.WriteFile(file, set, 0o600); err != nil {
+	if err := os.WriteFile(file, idp.JWKS(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := testConfigs(t, 1)[0]
@@ -48,17 +30,7 @@ func TestAnAccountIsMadeForWhomeverAProviderVouches(t *testing.T) {
 	cfg.Environments[entitlement.Sandbox] = e
 	w := startWriter(t, cfg)
 	w.awaitReady()
-	token := func(subject, audience string) string {
-		t.Helper()
-		now := time.Now().Unix()
-		tok := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": issuer, "aud": audience, "sub": subject, "iat": now, "exp": now + 600})
-		tok.Header["kid"] = "k1"
-		signed, err := tok.SignedString(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return signed
-	}
+	token := func(subject, audience string) string { return idp.Token(issuer, audience, subject, time.Now()) }
 	ask := func(credential string) reply {
 		return w.do("POST", "/v1/sessions/identity", `{"field_of_later": 1}`, auth(credential))
 	}

@@ -2,69 +2,24 @@ package e2e
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"github.com/latchkey/latchkey/deploy/stripemsg"
+	"github.com/latchkey/latchkey/pkg/identity/identitytest"
 )
-
-// identityProvider signs users in, as those do that a company has already. It publishes the key that it signs with.
-type identityProvider struct {
-	t   *testing.T
-	url string
-	key *ecdsa.PrivateKey
-}
-
-func newIdentityProvider(t *testing.T) *identityProvider {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &identityProvider{t: t, key: key}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		point, err := key.PublicKey.Bytes()
-		if err != nil {
-			t.Error(err)
-		}
-		text := base64.RawURLEncoding.EncodeToString
-		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{"kty": "EC", "crv": "P-256", "kid": "k1", "x": text(point[1:33]), "y": text(point[33:])}}})
-	}))
-	t.Cleanup(server.Close)
-	p.url = server.URL
-	return p
-}
-
-func (p *identityProvider) token(audience, subject string) string {
-	p.t.Helper()
-	now := time.Now().Unix()
-	tok := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": p.url, "aud": audience, "sub": subject, "iat": now, "exp": now + 3600})
-	tok.Header["kid"] = "k1"
-	text, err := tok.SignedString(p.key)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return text
-}
 
 // TestUsersWhoSignInElsewhere: an app that shows its own sign-in token gets an account with its first request at any edge, buys, and reads; a token for another app does
 // not.
 func TestUsersWhoSignInElsewhere(t *testing.T) {
 	t.Parallel()
-	idp := newIdentityProvider(t)
-	d := startWith(t, t.TempDir(), []string{fmt.Sprintf("LATCHKEY_ENVIRONMENTS_SANDBOX_IDENTITY_PROVIDERS=[{issuer: %q, audiences: [app], jwks_url: %q}]", idp.url, idp.url)}, "--edges", "2")
-	ada := account{"sandbox", "", idp.token("app", "ada|1")}
+	idp := identitytest.New(t)
+	signIn := func(audience string) string { return idp.Token(idp.URL, audience, "ada|1", time.Now()) }
+	d := startWith(t, t.TempDir(), []string{fmt.Sprintf("LATCHKEY_ENVIRONMENTS_SANDBOX_IDENTITY_PROVIDERS=[{issuer: %q, audiences: [app], jwks_url: %q}]", idp.URL, idp.URL)}, "--edges", "2")
+	ada := account{"sandbox", "", signIn("app")}
 	first := d.mustAsk(ada, 0, "")
 	if first.pro().Active || !strings.HasPrefix(first.Account, "acc_") || first.Token == "" {
 		t.Fatalf("the first answer to somebody new is %+v, want a signed one of a new account", first)
@@ -84,7 +39,7 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 			t.Errorf("edge %d shows %s with %+v, want %s with pro", edge, v.Account, v.pro(), first.Account)
 		}
 	}
-	for name, tok := range map[string]string{"another app's": idp.token("another-app", "ada|1"), "an altered one": ada.session[:len(ada.session)-8] + "AAAAAAAA"} {
+	for name, tok := range map[string]string{"another app's": signIn("another-app"), "an altered one": ada.session[:len(ada.session)-8] + "AAAAAAAA"} {
 		if got, err := d.ask(account{"sandbox", "", tok}, 0, ""); err != nil || got.status != http.StatusUnauthorized || got.problem() != "invalid-credential" {
 			t.Errorf("%s token: %s, %v, want 401", name, got, err)
 		}
