@@ -48,7 +48,7 @@ e2e: commands $(JUDGES) $(SDK_TOOLS)
 	go test -count=1 -timeout 12m -parallel 4 $(ALONE)
 
 # What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges and the SDK, a browser for its sample app, curl for
-# the README's commands, a NATS server of others' making.
+# the README's commands, a NATS and a mail server of others' making.
 .PHONY: commands
 commands:
 	@missing=; \
@@ -57,7 +57,8 @@ commands:
 	  command -v npm >/dev/null || missing="$$missing npm"; \
 	  command -v curl >/dev/null || missing="$$missing curl"; \
 	  command -v chromium >/dev/null || missing="$$missing chromium"; \
-  command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	  command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	  command -v aiosmtpd >/dev/null || missing="$$missing python3-aiosmtpd"; \
 	  if [ -n "$$missing" ]; then \
 	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	    echo "installing$$missing"; \

@@ -46,21 +46,8 @@ func startMail(t *testing.T, secure bool, answers ...string) (*mailServer, *x509
 	s := &mailServer{t: t, answers: answers}
 	roots := x509.NewCertPool()
 	if secure {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots.AddCert(cert)
-		s.tls = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+		certificate := ownCertificate(t, roots)
+		s.tls = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -79,6 +66,26 @@ func startMail(t *testing.T, secure bool, answers ...string) (*mailServer, *x509
 	})
 	t.Cleanup(func() { l.Close(); served.Wait() })
 	return s, roots
+}
+
+// ownCertificate makes a certificate of this machine, in which roots believe from then on.
+func ownCertificate(t *testing.T, roots *x509.CertPool) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots.AddCert(cert)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func (s *mailServer) serve(conn net.Conn) {
