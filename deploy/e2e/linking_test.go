@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/latchkey/latchkey/pkg/identity/identitytest"
 )
 
 // mailbox is Debian's aiosmtpd, which knows nothing of Latchkey and keeps what it takes in files.
@@ -94,9 +96,9 @@ func (m *mailbox) link(t *testing.T, address string) string {
 // simulated stores, somebody else's mail server, and an app that knows one edge.
 func TestLinking(t *testing.T) {
 	inEachSize(t, func(t *testing.T, size []string) {
-		idp, box := newIdentityProvider(t), startMailbox(t)
+		idp, box := identitytest.New(t), startMailbox(t)
 		d := startWith(t, t.TempDir(), []string{
-			fmt.Sprintf("LATCHKEY_ENVIRONMENTS_SANDBOX_IDENTITY_PROVIDERS=[{issuer: %q, audiences: [app], jwks_url: %q}]", idp.url, idp.url),
+			fmt.Sprintf("LATCHKEY_ENVIRONMENTS_SANDBOX_IDENTITY_PROVIDERS=[{issuer: %q, audiences: [app], jwks_url: %q}]", idp.URL, idp.URL),
 			"LATCHKEY_MAIL_SMTP_ADDRESS=" + box.address, "LATCHKEY_MAIL_SMTP_FROM=links@example.com", "LATCHKEY_MAIL_SMTP_PLAIN=true", "LATCHKEY_MAIL_LINK_URL=https://app.example.com/in?t={token}",
 		}, append(slices.Clone(size), "--storesim")...)
 		l := &linking{dev: d, t: t, idp: idp, box: box}
@@ -109,7 +111,7 @@ func TestLinking(t *testing.T) {
 type linking struct {
 	*dev
 	t   *testing.T
-	idp *identityProvider
+	idp *identitytest.Provider
 	box *mailbox
 }
 
@@ -225,7 +227,7 @@ func (l *linking) payFirst() {
 	link := l.mailLink("unclaimed", paid, address)
 
 	phone := l.install("phone-2")
-	in := l.app("/v1/sessions/login", phone.Session, map[string]any{"identity_token": l.idp.token("app", "apple|relay-4711")})
+	in := l.app("/v1/sessions/login", phone.Session, map[string]any{"identity_token": l.idp.Token(l.idp.URL, "app", "apple|relay-4711", time.Now())})
 	l.shows("signed in by a relay address", in.user(), in.Revision, false)
 	claimed := l.app("/v1/sessions/login", in.Session, map[string]any{"link_token": link})
 	if claimed.Account != in.Account || !slices.Equal(claimed.Moved, []string{paid}) || claimed.Anonymous {
