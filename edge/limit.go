@@ -43,6 +43,10 @@ const (
 	beginEvery = time.Second
 	beginBurst = 60
 
+	// guessEvery is how often one address may be wrong about a redemption code, and guessBurst how often at once.
+	guessEvery = 10 * time.Second
+	guessBurst = 30
+
 	// maxClients is how many clients a limit counts at a time, in 1 MiB. Who is silent for burstSeconds needs no entry.
 	maxClients = 65_536
 	// limitWays is among how many entries one finds its place.
@@ -80,6 +84,20 @@ func newLimit(perSecond, otherwise int) *limit {
 // everySo returns a limit of one request every so often, and of burst at once: as long as they take at that rate.
 func everySo(often, burst time.Duration) *limit {
 	return &limit{cost: int64(often), burst: int64(burst), began: time.Now(), seed: maphash.MakeSeed(), sets: make([]limitSet, limitSets)}
+}
+
+// wait says how long a client has to wait before its next request, which it does not count.
+func (l *limit) wait(client uint64) time.Duration {
+	now := int64(time.Since(l.began))
+	s := &l.sets[client%limitSets]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.clients {
+		if s.clients[i] == client {
+			return time.Duration(max(max(s.used[i], now)+l.cost-now-l.burst, 0))
+		}
+	}
+	return 0
 }
 
 // take counts one request of the client, and says how long it has to wait if that is one too many; 0 lets it through.
@@ -132,10 +150,11 @@ type clients struct {
 	proxies            []netip.Prefix
 	addresses, account *limit
 	begins             *limit // new accounts of an address
+	guesses            *limit // wrong codes of an address
 }
 
 func newClients(cfg ClientsConfig, proxies []netip.Prefix) clients {
-	return clients{proxies: proxies, begins: everySo(beginEvery, beginBurst*beginEvery), addresses: newLimit(cfg.AddressPerSecond, defaultAddressPerSecond), account: newLimit(cfg.AccountPerSecond, defaultAccountPerSecond)}
+	return clients{proxies: proxies, begins: everySo(beginEvery, beginBurst*beginEvery), guesses: everySo(guessEvery, guessBurst*guessEvery), addresses: newLimit(cfg.AddressPerSecond, defaultAddressPerSecond), account: newLimit(cfg.AccountPerSecond, defaultAccountPerSecond)}
 }
 
 // parseProxies reads the addresses and networks; bad is the index of the first that is none, or -1.
@@ -235,7 +254,27 @@ func (c *clients) admitNew(ctx *fasthttp.RequestCtx) error {
 	return nil
 }
 
+// admitGuess refuses who was wrong about codes too often. Only codes that there are not count.
+func (c *clients) admitGuess(ctx *fasthttp.RequestCtx) error {
+	from := c.of(ctx)
+	if local(from) {
+		return nil
+	}
+	if wait := c.guesses.wait(c.guesses.address(from)); wait > 0 {
+		return errGuessesBusy.After(wait)
+	}
+	return nil
+}
+
+// wrongGuess counts a code that there is not.
+func (c *clients) wrongGuess(ctx *fasthttp.RequestCtx) {
+	if from := c.of(ctx); !local(from) {
+		c.guesses.take(c.guesses.address(from))
+	}
+}
+
 var (
+	errGuessesBusy = problem.New(problem.TooManyRequests, "Too many codes from this address were wrong.")
 	errBeginsBusy  = problem.New(problem.TooManyRequests, "This address asks for new sessions too often.")
 	errAddressBusy = problem.New(problem.TooManyRequests, "This address asks too often.")
 	errAccountBusy = problem.New(problem.TooManyRequests, "This account's devices ask too often.")

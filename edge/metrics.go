@@ -18,7 +18,7 @@ type metrics struct {
 	snapshots, streamed                   prometheus.Counter
 	streamsEnded, relays, signIns         *prometheus.CounterVec
 	limitedAddress, limitedAccount        prometheus.Counter
-	limitedBegin                          prometheus.Counter
+	limitedBegin, limitedGuess            prometheus.Counter
 	duration                              prometheus.Histogram
 	handler                               fasthttp.RequestHandler
 }
@@ -42,8 +42,8 @@ func newMetrics(reg *prometheus.Registry, e *Edge) *metrics {
 		relays:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_relays_total", Help: "Requests of apps that were to be passed on to a writer, by what became of them."}, []string{"outcome"}),
 		handler:      fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})),
 	}
-	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often, or their address for new sessions."}, []string{"by"})
-	m.limitedAddress, m.limitedAccount, m.limitedBegin = limited.WithLabelValues("address"), limited.WithLabelValues("account"), limited.WithLabelValues("session")
+	limited := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_edge_limited_requests_total", Help: "Requests refused because their address or account asked too often, or their address for new sessions or with wrong codes."}, []string{"by"})
+	m.limitedAddress, m.limitedAccount, m.limitedBegin, m.limitedGuess = limited.WithLabelValues("address"), limited.WithLabelValues("account"), limited.WithLabelValues("session"), limited.WithLabelValues("code")
 	for _, k := range problem.Kinds() {
 		m.bySlug[k.Slug] = m.problems.WithLabelValues(string(k.Slug))
 	}

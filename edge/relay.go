@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -47,6 +48,8 @@ type relayedRoute struct {
 	keyed bool
 	// begins: it makes an account, which a client may ask for now and then only.
 	begins bool
+	// guessed: a secret stands in the path, about which a client may be wrong now and then only.
+	guessed bool
 }
 
 var relayedRoutes = []relayedRoute{
@@ -58,6 +61,8 @@ var relayedRoutes = []relayedRoute{
 	{method: fasthttp.MethodPost, path: "/v1/sessions", body: maxRelayedBody, keyed: true, begins: true},
 	{method: fasthttp.MethodPost, path: "/v1/sessions/login", body: maxRelayedBody, keyed: true},
 	{method: fasthttp.MethodPost, path: "/v1/link-tokens/{token}/redeem", body: maxRelayedBody, keyed: true},
+	{method: fasthttp.MethodPost, path: "/v1/redemption-codes/{code}/redeem", body: maxRelayedBody, keyed: true, guessed: true},
+	{method: fasthttp.MethodPost, path: "/v1/devices", body: maxRelayedBody, keyed: true},
 	{method: fasthttp.MethodPost, path: "/v1/sessions/logout", body: maxRelayedBody, keyed: true, begins: true},
 }
 
@@ -128,6 +133,12 @@ func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx, route *relayedRoute) error 
 			return err
 		}
 	}
+	if route.guessed {
+		if err := e.clients.admitGuess(ctx); err != nil {
+			e.metrics.limitedGuess.Inc()
+			return err
+		}
+	}
 	select {
 	case e.relays <- struct{}{}:
 		defer func() { <-e.relays }()
@@ -155,6 +166,9 @@ func (e *Edge) handleRelay(ctx *fasthttp.RequestCtx, route *relayedRoute) error 
 		if value := answer.header.Get(name); value != "" {
 			ctx.Response.Header.Set(name, value)
 		}
+	}
+	if route.guessed && answer.status == http.StatusNotFound {
+		e.clients.wrongGuess(ctx)
 	}
 	ctx.SetStatusCode(answer.status)
 	ctx.SetBody(answer.body)
@@ -238,6 +252,9 @@ func relayTo(ctx context.Context, client *replication.Client, asked relayedReque
 	}
 	req.Header = asked.header.Clone()
 	resp, err := client.HTTP().Do(req)
+	if failed := (*url.Error)(nil); errors.As(err, &failed) {
+		err = failed.Err // its own text has the address, in which a secret may stand
+	}
 	if err != nil {
 		return relayedAnswer{err: fmt.Errorf("%w: %w", errNoWriter, err)}
 	}

@@ -54,7 +54,7 @@ type fakePlay struct {
 	told      []string          // acknowledgements and consumptions
 	voided    []object          // the list of what was taken back
 	onTold    func()
-	questions map[string]int // about subscriptions, by token
+	questions map[string]int  // about subscriptions, by token
 	forgotten map[string]bool // tokens about which it says 410
 	down      bool
 }
@@ -344,7 +344,9 @@ func TestATokenThatPlayHasForgottenIsSettled(t *testing.T) {
 		f.put(token, purchase)
 		w.pushSubscription(token)
 	}
-	await(t, "both known", func() bool { return w.settled() && w.pro(account)["active"] == true && w.pro(account)["other_purchases"] != nil })
+	await(t, "both known", func() bool {
+		return w.settled() && w.pro(account)["active"] == true && w.pro(account)["other_purchases"] != nil
+	})
 	f.mu.Lock()
 	f.forgotten = map[string]bool{old: true, live: true}
 	f.mu.Unlock()

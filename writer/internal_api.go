@@ -51,11 +51,17 @@ func (w *Writer) routeInternal(s *server) {
 	} {
 		s.handle(pattern, w.fromNodes(h))
 	}
-	passedOn := func(pattern string, h handler) { s.handle(pattern, w.fromNodes(h)) } // by edges, for apps
+	passedOn := func(pattern string, h handler) { // by edges, for apps
+		s.handle(pattern, w.fromNodes(func(rw http.ResponseWriter, r *http.Request) error {
+			return h(rw, r.WithContext(context.WithValue(r.Context(), passedOnKey{}, true)))
+		}))
+	}
 	w.routeReceipts(passedOn)
 	w.routeIntents(passedOn)
 	w.routeSessions(passedOn)
 	w.routeRedeemLink(passedOn)
+	w.routeRedeemCode(passedOn)
+	w.routeDevices(passedOn)
 	w.routeMembers(s)
 }
 

@@ -61,6 +61,7 @@ type metrics struct {
 	receipts         *prometheus.CounterVec
 	intents          *prometheus.CounterVec
 	receiptSeconds   prometheus.Histogram
+	codes            *prometheus.CounterVec
 }
 
 // The ways in which what a provider knows came to be recorded.
@@ -124,8 +125,10 @@ func newMetrics(w *Writer) *metrics {
 	for _, o := range intentOutcomes {
 		m.intents.WithLabelValues(o)
 	}
+	m.codes = counter("codes_total", "Redemption codes, by what became of them and of who tried one.", "outcome")
+	zero(m.codes, codeOutcomes...)
 	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
-	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents)
+	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents, m.codes)
 	m.histories = counter("history_reads_total", "Times that this leader read what a provider says to have sent.", "provider", "outcome")
 	m.missed = counter("history_messages_total", "Messages in what a provider says to have sent, by what became of them.", "provider", "outcome")
 	m.registry.MustRegister(m.histories, m.missed)

@@ -78,6 +78,7 @@ type Writer struct {
 
 	catalogs        catalogCache
 	begins          begins
+	guesses         guesses
 	frames          frames
 	spool           *spool
 	waiting         *waiting // messages that no leader took yet
@@ -238,6 +239,8 @@ func (w *Writer) listen() error {
 	w.routeContacts(s)
 	w.routeDoubles(s)
 	w.routeLinks(s)
+	w.routeCodes(s)
+	w.routeDevices(s.handle)
 	w.routeIntents(s.handle)
 	w.routeSessions(s.handle)
 	s.handle(identityRoute, w.handleIdentity)

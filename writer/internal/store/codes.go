@@ -37,12 +37,11 @@ type PutCode struct {
 	Idempotency *Idempotency `cbor:"8,keyasint,omitempty"`
 }
 
-// RedeemCode gives what a code stands for to Account, or to that of the session From.
+// RedeemCode gives what a code stands for to an account.
 type RedeemCode struct {
 	Hash        []byte                `cbor:"1,keyasint"`
-	From        *Session              `cbor:"2,keyasint,omitempty"`
-	Account     entitlement.AccountID `cbor:"3,keyasint,omitempty"`
-	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+	Account     entitlement.AccountID `cbor:"2,keyasint"`
+	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
 }
 
 // RevokeCode takes a code back, and what it gave.
@@ -236,16 +235,10 @@ func (row *codeRow) takenBack(p *entitlement.Purchase) (at int64, reason entitle
 }
 
 func (c *command) redeemCode(body *RedeemCode) Result {
-	if len(body.Hash) != codeHashBytes || (body.From != nil) == (body.Account != "") {
-		return rejected(SlugInvalidRequest, "code or account")
+	if len(body.Hash) != codeHashBytes {
+		return rejected(SlugInvalidRequest, "code")
 	}
 	by := body.Account
-	if body.From != nil {
-		if rejection := c.sessionEnded(body.From); rejection != nil {
-			return Result{Rejection: rejection}
-		}
-		by = body.From.Account
-	}
 	a := c.account(by)
 	if a == nil {
 		return rejected(SlugNotFound, "account")
@@ -428,6 +421,13 @@ func (c *command) oweByCatalog() {
 		c.writeOwed(c.planPurchase([]entitlement.PurchaseID{id}, nil))
 	}
 	c.accounts = nil // nothing of them changes
+}
+
+// CodeID returns the id of a code by its hash, empty for none. Error: replication.ErrCorrupt.
+func (r *Reader) CodeID(env entitlement.Environment, hash []byte) (string, error) {
+	var row codeRow
+	_, err := r.decode(bucketCodes, codeKey(env, hash), &row)
+	return row.ID, err
 }
 
 // OwedCode is a purchase whose buyer waits for a code, as far as the catalog says.

@@ -25,14 +25,13 @@ const (
 	deviceIndexBytes = 32
 )
 
-// PutDevice says how a device of an account is written to. By an app the account is that of From.
+// PutDevice says how a device of an account is written to.
 type PutDevice struct {
-	Account     entitlement.AccountID `cbor:"1,keyasint,omitempty"`
-	From        *Session              `cbor:"2,keyasint,omitempty"`
-	Index       []byte                `cbor:"3,keyasint"` // of the device, 32 bytes
-	Platform    string                `cbor:"4,keyasint"`
-	Sealed      []byte                `cbor:"5,keyasint"` // the push token
-	Idempotency *Idempotency          `cbor:"6,keyasint,omitempty"`
+	Account     entitlement.AccountID `cbor:"1,keyasint"`
+	Index       []byte                `cbor:"2,keyasint"` // of the device, 32 bytes
+	Platform    string                `cbor:"3,keyasint"`
+	Sealed      []byte                `cbor:"4,keyasint"` // the push token
+	Idempotency *Idempotency          `cbor:"5,keyasint,omitempty"`
 }
 
 func (b *PutDevice) idempotency() *Idempotency { return b.Idempotency }
@@ -53,17 +52,10 @@ type Device struct {
 func byDeviceIndex(d Device, index []byte) int { return bytes.Compare(d.Index, index) }
 
 func (c *command) putDevice(body *PutDevice) Result {
-	if len(body.Index) != deviceIndexBytes || body.Platform != PlatformAPNS && body.Platform != PlatformFCM || len(body.Sealed) == 0 || len(body.Sealed) > maxSealedTokenBytes ||
-		(body.From != nil) == (body.Account != "") {
+	if len(body.Index) != deviceIndexBytes || body.Platform != PlatformAPNS && body.Platform != PlatformFCM || len(body.Sealed) == 0 || len(body.Sealed) > maxSealedTokenBytes {
 		return rejected(SlugInvalidRequest, "device")
 	}
 	id := body.Account
-	if body.From != nil {
-		if rejection := c.sessionEnded(body.From); rejection != nil {
-			return Result{Rejection: rejection}
-		}
-		id = body.From.Account
-	}
 	if !c.exists(id) {
 		return rejected(SlugNotFound, "account")
 	}
