@@ -80,6 +80,7 @@ func TestEachOutsideTechnologyHasOneOwner(t *testing.T) {
 		"github.com/MicahParks/jwkset":       {"pkg/identity"},
 		"github.com/fxamacker/cbor":          {"pkg/entitlement", "writer/internal/store"},
 		"github.com/knadh/koanf":             {"pkg/config"},
+		"go.yaml.in/yaml":                    {"pkg/config", "pkg/openapi", "deploy"},
 		module + "/replication/natsd":        {"writer"},
 		module + "/deploy":                   {"deploy"},
 		"github.com/nats-io/nats-server":     {"replication/natsd"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/latchkey/latchkey/edge"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/openapi/openapitest"
 	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/replicationtest"
@@ -106,6 +107,7 @@ func (r *rig) startWith(change func(*edge.Config)) {
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	r.edge, r.base = e, "http://"+e.Addr().String()
+	openapitest.Watch(r.t, r.base, openapitest.EdgeAlone)
 	var once sync.Once
 	r.stop = func() {
 		once.Do(func() {

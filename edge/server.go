@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/openapi"
 	"github.com/latchkey/latchkey/pkg/problem"
 )
 
@@ -146,27 +148,66 @@ func (e *Edge) refuse(ctx *fasthttp.RequestCtx) error {
 	return nil
 }
 
+// ownRoutes are those that an edge answers by itself, beside a check. They take GET.
+var ownRoutes = map[string]func(*Edge, *fasthttp.RequestCtx) error{
+	"/v1/entitlements/stream": (*Edge).handleStream,
+	"/v1/revocations":         (*Edge).handleRevocations,
+	"/.well-known/jwks.json":  (*Edge).handleJWKS,
+	openapi.Path:              (*Edge).handleDescription,
+	"/healthz":                (*Edge).handleHealth,
+	"/readyz":                 (*Edge).handleReady,
+	"/status":                 (*Edge).handleStatus,
+	"/metrics":                (*Edge).handleMetrics,
+}
+
+// Routes lists what edges serve, each as "GET /v1/accounts/{id}/entitlements".
+func Routes() []string {
+	routes := []string{"GET " + entitlementsPath, "GET " + accountRoute}
+	for path := range ownRoutes {
+		routes = append(routes, "GET "+path)
+	}
+	for _, r := range relayedRoutes {
+		routes = append(routes, r.method+" "+r.path)
+	}
+	slices.Sort(routes)
+	return routes
+}
+
 func (e *Edge) handleOther(ctx *fasthttp.RequestCtx, path string) error {
-	switch path {
-	case "/v1/entitlements/stream":
-		return e.handleStream(ctx)
-	case "/healthz":
-		ctx.SetContentType("text/plain; charset=utf-8")
-		ctx.SetBodyString("ok\n")
-		return nil
-	case "/readyz":
-		return e.handleReady(ctx)
-	case "/status":
-		return e.handleStatus(ctx)
-	case "/v1/revocations":
-		return e.handleRevocations(ctx)
-	case "/.well-known/jwks.json":
-		return e.handleJWKS(ctx)
-	case "/metrics":
-		e.metrics.handler(ctx)
+	handle := ownRoutes[path]
+	if handle == nil {
+		return problem.New(problem.NotFound, "There is no such address on an edge.")
+	}
+	return handle(e, ctx)
+}
+
+func (e *Edge) handleHealth(ctx *fasthttp.RequestCtx) error {
+	ctx.SetContentType("text/plain; charset=utf-8")
+	ctx.SetBodyString("ok\n")
+	return nil
+}
+
+func (e *Edge) handleMetrics(ctx *fasthttp.RequestCtx) error {
+	e.metrics.handler(ctx)
+	return nil
+}
+
+// handleDescription serves the description of the HTTP interface, the same on writers and edges.
+func (e *Edge) handleDescription(ctx *fasthttp.RequestCtx) error {
+	d, err := openapi.Served()
+	if err != nil {
+		return err
+	}
+	h := &ctx.Response.Header
+	h.Set(fasthttp.HeaderCacheControl, openapi.CacheControl)
+	h.Set(fasthttp.HeaderETag, d.ETag)
+	if d.Held(string(ctx.Request.Header.Peek(fasthttp.HeaderIfNoneMatch))) {
+		ctx.SetStatusCode(fasthttp.StatusNotModified)
 		return nil
 	}
-	return problem.New(problem.NotFound, "There is no such address on an edge.")
+	h.SetContentType(openapi.MediaType)
+	ctx.Response.SetBodyRaw(d.JSON)
+	return nil
 }
 
 var cacheControl, noStore = []byte(fasthttp.HeaderCacheControl), []byte("no-store")

@@ -21,6 +21,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/openapi/openapitest"
 )
 
 // What the test clusters are configured with.
@@ -160,7 +161,9 @@ func startWriter(t testing.TB, cfg Config) *testWriter {
 			t.Logf("log of %s:\n%s", cfg.Node.ID, tail(logs.String(), 6000))
 		}
 	})
-	return &testWriter{Writer: w, t: t, url: "http://" + w.PublicAddr().String(), logs: logs, stop: stop}
+	url := "http://" + w.PublicAddr().String()
+	openapitest.Watch(t, url, openapitest.Writer)
+	return &testWriter{Writer: w, t: t, url: url, logs: logs, stop: stop}
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/latchkey/latchkey/pkg/openapi"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -32,7 +33,7 @@ const (
 
 // alwaysAnswered are the routes of the public and the internal listener that answer although the writer is held back.
 var alwaysAnswered = map[string]bool{
-	"GET /healthz": true, "GET /readyz": true, "GET /status": true, "GET /metrics": true,
+	"GET /healthz": true, "GET /readyz": true, "GET /status": true, "GET /metrics": true, "GET " + openapi.Path: true,
 	// Among writers, so that a leader can be found: clocks are compared before anything is stamped.
 	"GET " + vitalsPath: true, "GET " + marksPath: true,
 	"POST " + replication.HeadPath: true,

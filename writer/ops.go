@@ -4,10 +4,12 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/latchkey/latchkey/pkg/openapi"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -18,10 +20,31 @@ func (w *Writer) routeOps(s *server) {
 	})
 	s.handle("GET /readyz", w.handleReady)
 	s.handle("GET /status", w.handleStatus)
+	s.handle("GET "+openapi.Path, handleDescription)
 	s.handle("GET /metrics", func(rw http.ResponseWriter, r *http.Request) error {
 		metrics.ServeHTTP(rw, r)
 		return nil
 	})
+}
+
+// handleDescription serves the description of the HTTP interface, the same on writers and edges.
+func handleDescription(rw http.ResponseWriter, r *http.Request) error {
+	d, err := openapi.Served()
+	if err != nil {
+		return err
+	}
+	h := rw.Header()
+	h.Set("Cache-Control", openapi.CacheControl)
+	h.Set("ETag", d.ETag)
+	if d.Held(r.Header.Get("If-None-Match")) {
+		rw.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", openapi.MediaType)
+	h.Set("Content-Length", strconv.Itoa(len(d.JSON)))
+	h.Set("X-Content-Type-Options", "nosniff")
+	_, _ = rw.Write(d.JSON) // a client that has gone cannot be told anything
+	return nil
 }
 
 // The roles of a writer.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/latchkey/latchkey/edge"
 )
 
 // page reads one of the operators' pages.
@@ -216,27 +218,7 @@ func TestRoutesPageIsComplete(t *testing.T) {
 	}
 	text := page(t, "api.md")
 	documented := append(rowRoutes(section(t, text, "App API")), rowRoutes(section(t, text, "Every program"))...)
-	source, err := os.ReadFile(filepath.Join("..", "..", "edge", "server.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var routes []string
-	for _, m := range regexp.MustCompile(`(?:case|entitlementsPath =) "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
-		routes = append(routes, "GET "+m[1])
-	}
-	if source, err = os.ReadFile(filepath.Join("..", "..", "edge", "relay.go")); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`method: fasthttp.Method(\w+), path: "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
-		routes = append(routes, strings.ToUpper(m[1])+" "+m[2])
-	}
-	if source, err = os.ReadFile(filepath.Join("..", "..", "edge", "backend.go")); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`Route += "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
-		routes = append(routes, "GET "+m[1])
-	}
-	slices.Sort(routes)
+	routes := edge.Routes()
 	slices.Sort(documented)
 	if !slices.Equal(routes, documented) {
 		t.Errorf("an edge has the routes %q, on the page %q", routes, documented)

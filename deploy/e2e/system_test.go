@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/latchkey/latchkey/deploy/stripemsg"
 	"github.com/latchkey/latchkey/deploy/system"
+	"github.com/latchkey/latchkey/pkg/openapi/openapitest"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -83,6 +85,8 @@ type dev struct {
 	ended  chan struct{}
 	now    atomic.Pointer[system.Info] // what the file said last; load reads it while a restart changes it
 	client *http.Client
+
+	described sync.Once // the nodes' addresses are told to openapitest, which holds what the client exchanges with them to the description of the API
 }
 
 // nextBlock spreads the blocks of ports: a test that starts a second system must not meet the first one's.
@@ -138,7 +142,7 @@ func launchWith(t *testing.T, dir string, environment []string, args ...string) 
 	t.Helper()
 	args = slices.Concat([]string{"--dir", dir, "--port", strconv.Itoa(freeBlock(t))}, smallest, args)
 	d := &dev{t: t, dir: dir, cmd: exec.Command(filepath.Join(bin, "latchkey-dev"), args...), out: &bytes.Buffer{}, ended: make(chan struct{})}
-	d.client = &http.Client{Timeout: 25 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
+	d.client = &http.Client{Timeout: 25 * time.Second, Transport: openapitest.Transport(&http.Transport{MaxIdleConnsPerHost: 256})}
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
 	d.cmd.Dir = t.TempDir()
 	d.cmd.Env = append(os.Environ(), environment...)
@@ -228,6 +232,14 @@ func (d *dev) read() error {
 	info, err := system.ReadInfo(d.dir)
 	if err == nil {
 		d.now.Store(&info)
+		d.described.Do(func() {
+			for _, n := range info.Writers {
+				openapitest.Watch(d.t, n.URL, openapitest.Writer)
+			}
+			for _, n := range info.Edges {
+				openapitest.Watch(d.t, n.URL, openapitest.Edge)
+			}
+		})
 	}
 	return err
 }

@@ -1,0 +1,48 @@
+package edge_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+
+	"github.com/latchkey/latchkey/edge"
+	"github.com/latchkey/latchkey/pkg/openapi"
+	"github.com/latchkey/latchkey/pkg/openapi/openapitest"
+)
+
+// TestMain has every exchange of every test with an edge held to the description of the API, but for what is passed on to writers that a test plays. A run of
+// all tests has seen each described route that an edge answers by itself succeed.
+func TestMain(m *testing.M) {
+	http.DefaultTransport = openapitest.Transport(http.DefaultTransport)
+	code := m.Run()
+	whole := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.bench").Value.String() == "" && flag.Lookup("test.list").Value.String() == ""
+	if unanswered := openapitest.Unanswered(openapitest.EdgeAlone); code == 0 && whole && len(unanswered) > 0 {
+		fmt.Fprintf(os.Stderr, "described, and no test of package edge has had it answered with a success: %q\n", unanswered)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// TestEveryRouteIsDescribed: what an edge serves is what the description has, and nothing else.
+func TestEveryRouteIsDescribed(t *testing.T) {
+	openapitest.CompareRoutes(t, openapitest.Edge, edge.Routes())
+}
+
+// TestTheDescriptionIsServed: the same as by writers, under a tag by which who has it already is spared it.
+func TestTheDescriptionIsServed(t *testing.T) {
+	r := subscribed(t)
+	want, err := openapi.Served()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, body := r.get(openapi.Path, nil)
+	if resp.StatusCode != http.StatusOK || !bytes.Equal(body, want.JSON) || resp.Header.Get("Content-Type") != openapi.MediaType || resp.Header.Get("ETag") != want.ETag {
+		t.Errorf("GET %s = %d %v %.200s, want the description", openapi.Path, resp.StatusCode, resp.Header, body)
+	}
+	if resp, body = r.get(openapi.Path, map[string]string{"If-None-Match": want.ETag}); resp.StatusCode != http.StatusNotModified || len(body) != 0 {
+		t.Errorf("with its tag: %d %.200s, want 304", resp.StatusCode, body)
+	}
+}
