@@ -22,10 +22,16 @@ type Doubt struct {
 func (d *Doubt) Provider() Provider { return cmp.Or(d.By, Stripe) }
 
 // Doubts lists what asking the provider could settle, sorted by kind and id: objects that are tied or partial, objects that a hint names and
-// that have no state as new as the hint, one-time payments whose products are not known, and sales that the provider waits to hear about. The
-// evidence need not be a purchase.
-func (e Evidence) Doubts() []Doubt {
+// that have no state as new as the hint, one-time payments whose products are not known, sales that the provider waits to hear about, and
+// subscriptions of which an aggregator has said something since their store did. The evidence need not be a purchase.
+func (e Evidence) Doubts() []Doubt { return e.DoubtsUnder(Policy{}) }
+
+// DoubtsUnder is Doubts by the rules of a policy: older ones left the aggregator the last word.
+func (e Evidence) DoubtsUnder(p Policy) []Doubt {
 	var out []Doubt
+	if p.asksStores() {
+		out = e.outspoken()
+	}
 	add := func(kind ObjectKind, o *Object, from int64) {
 		if kind == KindSale {
 			kind = KindCheckout // it is what a checkout sold, and comes with it
@@ -66,6 +72,65 @@ func (e Evidence) Doubts() []Doubt {
 		kept = append(kept, d)
 	}
 	return kept
+}
+
+// outspoken lists the subscription that its store told of last, where an aggregator has said something about it since. A message of an aggregator leaves a
+// hint that has the store asked; what it answers when it is asked itself leaves none, and must not count before a store that was asked a second
+// earlier. What has ended by the word of both is none.
+func (e Evidence) outspoken() (out []Doubt) {
+	var seen []Provider
+	for i := range e.Objects {
+		by, t := e.Objects[i].By, e.Objects[i].Transaction
+		if t == nil || t.Store == "" || providerOf(t.Store) == by || slices.Contains(seen, by) {
+			continue
+		}
+		seen = append(seen, by)
+		own, other := e.lastWord(providerOf(t.Store)), e.lastWord(by)
+		if own.chain != nil && other.at > own.at && !(own.over() && other.over()) {
+			out = append(out, Doubt{own.chain.Kind, own.chain.ID, other.at, own.chain.By, true})
+		}
+	}
+	return out
+}
+
+// word is the newest of what one provider says about a purchase.
+type word struct {
+	at    int64
+	chain *Object // says where a subscription stands; nil: nothing does
+}
+
+func (w *word) over() bool {
+	switch {
+	case w.chain == nil:
+		return false
+	case w.chain.Subscription != nil:
+		return w.chain.Subscription.Status == Canceled || w.chain.Subscription.Status == IncompleteExpired
+	}
+	p := w.chain.Renewal.Phase
+	return p == PhaseExpired || p == PhaseRevoked || p == PhaseNever
+}
+
+// lastWord leaves out what is told of a term before it begins, or as it does: that has the version of its beginning.
+func (e Evidence) lastWord(by Provider) (w word) {
+	if by == Stripe {
+		by = ""
+	}
+	begins := func(at int64) bool {
+		return at%1e9 != 0 && slices.ContainsFunc(e.Objects, func(o Object) bool {
+			return o.By == by && o.Transaction != nil && o.Transaction.StartsAt == seconds(at)
+		})
+	}
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		if o.By != by || by == "" && o.Hint != nil || by != "" && (o.Transaction == nil && o.Renewal == nil || o.At > w.at && begins(o.At)) {
+			continue
+		}
+		w.at = max(w.at, o.At)
+		if (o.Subscription != nil || o.Renewal != nil && o.Renewal.Phase != "") && (w.chain == nil || o.At > w.chain.At) {
+			w.chain = o
+		}
+	}
+	return w
 }
 
 // unacknowledged reports whether the provider waits to hear that the sale was delivered.

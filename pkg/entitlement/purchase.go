@@ -226,11 +226,18 @@ type Policy struct {
 	Rules uint32 `cbor:"-"`
 }
 
-// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted.
-const rulesOvertaken = 3
+const (
+	// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted.
+	rulesOvertaken = 3
+	// rulesAskStores is the version since which a store is asked after an aggregator was.
+	rulesAskStores = 3
+)
 
 // overtakes reports whether a term ends where one of another product takes its place.
 func (p *Policy) overtakes() bool { return p.Rules == 0 || p.Rules >= rulesOvertaken }
+
+// asksStores reports whether a store is asked again after an aggregator has answered about a sale of its.
+func (p *Policy) asksStores() bool { return p.Rules == 0 || p.Rules >= rulesAskStores }
 
 // Transfer is what becomes of a purchase that somebody else restores. The words are part of the server API.
 type Transfer string

@@ -100,7 +100,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	}
 	e.row.Lost = e.row.losers()
 	e.shown = e.row.Evidence.IsPurchase()
-	e.doubts = e.row.Evidence.Doubts()
+	e.doubts = e.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
 
 	for _, p := range e.before {
 		if a := c.account(p.row.Owner); a != nil {

@@ -31,25 +31,35 @@ func (c *command) writePersons(e *purchaseEdit) {
 	if c.st.Rules < rulesAccounts {
 		return
 	}
+	var persons []string
+	if e.shown {
+		persons = e.row.Evidence.Persons()
+	}
 	for _, p := range e.before {
-		if p.id == e.id {
-			continue
-		}
 		for _, person := range p.row.Evidence.Persons() {
-			c.delete(bucketPersons, personKey(c.Env, person, p.id))
+			if p.id != e.id || !slices.Contains(persons, person) { // a newer word may name another buyer
+				c.delete(bucketPersons, personKey(c.Env, person, p.id))
+			}
 		}
 	}
-	if !e.shown {
-		return
-	}
-	for _, person := range e.row.Evidence.Persons() {
+	for _, person := range persons {
 		c.put(bucketPersons, personKey(c.Env, person, e.id), trialFlag(e.trial))
 	}
 }
 
+// personsOf lists by whom the purchase is bought, and those who did by what was known before, sorted.
+func (e *purchaseEdit) personsOf() []string {
+	persons := e.row.Evidence.Persons()
+	for _, p := range e.before {
+		persons = append(persons, p.row.Evidence.Persons()...)
+	}
+	slices.Sort(persons)
+	return slices.Compact(persons)
+}
+
 // lockTrials says anew, of every account that has a purchase of the persons whose purchases change, whether a trial of theirs is used up.
 func (c *command) lockTrials(edits []*purchaseEdit) {
-	if c.st.Rules < rulesAccounts || !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return len(e.row.Evidence.Persons()) > 0 }) {
+	if c.st.Rules < rulesAccounts || !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return len(e.personsOf()) > 0 }) {
 		return
 	}
 	planned := map[entitlement.PurchaseID]*purchaseEdit{} // nil for one that became part of another
@@ -63,7 +73,7 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 	}
 	var owners []entitlement.AccountID
 	for _, e := range edits {
-		persons := e.row.Evidence.Persons()
+		persons := e.personsOf()
 		if !e.shown || len(persons) == 0 || c.sameTrial(e, persons) {
 			continue
 		}
@@ -90,6 +100,9 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 // sameTrial reports whether nothing has changed that decides about anybody's trial, as is so for every renewal.
 func (c *command) sameTrial(e *purchaseEdit, persons []string) bool {
 	if len(e.before) != 1 || e.before[0].id != e.id || e.before[0].row.Owner != e.row.Owner {
+		return false
+	}
+	if !slices.Equal(e.row.Evidence.Persons(), e.before[0].row.Evidence.Persons()) {
 		return false
 	}
 	return !slices.ContainsFunc(persons, func(person string) bool {
