@@ -280,6 +280,9 @@ func (s *Sim) tellStripe(p *Purchase, f Fact) {
 		paid()
 		s.stripeEvent(p, "checkout.session.completed", s.stripeCheckout(p))
 	case Renewed:
+		if p.Provider != Stripe { // else the draft has told it
+			updated("updated")
+		}
 		paid()
 	case Recovered, Upgraded:
 		updated("updated")

@@ -119,9 +119,6 @@ func (c *crowd) act(p storesim.Purchase) error {
 	case 3:
 		return c.stores.Resume(p.ID)
 	case 4, 5:
-		if untold(p) {
-			return storesim.ErrRefused
-		}
 		return c.stores.FailCard(p.ID)
 	case 6, 7:
 		return c.stores.Recover(p.ID)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -33,6 +34,16 @@ const (
 // promises are Latchkey's where every store can be asked: the grace of a card that fails is then that of the store, whoever tells of the sale.
 var promises = storesim.Promises{Leeway: storesim.DefaultPromises.Leeway, Grace: storesim.DefaultPromises.Grace,
 	StoreGrace: map[storesim.Store]time.Duration{storesim.StripeStore: storesim.DefaultPromises.Grace[storesim.Stripe]}}
+
+// policy has the stores' own graces, as a merchant sets them for an aggregator that shows none: iaptic says that a card is retried, and not until when access
+// goes on. What a store says itself goes before it.
+var policy = func() entitlement.Policy {
+	p := entitlement.Policy{BillingGrace: maps.Clone(entitlement.DefaultPolicy.BillingGrace)}
+	for provider, store := range map[entitlement.Provider]storesim.Store{entitlement.Apple: storesim.AppStore, entitlement.Google: storesim.PlayStore} {
+		p.BillingGrace[provider] = int64(storesim.DefaultRules.Grace[store].Seconds())
+	}
+	return p
+}()
 
 // play plays the history of a seed and returns what is wrong with it, or nil, and how many messages there were.
 func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error) {
@@ -245,9 +256,6 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	case 2:
 		name, err = "resumes", w.sim.Resume(p.ID)
 	case 3, 4:
-		if untold(p) || p.Provider == storesim.Iaptic && !w.punctual {
-			return // iaptic's API shows no billing grace: what a lost message told of it is lost
-		}
 		name, err = "card fails", w.sim.FailCard(p.ID)
 	case 5:
 		name, err = "card works", w.sim.Recover(p.ID)
@@ -284,11 +292,6 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	if err == nil {
 		w.note("%s of %s: %s", p.ID, p.Provider, name)
 	}
-}
-
-// untold reports whether nobody tells Latchkey of a billing grace: iaptic does not, and Play is asked by tokens that iaptic does not show.
-func untold(p storesim.Purchase) bool {
-	return p.Provider == storesim.Iaptic && p.Store == storesim.PlayStore
 }
 
 func (w *world) buy(accounts []entitlement.AccountID) {

@@ -106,6 +106,11 @@ func (s *stage) renewMachines() error {
 		if err := s.apply(i, 1, writertest.NewCommand(writertest.TypeInit, "", "", &writertest.Init{Cluster: "truth", Rules: writertest.RulesVersion})); err != nil {
 			return err
 		}
+		for env := range s.credentials {
+			if err := s.apply(i, 1, writertest.NewCommand(writertest.TypePutPolicy, entitlement.Environment(env), "policy "+string(env), &writertest.PutPolicy{Policy: policy})); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

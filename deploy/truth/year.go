@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -162,6 +163,14 @@ func (y *year) begin(ctx context.Context) error {
 		return len(catalog.Products) > 0 && y.edge.Status().AsOf != "", nil
 	})
 	if err != nil {
+		return err
+	}
+	grace, err := json.Marshal(map[string]any{"billing_grace": policy.BillingGrace})
+	if err != nil {
+		return err
+	}
+	var put struct{}
+	if err := y.call(ctx, http.MethodPut, y.writer+"/v1/policy", serverKey, string(grace), &put); err != nil {
 		return err
 	}
 	const sessionSeconds = 366 * 24 * 3600

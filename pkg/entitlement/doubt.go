@@ -76,7 +76,7 @@ func (e Evidence) DoubtsUnder(p Policy) []Doubt {
 
 // outspoken lists the subscription that its store told of last, where an aggregator has said something about it since. A message of an aggregator leaves a
 // hint that has the store asked; what it answers when it is asked itself leaves none, and must not count before a store that was asked a second
-// earlier. What has ended by the word of both is none.
+// earlier. What ended long ago by the word of both is none.
 func (e Evidence) outspoken() (out []Doubt) {
 	var seen []Provider
 	for i := range e.Objects {
@@ -86,7 +86,7 @@ func (e Evidence) outspoken() (out []Doubt) {
 		}
 		seen = append(seen, by)
 		own, other := e.lastWord(providerOf(t.Store)), e.lastWord(by)
-		if own.chain != nil && other.at > own.at && !(own.over() && other.over()) {
+		if own.chain != nil && other.at > own.at && !(own.overBefore(other.at) && other.overBefore(other.at)) {
 			out = append(out, Doubt{own.chain.Kind, own.chain.ID, other.at, own.chain.By, true})
 		}
 	}
@@ -99,15 +99,22 @@ type word struct {
 	chain *Object // says where a subscription stands; nil: nothing does
 }
 
-func (w *word) over() bool {
-	switch {
-	case w.chain == nil:
+// longOver is how long after its end a subscription is still asked about: no store tries a card, or moves an end, for longer.
+const longOver = 60 * 24 * 3600
+
+// overBefore reports whether it ended long before a time.
+func (w *word) overBefore(at int64) bool {
+	if w.chain == nil {
 		return false
-	case w.chain.Subscription != nil:
-		return w.chain.Subscription.Status == Canceled || w.chain.Subscription.Status == IncompleteExpired
 	}
-	p := w.chain.Renewal.Phase
-	return p == PhaseExpired || p == PhaseRevoked || p == PhaseNever
+	over, ended := false, int64(0)
+	if s := w.chain.Subscription; s != nil {
+		over, ended = s.Status == Canceled || s.Status == IncompleteExpired, s.EndedAt
+	} else {
+		r := w.chain.Renewal
+		over, ended = r.Phase == PhaseExpired || r.Phase == PhaseRevoked || r.Phase == PhaseNever, r.EndedAt
+	}
+	return over && seconds(at)-cmp.Or(clampTime(ended), seconds(w.chain.At)) > longOver
 }
 
 // lastWord leaves out what is told of a term before it begins, or as it does: that has the version of its beginning.

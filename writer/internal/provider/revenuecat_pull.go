@@ -371,6 +371,8 @@ func standingV1(o object, now int64) *entitlement.Renewal {
 	case o.int("billing_issues_detected_at") == 0:
 	case grace > now:
 		r.Phase, r.GraceUntil = entitlement.PhaseBillingGrace, grace
+	case o.int("unsubscribe_detected_at") > o.int("billing_issues_detected_at") && o.int("expires_date") <= now: // nobody tries the card any more
+		r.Phase, r.EndedAt = entitlement.PhaseExpired, o.int("expires_date")
 	default:
 		r.Phase = entitlement.PhaseBillingRetry
 	}
