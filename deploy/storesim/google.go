@@ -1,7 +1,9 @@
 package storesim
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -228,8 +230,16 @@ func googleError(code int, reason string) object {
 	return object{"error": object{"code": code, "message": reason, "errors": []object{{"message": reason, "domain": "androidpublisher", "reason": reason}}}}
 }
 
-// googleToken is the access token. It holds for ever: a virtual clock may jump while a request is on its way.
-func (s *Sim) googleToken(env Environment) string { return "ya29." + s.id(40, "access", env) }
+// googleToken is the access token of a service account. It holds for ever, and in every simulation with the account's key: a virtual clock may jump while a
+// request is on its way.
+func (s *Sim) googleToken(env Environment) string {
+	c := s.config.Credentials[env].Google
+	if c.service == nil {
+		return "ya29." + s.id(40, "access", env)
+	}
+	sum := sha256.Sum256(c.service.N.Bytes())
+	return "ya29." + hex.EncodeToString(sum[:20])
+}
 
 // JWKS is the key set of the simulated Google, as it is served under /oauth2/v3/certs.
 func (s *Sim) JWKS(env Environment) any {

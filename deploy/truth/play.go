@@ -56,7 +56,7 @@ func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error)
 	}
 	w.sim = storesim.New(storesim.Config{Seed: seed, Start: start, Credentials: s.credentials, Writers: []string{"http://writer"},
 		Client: &http.Client{Transport: w}, Logger: slog.New(slog.DiscardHandler)})
-	w.apis = map[storesim.Environment]http.Handler{storesim.Environment(w.env): w.sim.Stores(storesim.Environment(w.env))}
+	w.apis = w.sim.Stores(storesim.Environment(w.env))
 	s.present.Store(w)
 	if w.punctual = w.chance(2); !w.punctual {
 		w.sim.SetChaos(storesim.Chaos{Delay: storesim.Duration(3 * 24 * time.Hour), Reorder: 0.3, Repeat: 0.3, Loss: 0.1})
@@ -98,12 +98,12 @@ func (w *world) open() []entitlement.AccountID {
 	for i := range 2 + w.rand.IntN(2) {
 		accounts = append(accounts, entitlement.AccountID(fmt.Sprintf("acc_%019d%07d", w.seed, i)))
 	}
+	commands := make([]writertest.Command, len(accounts))
+	for i, id := range accounts {
+		commands[i] = writertest.NewCommand(writertest.TypeCreate, w.env, "create "+string(id), &writertest.CreateAccount{ID: id})
+	}
 	for machine := range w.machines {
-		for _, id := range accounts {
-			if err := w.apply(machine, start.Unix(), writertest.NewCommand(writertest.TypeCreate, w.env, "create "+string(id), &writertest.CreateAccount{ID: id})); err != nil {
-				w.fault = errors.Join(w.fault, err)
-			}
-		}
+		w.fault = errors.Join(w.fault, w.apply(machine, start.Unix(), commands...))
 	}
 	return accounts
 }
@@ -167,12 +167,10 @@ func (w *world) resend() error {
 			continue
 		}
 		ev, err := w.adapters[w.env][entitlement.Provider(m.Provider)].Parse(m.Body, w.env)
-		if err == nil {
-			err = w.record(ev)
-		}
 		if err != nil {
 			return err
 		}
+		w.record(ev)
 	}
 	return nil
 }

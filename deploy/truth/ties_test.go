@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/latchkey/latchkey/deploy/storesim"
 	"github.com/latchkey/latchkey/pkg/entitlement"
-	"github.com/latchkey/latchkey/writer/writertest"
 )
 
 // These tests show that what happens in one moment ends in one truth, in whatever order its messages come and whatever is asked before, between and after
@@ -44,8 +42,12 @@ var moments = []moment{
 	{name: "it renews", before: func(s *tieSim) error { return s.to(s.end()) }},
 	{name: "the card fails and works again", before: func(s *tieSim) error { return errors.Join(s.FailCard("p"), s.to(s.end())) }, act: func(s *tieSim) error { return s.Recover("p") }},
 	{name: "the card works again", before: func(s *tieSim) error { return errors.Join(s.FailCard("p"), s.to(s.end().Add(2*24*time.Hour))) }, act: func(s *tieSim) error { return s.Recover("p") }},
-	{name: "the store gives up the card", before: func(s *tieSim) error { return errors.Join(s.FailCard("p"), s.to(s.end()), s.pass(time.Hour*2), s.to(s.retryEnds())) }},
-	{name: "the grace ends", before: func(s *tieSim) error { return errors.Join(s.FailCard("p"), s.to(s.end()), s.pass(time.Hour*2), s.to(s.graceEnds())) }},
+	{name: "the store gives up the card", before: func(s *tieSim) error {
+		return errors.Join(s.FailCard("p"), s.to(s.end()), s.pass(time.Hour*2), s.to(s.retryEnds()))
+	}},
+	{name: "the grace ends", before: func(s *tieSim) error {
+		return errors.Join(s.FailCard("p"), s.to(s.end()), s.pass(time.Hour*2), s.to(s.graceEnds()))
+	}},
 	{name: "it is cancelled while the card fails", before: func(s *tieSim) error { return errors.Join(s.FailCard("p"), s.to(s.end().Add(40*24*time.Hour))) }, act: func(s *tieSim) error { return s.Cancel("p") }},
 	{name: "it is cancelled", before: func(s *tieSim) error { return s.pass(5 * 24 * time.Hour) }, act: func(s *tieSim) error { return s.Cancel("p") }},
 	{name: "it is cancelled and taken up again", before: func(s *tieSim) error { return s.pass(5 * 24 * time.Hour) }, act: func(s *tieSim) error { return errors.Join(s.Cancel("p"), s.Resume("p")) }},
@@ -87,13 +89,6 @@ func (s *tieSim) to(at time.Time) error {
 }
 
 func (s *tieSim) pass(d time.Duration) error { return s.Advance(context.Background(), d) }
-
-// question is one that the leader asks of a provider.
-type question struct {
-	by   entitlement.Provider
-	kind entitlement.ObjectKind
-	id   string
-}
 
 // tie is a moment as it was told: by messages, and by what would have been answered in each second around it.
 type tie struct {
@@ -165,23 +160,12 @@ func (g groups) view(w *world, at time.Time) entitlement.Entitlement {
 	return entitlement.Entitlement{}
 }
 
-func (w *world) answer(ctx context.Context, q question) (entitlement.Event, bool, error) {
-	ev, err := w.pullers[w.env][q.by].Pull(ctx, q.kind, q.id)
-	if errors.Is(err, writertest.ErrCredential) { // an access token of the moment before
-		ev, err = w.pullers[w.env][q.by].Pull(ctx, q.kind, q.id)
-	}
-	if errors.Is(err, writertest.ErrGone) {
-		return ev, false, nil
-	}
-	return ev, err == nil, err
-}
-
 // newTie plays a moment of a provider's sale. ok is false where it cannot happen there.
 func newTie(ctx context.Context, s *stage, m moment, provider storesim.Provider, product storesim.Product, storeTells bool, may func(entitlement.Provider) bool, known []question) (t *tie, ok bool, err error) {
 	w := &world{stage: s, env: entitlement.Environment(tieEnv)}
 	sim := &tieSim{storesim.New(storesim.Config{Seed: 1, Start: start, Credentials: s.credentials, Logger: slog.New(slog.DiscardHandler)}), product.Store}
 	w.sim = sim.Sim
-	w.apis = map[storesim.Environment]http.Handler{tieEnv: sim.Stores(tieEnv)}
+	w.apis = sim.Stores(tieEnv)
 	s.present.Store(w)
 	t = &tie{w: w, questions: known}
 	const account = "acc_00000000000000000000000001"

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,13 +24,12 @@ import (
 // historiesPerMachine is how many histories share a state machine, whose file costs some milliseconds to make.
 const historiesPerMachine = 200
 
-// stage is what the histories of one worker have in common: keys, adapters, the address of the providers' APIs.
+// stage is what the histories of one worker have in common: keys, adapters, state machines.
 type stage struct {
 	dir         string
 	credentials map[storesim.Environment]*storesim.Credentials
 	adapters    map[entitlement.Environment]map[entitlement.Provider]writertest.Adapter
 	pullers     map[entitlement.Environment]map[entitlement.Provider]writertest.Puller
-	stores      map[storesim.Environment]*httptest.Server // the providers' own APIs
 	present     atomic.Pointer[world]
 	catalog     *entitlement.CatalogIndex
 	machines    [2]*writertest.Machine // as the messages came, and in another order
@@ -39,20 +37,18 @@ type stage struct {
 	played      int
 }
 
+// nowhere is the address of the providers' APIs, which are asked in this process.
+const nowhere = "http://127.0.0.1:1"
+
 func newStage(dir string) (*stage, error) {
-	s := &stage{dir: dir, stores: map[storesim.Environment]*httptest.Server{}}
+	s := &stage{dir: dir}
 	var err error
 	if s.credentials, err = storesim.NewCredentials(dir); err != nil {
 		return nil, err
 	}
-	for env := range s.credentials {
-		s.stores[env] = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.present.Load().apis[env].ServeHTTP(w, r)
-		}))
-	}
 	config := &writer.Config{Now: func() time.Time { return s.present.Load().sim.Now() }, Environments: map[entitlement.Environment]writer.EnvironmentConfig{}}
 	for env := range s.credentials {
-		if config.Environments[entitlement.Environment(env)], err = environment(dir, env, s.credentials, s.stores[env].URL); err != nil {
+		if config.Environments[entitlement.Environment(env)], err = environment(dir, env, s.credentials, nowhere); err != nil {
 			return nil, err
 		}
 	}
@@ -133,9 +129,6 @@ func (s *stage) closeMachines() error {
 }
 
 func (s *stage) close() error {
-	for _, server := range s.stores {
-		server.Close()
-	}
 	return s.closeMachines()
 }
 
@@ -146,26 +139,32 @@ func (s *stage) apply(machine int, stamp int64, commands ...writertest.Command) 
 	}
 	entries := make([]writertest.Entry, len(commands))
 	for i, c := range commands {
-		data := c.Encode()
-		writertest.SetStamp(data, stamp)
-		s.indexes[machine]++
-		entries[i] = writertest.Entry{Index: s.indexes[machine], Term: 1, Data: data}
+		entries[i] = s.entry(machine, stamp, c)
 	}
 	_, err := s.machines[machine].Apply(entries)
 	return err
 }
 
+// entry is the next one of a machine's log.
+func (s *stage) entry(machine int, stamp int64, c writertest.Command) writertest.Entry {
+	data := c.Encode()
+	writertest.SetStamp(data, stamp)
+	s.indexes[machine]++
+	return writertest.Entry{Index: s.indexes[machine], Term: 1, Data: data}
+}
+
 // world is one history.
 type world struct {
 	*stage
-	seed   uint64
-	rand   *rand.Rand
-	env    entitlement.Environment
-	sim    *storesim.Sim
-	apis   map[storesim.Environment]http.Handler // the providers' own
-	events []entitlement.Event                   // as they were recorded; pulled ones too
-	asked  map[string]bool                       // doubts that no answer settles
-	told   []string                              // what was done, for people
+	seed    uint64
+	rand    *rand.Rand
+	env     entitlement.Environment
+	sim     *storesim.Sim
+	apis    http.Handler        // the providers' own
+	waiting []writertest.Entry  // to be committed
+	events  []entitlement.Event // as they were recorded; pulled ones too
+	asked   map[string]bool     // doubts that no answer settles
+	told    []string            // what was done, for people
 
 	punctual bool // every message comes at once: each step can be held against the oracle
 	fault    error
@@ -202,12 +201,25 @@ func (w *world) take(name entitlement.Provider, r writertest.Request) error {
 	if ev.Kind == entitlement.Unreadable {
 		return fmt.Errorf("unreadable: %s", ev.Raw)
 	}
-	return w.record(ev)
+	w.record(ev)
+	return nil
 }
 
-func (w *world) record(ev entitlement.Event) error {
+// record commits an event to the first machine before anybody looks at it.
+func (w *world) record(ev entitlement.Event) {
 	w.events = append(w.events, ev)
-	return w.apply(0, w.sim.Now().Unix(), w.command(len(w.events), ev))
+	w.waiting = append(w.waiting, w.entry(0, w.sim.Now().Unix(), w.command(len(w.events), ev)))
+}
+
+// look runs fn in a read transaction of a machine.
+func (w *world) look(machine int, fn func(*writertest.Reader) error) error {
+	if len(w.waiting) > 0 {
+		if _, err := w.machines[0].Apply(w.waiting); err != nil {
+			return err
+		}
+		w.waiting = w.waiting[:0]
+	}
+	return w.machines[machine].View(fn)
 }
 
 func (w *world) command(n int, ev entitlement.Event) writertest.Command {
@@ -219,7 +231,7 @@ func (w *world) command(n int, ev entitlement.Event) writertest.Command {
 func (w *world) pull(ctx context.Context, accounts []entitlement.AccountID, lost bool) error {
 	for range 4 { // an answer may raise the next question
 		var asks []entitlement.Evidence
-		err := w.machines[0].View(func(r *writertest.Reader) error {
+		err := w.look(0, func(r *writertest.Reader) error {
 			rows, err := r.Pulls(w.env, "", 10_000)
 			for _, row := range rows {
 				p, _, err := r.Purchase(w.env, row.ID)
@@ -275,7 +287,7 @@ func (w *world) askCustomers(ctx context.Context, accounts []entitlement.Account
 }
 
 func (w *world) owned(accounts []entitlement.AccountID) (all []entitlement.Evidence, err error) {
-	err = w.machines[0].View(func(r *writertest.Reader) error {
+	err = w.look(0, func(r *writertest.Reader) error {
 		for _, id := range accounts {
 			detail, _, err := r.AccountDetail(w.env, id)
 			if err != nil {
@@ -308,28 +320,44 @@ func (w *world) ask(ctx context.Context, e entitlement.Evidence, whole bool) (as
 				continue
 			}
 			w.asked[key] = true
-			ev, err := api.Pull(ctx, target.Kind, target.ID)
-			if errors.Is(err, writertest.ErrCredential) { // an access token of the history before
-				ev, err = api.Pull(ctx, target.Kind, target.ID)
-			}
-			if errors.Is(err, writertest.ErrGone) {
+			ev, there, err := w.answer(ctx, question{name, target.Kind, target.ID})
+			if err == nil && !there {
 				continue
 			}
 			if err != nil {
 				return asked, fmt.Errorf("pull %s %s %s: %w", name, target.Kind, target.ID, err)
 			}
 			asked = true
-			if err := w.record(ev); err != nil {
-				return asked, err
-			}
+			w.record(ev)
 		}
 	}
 	return asked, nil
 }
 
+// question is one that the leader asks of a provider.
+type question struct {
+	by   entitlement.Provider
+	kind entitlement.ObjectKind
+	id   string
+}
+
+// answer is what the provider says now. there is false where it knows nothing.
+func (w *world) answer(ctx context.Context, q question) (ev entitlement.Event, there bool, err error) {
+	ctx = writertest.InProcess(ctx, w.apis)
+	api := w.pullers[w.env][q.by]
+	ev, err = api.Pull(ctx, q.kind, q.id)
+	if errors.Is(err, writertest.ErrCredential) { // an access token of the history before
+		ev, err = api.Pull(ctx, q.kind, q.id)
+	}
+	if errors.Is(err, writertest.ErrGone) {
+		return ev, false, nil
+	}
+	return ev, err == nil, err
+}
+
 // view is what an account may use now, by one of the machines.
 func (w *world) view(machine int, id entitlement.AccountID, at int64) (active bool, record []byte, err error) {
-	err = w.machines[machine].View(func(r *writertest.Reader) error {
+	err = w.look(machine, func(r *writertest.Reader) error {
 		account, ok, err := r.Account(w.env, id)
 		if err != nil || !ok {
 			return errors.Join(err, fmt.Errorf("account %s is there: %v", id, ok))

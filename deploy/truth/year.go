@@ -31,15 +31,16 @@ const (
 	deliverEvery = 24 * time.Hour
 
 	// settleWithin is how long the writer may take to ask the providers about what their messages left open.
-	settleWithin = 20 * time.Second
+	settleWithin = time.Minute
 	// settleStep is by how much the clock moves meanwhile, and how often: an answer has the version of a whole second, and says nothing of what happened in
 	// that same second.
 	settleStep  = time.Second
 	settlePause = 100 * time.Millisecond
 	// quietAfter is how long nothing is asked or settled until everything was asked once, and hopelessAfter until what is open is taken for something that
-	// no provider knows any more: longer than the pause before a second question.
+	// no provider knows any more: longer than the pause before a second question, and than a writer on a busy machine takes to ask the first.
 	quietAfter    = 60 * time.Millisecond
-	hopelessAfter = 3 * time.Second
+	hopelessAfter = 8 * time.Second
+	hopelessPolls = 200
 )
 
 // yearChaos is what goes wrong with the messages of a year: nothing that is lost, because only a provider could send it again.
@@ -288,7 +289,7 @@ func (y *year) instant(ctx context.Context, everybody bool) error {
 // settle waits until the writer has no question to a provider; where soon is enough, until it is quiet: what was asked is asked again after a pause, where
 // the answer left something open. open reports whether any is left.
 func (y *year) settle(ctx context.Context, soon bool) (open bool, err error) {
-	began := time.Now()
+	began, polls := time.Now(), 0
 	err = poll(ctx, metricsEvery, settleWithin, "a writer without open questions", func() (bool, error) {
 		doubts, err := y.doubts(ctx)
 		if err != nil {
@@ -298,15 +299,16 @@ func (y *year) settle(ctx context.Context, soon bool) (open bool, err error) {
 		if open = doubts > y.hopeless; !open {
 			return true, nil
 		}
+		polls++
 		state := [2]int{doubts}
 		for _, n := range y.sim.Counts() {
 			state[1] += n.Pulls
 		}
 		still := time.Since(y.quiet)
 		if state != y.open {
-			y.open, y.quiet, still = state, time.Now(), 0
+			y.open, y.quiet, still, polls = state, time.Now(), 0, 0
 		}
-		if still > hopelessAfter { // what a provider calls gone stays open
+		if still > hopelessAfter && polls > hopelessPolls { // what a provider calls gone stays open
 			y.hopeless, open = doubts, false
 			return true, nil
 		}

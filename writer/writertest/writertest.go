@@ -80,5 +80,8 @@ var (
 	ErrCredential = provider.ErrCredential
 )
 
+// InProcess has Pullers ask a handler in this process.
+var InProcess = provider.InProcess
+
 // Conflicting is the outcome of a message whose id was used with another content.
 const Conflicting = store.Conflicting
