@@ -12,6 +12,7 @@ import (
 func (w *Writer) routeSupport(s *server) {
 	s.handle("POST /v1/accounts/{id}/consumptions", w.writing((*apiCall).consume))
 	s.handle(refreshRoute, w.writing((*apiCall).refresh))
+	s.handle(tagRoute, w.writing((*apiCall).tagCustomer))
 	s.handle("POST /v1/unclaimed/{purchase_id}/claim", w.writing((*apiCall).claimUnclaimed))
 }
 

@@ -129,7 +129,7 @@ func (c *apiCall) putIntent(app entitlement.AccountID) (answer, error) {
 		Warnings      []string              `json:"warnings"`
 		written
 	}{true, intent.ID, formatTime(intent.ExpiresAt), intent.TrialEligible, account.AppleAppAccountToken(), account,
-		map[string]string{"account_id": string(account), "environment": string(c.env)}, append([]string{}, intent.Warnings...),
+		tagOf(account, c.env), append([]string{}, intent.Warnings...),
 		written{result.Account, result.Revision.String()}}}, nil
 }
 

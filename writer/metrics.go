@@ -51,6 +51,7 @@ type metrics struct {
 	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
 	soldTwice       *prometheus.CounterVec
+	unclaimedAlarms *prometheus.CounterVec
 	histories       *prometheus.CounterVec
 	missed          *prometheus.CounterVec
 	handOvers       *prometheus.CounterVec
@@ -141,10 +142,12 @@ func newMetrics(w *Writer) *metrics {
 		}
 	}
 	m.soldTwice = counter("sold_twice_total", "Messages after which one account pays twice for the same thing: two subscriptions of a group, or sales by two providers.", "environment")
+	m.unclaimedAlarms = counter("unclaimed_alarms_total", "Payments that have waited for an account for 10 minutes.", "environment")
 	for _, env := range entitlement.Environments {
 		m.soldTwice.WithLabelValues(string(env))
+		m.unclaimedAlarms.WithLabelValues(string(env))
 	}
-	m.registry.MustRegister(m.soldTwice, m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+	m.registry.MustRegister(m.soldTwice, m.unclaimedAlarms, m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {
@@ -171,7 +174,9 @@ func newMetrics(w *Writer) *metrics {
 		label := prometheus.Labels{"environment": string(env)}
 		m.registry.MustRegister(
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_purchases"), Help: "Payments without an account, up to 10,000.", ConstLabels: label},
-				func() float64 { return w.countUnclaimed(env) }),
+				func() float64 { return float64(len(w.unclaimed(env))) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_oldest_seconds"), Help: "For how long the oldest payment without an account has waited.", ConstLabels: label},
+				func() float64 { return float64(w.oldestUnclaimed(env)) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countPulls(env) }))
 	}

@@ -135,6 +135,7 @@ type Status struct {
 	Rules     uint32  `json:"rules"`
 
 	Reasons []string `json:"reasons"` // why it is not ready: those of /readyz
+	Alarms  []string `json:"alarms"`  // what an operator should look at besides
 
 	Term            uint64 `json:"term"`
 	CommitIndex     uint64 `json:"commit_index"`
@@ -153,7 +154,7 @@ type Status struct {
 func (w *Writer) status() (Status, error) {
 	s := Status{Node: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Version: Version(), Leader: w.store.Leader()}
 	ready := w.readiness()
-	s.Ready, s.Reasons = ready.Ready, ready.Reasons
+	s.Ready, s.Reasons, s.Alarms = ready.Ready, ready.Reasons, w.alarms()
 	stats := w.store.Stats()
 	s.Role = roleOf(stats.Leads)
 	p := stats.Position

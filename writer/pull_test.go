@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -29,11 +30,12 @@ type fakeStripe struct {
 	mu      sync.Mutex
 	objects map[string]object // by path
 	asked   map[string]int
+	posted  map[string]string                                           // the body of the last POST, by path
 	respond func(w http.ResponseWriter, path string, n int) (done bool) // before the object is looked up, n counts the requests for the path from 1
 }
 
 func startStripe(t *testing.T) *fakeStripe {
-	s := &fakeStripe{objects: map[string]object{}, asked: map[string]int{}}
+	s := &fakeStripe{objects: map[string]object{}, asked: map[string]int{}, posted: map[string]string{}}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(s.Close)
 	return s
@@ -44,7 +46,11 @@ func (s *fakeStripe) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	body, _ := io.ReadAll(r.Body)
 	s.mu.Lock()
+	if r.Method == http.MethodPost {
+		s.posted[r.URL.Path] = string(body)
+	}
 	s.asked[r.URL.Path]++
 	n, respond := s.asked[r.URL.Path], s.respond
 	s.mu.Unlock()
@@ -53,14 +59,14 @@ func (s *fakeStripe) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	o, ok := s.objects[r.URL.Path]
-	body, err := json.Marshal(o)
+	shown, err := json.Marshal(o)
 	s.mu.Unlock()
 	if !ok || err != nil {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "CANARY_note"}}`)
 		return
 	}
-	_, _ = w.Write(body)
+	_, _ = w.Write(shown)
 }
 
 func (s *fakeStripe) put(path string, o object) {

@@ -141,17 +141,6 @@ func soldIn(o *entitlement.Object) []*entitlement.Sold {
 	return sold
 }
 
-// countUnclaimed is how many payments of an environment wait for an account, up to maxCounted.
-func (w *Writer) countUnclaimed(env entitlement.Environment) float64 {
-	n := 0
-	_ = w.store.View(func(r *store.Reader) error { // a store that is closed has none to show
-		list, err := r.Unclaimed(env, "", maxCounted)
-		n = len(list)
-		return err
-	})
-	return float64(n)
-}
-
 // countPulls is how many purchases of an environment are in doubt until their provider is asked, up to maxCounted.
 func (w *Writer) countPulls(env entitlement.Environment) float64 {
 	n := 0

@@ -150,6 +150,9 @@ func printStatus(w io.Writer, s writer.Status) error {
 	for _, reason := range s.Reasons {
 		fmt.Fprintf(t, "not ready\t%s\n", reason)
 	}
+	for _, alarm := range s.Alarms {
+		fmt.Fprintf(t, "look at\t%s\n", alarm)
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}

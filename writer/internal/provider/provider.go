@@ -147,6 +147,14 @@ type Forgetter interface {
 	Forgotten(e entitlement.Evidence, about entitlement.Doubt, now time.Time) (ev entitlement.Event, ok bool)
 }
 
+// Tagger is a Puller whose provider keeps a tag of ours on a customer.
+type Tagger interface {
+	Puller
+
+	// Tag writes metadata to a customer, and leaves other metadata as it is. Errors: as Pull's.
+	Tag(ctx context.Context, customer string, metadata map[string]string) error
+}
+
 // What a pull can come to, by what to do next. They are inside a *PullError.
 var (
 	// ErrGone: the provider has no such object, or not for this key. Asking again will not help soon.

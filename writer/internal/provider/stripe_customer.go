@@ -3,8 +3,12 @@ package provider
 import (
 	"context"
 	"errors"
+	"maps"
+	"net/http"
+	"slices"
 	"strconv"
 
+	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/form"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -48,4 +52,23 @@ func (a *StripeAPI) listOf(ctx context.Context, kind entitlement.ObjectKind, pat
 		}
 	}
 	return found, nil
+}
+
+// Tag implements Tagger.
+func (a *StripeAPI) Tag(ctx context.Context, customer string, metadata map[string]string) error {
+	if !isIdent(customer) {
+		return &PullError{Reason: ErrGone, Detail: "not the id of a customer"}
+	}
+	if err := a.limit.Wait(ctx); err != nil {
+		return contextError(ctx, err)
+	}
+	body := &form.Values{}
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		body.Add("metadata["+name+"]", metadata[name])
+	}
+	answer, head, err := a.call(ctx, http.MethodPost, stripe.FormatURLPath("/v1/customers/%s", customer), body)
+	if err == nil && member(answer, "id").String() != customer {
+		err = head.fail(ErrAnswer, "another object than was tagged")
+	}
+	return err
 }

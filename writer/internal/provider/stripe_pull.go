@@ -368,11 +368,15 @@ func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 }
 
 func (a *StripeAPI) get(ctx context.Context, path string, query *form.Values) (gjson.Result, *stripeHead, error) {
+	return a.call(ctx, http.MethodGet, path, query)
+}
+
+func (a *StripeAPI) call(ctx context.Context, method, path string, query *form.Values) (gjson.Result, *stripeHead, error) {
 	head := &stripeHead{header: http.Header{}}
 	asking, cancel := context.WithTimeout(context.WithValue(ctx, stripeHeadKey{}, head), stripeRequestTimeout)
 	defer cancel()
 	var answer rawAnswer
-	err := a.backend.CallRaw(http.MethodGet, path, a.key, query, &stripe.Params{Context: asking, Headers: http.Header{
+	err := a.backend.CallRaw(method, path, a.key, query, &stripe.Params{Context: asking, Headers: http.Header{
 		"Stripe-Version":             {stripeVersion},
 		"X-Stripe-Client-User-Agent": {`{"lang":"go","publisher":"stripe"}`}, // the library's own names this machine
 	}}, &answer)

@@ -1,0 +1,54 @@
+package writer
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// TestAPaymentWithoutAnAccountAlarms: after ten minutes, once, in the log, the metrics and the status; not before, and not when it was claimed.
+func TestAPaymentWithoutAnAccountAlarms(t *testing.T) {
+	cfg := testConfigs(t, 1)[0]
+	var ahead atomic.Int64 // of the machine's clock
+	cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	sub := unique("sub_")
+	if r := w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(sub, "", "price_pro"))); r.status != 200 {
+		t.Fatalf("webhook = %d %s", r.status, r.text)
+	}
+	var alarmed map[entitlement.PurchaseID]bool
+	look := func() { alarmed = w.alarmUnclaimed(t.Context(), entitlement.Sandbox, alarmed) }
+	lines := func() int { return strings.Count(w.logs.String(), `"msg":"payment without an account"`) }
+	alarms := func() string { return fmt.Sprint(w.get("/status").json["alarms"]) }
+	if look(); lines() != 0 || alarms() != "[]" {
+		t.Errorf("at once %d lines and alarms %s, want none", lines(), alarms())
+	}
+	ahead.Add(int64(unclaimedAlarm))
+	for range 2 {
+		look()
+	}
+	if lines() < 1 || lines() > 2 || !strings.Contains(w.logs.String(), "stripe:"+sub) { // the leader's own look may have come between
+		t.Errorf("after ten minutes %d lines, want one about %s", lines(), sub)
+	}
+	if text := alarms(); !strings.Contains(text, "sandbox has waited for its account for 10m") {
+		t.Errorf("alarms = %s", text)
+	}
+	if v := w.metric(`latchkey_writer_unclaimed_alarms_total{environment="sandbox"}`); v == "0" || v == "none" {
+		t.Errorf("alarms counted = %s", v)
+	}
+	if v := w.metric(`latchkey_writer_unclaimed_oldest_seconds{environment="sandbox"}`); !strings.HasPrefix(v, "60") {
+		t.Errorf("age of the oldest = %s, want some 600 s", v)
+	}
+	await(t, "readiness: an alarm takes no node out of service", func() bool { return w.get("/readyz").status == 200 })
+	if r := w.api("POST", "/v1/accounts", fmt.Sprintf(`{"aliases": [{"kind": "stripe_customer", "value": "cus_%s"}]}`, sub)); r.status != 201 {
+		t.Fatalf("an account with the foreign id = %d %s", r.status, r.text)
+	}
+	if look(); alarms() != "[]" || len(alarmed) != 0 || w.metric(`latchkey_writer_unclaimed_oldest_seconds{environment="sandbox"}`) != "0" {
+		t.Errorf("after the claim alarms %s of %v, want none", alarms(), alarmed)
+	}
+}
