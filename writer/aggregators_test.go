@@ -128,6 +128,14 @@ func TestIapticGivesAccess(t *testing.T) {
 	if r := post(`{"type":"purchases.updated","password":"` + iapticPassword + `"}`); r.status != http.StatusOK || r.str("outcome") != "unreadable" {
 		t.Errorf("a message without purchases: %d %s", r.status, r.text)
 	}
+	empty := jsonOf(t, object{"type": "purchases.updated", "password": iapticPassword, "applicationUsername": account,
+		"notification": object{"reason": "RECEIPT_REFRESHED", "id": unique("n"), "date": stamp(now.Add(-50 * time.Second))}, "purchases": object{}})
+	if r := post(empty); r.str("outcome") != "recorded" || w.pro(account)["active"] == true || w.pro(account)["status"] != "expired" {
+		t.Errorf("a message that shows nothing any more = %d %s: %v", r.status, r.text, w.pro(account))
+	}
+	if post(message(now.Add(-40*time.Second), iapticPassword, nil)); w.pro(account)["active"] != true {
+		t.Errorf("back in the collection: %v", w.pro(account))
+	}
 	post(message(now.Add(-30*time.Second), iapticPassword, object{"expirationDate": stamp(now.Add(-time.Minute)), "renewalIntent": "Lapse", "cancelationReason": "Customer", "isExpired": true}))
 	if pro := w.pro(account); pro["status"] != "expired" {
 		t.Errorf("after its end: %v", pro)

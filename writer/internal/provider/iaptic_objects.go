@@ -30,6 +30,8 @@ import (
 //	not after purchaseDate, without         owned: iaptic writes the purchase date where nothing expires. Marked in the event for people, because
 //	                                        no real message has been seen
 //
+// What a message leaves out of the collection is gone (entitlement.WholeList), for it is everything that the user has: unless an entry of it could not be read.
+//
 // The version of a state is the notification's date. Two messages of one date that differ are a tie, and the user is asked about.
 
 // The shapes below are the allow-list. The password is in none of them.
@@ -110,6 +112,9 @@ func parseIaptic(body []byte, env entitlement.Environment) (entitlement.Event, e
 		if iapticSandbox(o) == (ev.Environment == entitlement.Sandbox) {
 			ev.Objects = append(ev.Objects, newIapticSale(o, head.text("applicationUsername"), date).read()...)
 		}
+	}
+	if user := head.text("applicationUsername"); user != "" && !kept.Cut {
+		ev.Objects = append(ev.Objects, entitlement.WholeList(entitlement.Iaptic, user, date.UnixNano()))
 	}
 	head["purchases"] = kept
 	ev.Raw = head.raw()

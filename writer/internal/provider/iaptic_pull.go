@@ -128,6 +128,9 @@ func (a *IapticAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id st
 				ev.Objects = append(ev.Objects, newIapticSale(o, id, at).read()...)
 			}
 		}
+		if !kept.Cut {
+			ev.Objects = append(ev.Objects, entitlement.WholeList(entitlement.Iaptic, id, at.UnixNano()))
+		}
 		raw["purchases"] = kept
 	}
 	ev.Raw = raw.raw()

@@ -22,6 +22,8 @@ type command struct {
 
 	// customers holds whom the command's own event names as an aggregator's customers, empty for nobody: it is not written yet.
 	customers map[entitlement.Link]entitlement.AccountID
+	// listed holds with which version it tells everything that a customer has: see vanished.go.
+	listed map[entitlement.Link]int64
 
 	told []toldPurchase // what the purchases that are planned will say of their buyers
 

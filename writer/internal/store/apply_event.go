@@ -191,11 +191,13 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 	}
 	edits := make([]*purchaseEdit, 0, len(groups))
 	var learned []string
+	var left []entitlement.PurchaseID
 	for _, g := range groups {
 		slices.Sort(g.known)
 		e := c.planPurchase(slices.Compact(g.known), g.objects)
 		if edits = append(edits, e); names(g) {
 			learned = append(learned, c.learn(e)...)
+			left = append(left, c.list(e)...)
 		}
 		learned = append(learned, c.relearned(e)...)
 	}
@@ -203,6 +205,12 @@ func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
 		return slices.ContainsFunc(edits, func(e *purchaseEdit) bool {
 			return e.id == id || slices.ContainsFunc(e.before, func(p storedPurchase) bool { return p.id == id })
 		})
+	}
+	slices.Sort(left)
+	for _, id := range slices.Compact(left) {
+		if !planned(id) {
+			edits = append(edits, c.planPurchase([]entitlement.PurchaseID{id}, nil))
+		}
 	}
 	return append(edits, c.resolveWaiting(learned, planned)...)
 }

@@ -120,6 +120,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if e.shown {
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
+		if at := c.vanishedAt(e.row.Evidence, &e.is); at != 0 {
+			folded = folded.Vanished(entitlement.Iaptic, at)
+		}
 		e.trial = folded.TrialUsed
 		c.settleCodes(e, &folded)
 		c.give(e.row.Owner, folded, &policy)
