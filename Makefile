@@ -69,8 +69,17 @@ commands:
 	cd $* && npm ci --no-audit --no-fund --silent && touch node_modules/.package-lock.json
 
 .PHONY: bench
-bench: build ## the figures, as a table and into deploy/bench/results; ONLY=<name> takes one
+bench: build rivals ## the figures, as a table and into deploy/bench/results; ONLY=<name> takes one
 	go run ./deploy/bench $(if $(ONLY),--only $(ONLY))
+
+# What the edge is compared with needs Redis.
+.PHONY: rivals
+rivals:
+	@if ! command -v redis-server >/dev/null; then \
+	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+	    echo "installing redis-server"; \
+	    $$root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+	  fi
 
 .PHONY: chaos
 chaos: commands ## linearizability, then faults on real processes for FOR (5m), in an order that SEED decides

@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"testing"
@@ -36,7 +37,7 @@ func signatureAllocs(t testing.TB) float64 {
 }
 
 func sign(t testing.TB, key *ecdsa.PrivateKey, digest []byte) {
-	if _, err := ecdsa.SignASN1(nil, key, digest); err != nil {
+	if _, err := key.Sign(nil, digest, crypto.SHA256); err != nil { // of RFC 6979, as ours
 		t.Fatal(err)
 	}
 }
@@ -54,7 +55,7 @@ func TestAllocationsOfACheck(t *testing.T) {
 	}{
 		{"not modified", r.request("", map[string]string{"If-None-Match": header.Get("ETag")}), 304, 1},
 		{"a token handed out again", r.request("", nil), 200, 5},
-		{"a token of its own", r.request("?nonce=abc", nil), 200, 5 + signature},
+		{"a token of its own", r.request("?nonce=abc", nil), 200, 1 + signature},
 	} {
 		got := testing.AllocsPerRun(500, func() {
 			tt.ctx.Response.Reset()

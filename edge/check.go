@@ -123,7 +123,7 @@ func (e *Edge) look(ctx *fasthttp.RequestCtx, c *check, bearer string) (of subje
 		return of, 0, err
 	}
 	if k.view.PendingUntil != 0 && !c.until.IsZero() && time.Now().Before(c.until) && !e.draining.Load() {
-		return subjectKey{ses.env, k.account.ID}, k.view.PendingUntil, nil
+		return subjectKey{ses.env, k.owner}, k.view.PendingUntil, nil
 	}
 	fresh := now < x.Head.AsOf+token.FreshSeconds
 	if tag := c.matches(k.digest, x.Head.AsOf); tag != nil && fresh {

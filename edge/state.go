@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"sync"
 	"sync/atomic"
 
 	"github.com/latchkey/latchkey/edge/internal/replica"
@@ -133,9 +134,9 @@ func (e *Edge) readEnvironment(x *replica.Reading, k *signingKey, before *enviro
 
 // known is an account as computed at one time. It is immutable but for what says how long it holds, and for the newest token.
 type known struct {
-	generation atomic.Uint64        // of the records that the value was last compared with
-	value      uint64               // hash of the record's bytes
-	account    *entitlement.Account // the survivor, where id was merged
+	generation atomic.Uint64         // of the records that the value was last compared with
+	value      uint64                // hash of the record's bytes
+	owner      entitlement.AccountID // the survivor, where id was merged
 	appleToken string
 
 	sessionsFrom int64 // session tokens issued before are refused
@@ -181,14 +182,21 @@ func (k *known) keep(fresh *signedToken) {
 
 var valueSeed = maphash.MakeSeed()
 
+// recordBytes is what nearly every account's record has room in.
+const recordBytes = 2048
+
+// records are buffers that records are read into: with each change of any account, all others are read again to see that they are the same.
+var records = sync.Pool{New: func() any { return new([recordBytes]byte) }}
+
 // account returns the account as of x at now. found is false when there is no record. Errors: those of replica.Reading.Get.
 func (env *environment) account(x *replica.Reading, id entitlement.AccountID, now int64, urls entitlement.ManageURLs) (k *known, found bool, err error) {
 	k, _ = env.accounts.get(id)
 	if k != nil && k.generation.Load() == x.Generation && k.from <= now && now < k.until {
 		return k, true, nil
 	}
-	var stack [2048]byte
-	value, pointer, found, err := env.read(x, stack[:0], id)
+	room := records.Get().(*[recordBytes]byte)
+	defer records.Put(room)
+	value, pointer, found, err := env.read(x, room[:0], id)
 	if err != nil || !found {
 		return nil, false, err
 	}
@@ -199,19 +207,16 @@ func (env *environment) account(x *replica.Reading, id entitlement.AccountID, no
 	}
 	fresh := &known{value: sum, from: now}
 	fresh.generation.Store(x.Generation)
-	if k != nil && k.value == sum {
-		fresh.account, fresh.appleToken, fresh.sessionsFrom = k.account, k.appleToken, k.sessionsFrom
-	} else {
-		fresh.account = new(entitlement.Account)
-		if err := entitlement.Decode(value, fresh.account); err != nil {
-			return nil, false, fmt.Errorf("account record: %w", err)
-		}
-		fresh.appleToken = id.AppleAppAccountToken()
-		if fresh.sessionsFrom = fresh.account.SessionsFrom; pointer.Account != "" {
-			fresh.sessionsFrom = pointer.SessionsFrom
-		}
+	// What of the account nobody shows is not kept: the collector would look at it again and again.
+	var account entitlement.Account
+	if err := entitlement.Decode(value, &account); err != nil {
+		return nil, false, fmt.Errorf("account record: %w", err)
 	}
-	fresh.view = fresh.account.View(env.catalog, now, urls)
+	fresh.owner, fresh.appleToken = account.ID, id.AppleAppAccountToken()
+	if fresh.sessionsFrom = account.SessionsFrom; pointer.Account != "" {
+		fresh.sessionsFrom = pointer.SessionsFrom
+	}
+	fresh.view = account.View(env.catalog, now, urls)
 	if fresh.until = fresh.view.NextChangeAt; fresh.until == 0 {
 		fresh.until = 1<<63 - 1
 	}

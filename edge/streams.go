@@ -425,7 +425,7 @@ func (h *streams) tell(key subjectKey, list []*stream, c *check) (record subject
 		case err != nil:
 			return record, due, err
 		}
-		until, record.account = min(until, k.until), k.account.ID
+		until, record.account = min(until, k.until), k.owner
 		switch {
 		case at.before(st.held):
 			until = min(until, due) // it has something newer, from another edge

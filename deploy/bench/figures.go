@@ -48,7 +48,7 @@ func (f figure) holds() bool {
 	switch {
 	case f.Goal == nil:
 		return true
-	case f.Unit == ofFloor, f.Unit == ofUndisturbed, f.Unit == aSecond:
+	case f.Unit == ofFloor, f.Unit == ofUsual, f.Unit == ofUndisturbed, f.Unit == aSecond:
 		return f.Value >= *f.Goal
 	}
 	return f.Value < *f.Goal
@@ -59,10 +59,13 @@ func goal(g float64) *float64 { return &g }
 // takers are the figures by name. One function may yield several that come from the same runs.
 var takers = map[string]func(context.Context, config) ([]figure, error){
 	"adapters":             takeAdapters,
+	"edge_beside_usual":    takeUsual,
 	"edge_check_again":     takeAgain,
+	"edge_check_cost":      takeCost,
 	"edge_check_fresh":     takeFresh,
 	"edge_check_304":       takeNotModified,
 	"edge_check_half_peak": takeHalfPeak,
+	"edge_check_changing":  takeChanging,
 	"edge_open":            takeOpens,
 	"edge_refusals":        takeRefusals,
 	"edge_start_1m":        takeStart,

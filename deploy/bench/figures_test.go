@@ -1,11 +1,17 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/latchkey/latchkey/deploy/bench/rival"
 )
 
 // TestKeptFigures: the file has the form that others read, a missing floor or goal included, and a missed goal is seen as one.
@@ -21,6 +27,7 @@ func TestKeptFigures(t *testing.T) {
 		{figure{"c", 1000, "ms", goal(1000), nil, 1, 2, 3}, false, `{"name":"c","value":1000,"unit":"ms","goal":1000,"floor":null,"min":1,"max":2,"runs":3}`},
 		{figure{"d", 5, "us of CPU a webhook", nil, nil, 1, 2, 3}, true, `{"name":"d","value":5,"unit":"us of CPU a webhook","goal":null,"floor":null,"min":1,"max":2,"runs":3}`},
 		{figure{"e", 2000, aSecond, goal(2000), nil, 1, 2, 1}, true, `{"name":"e","value":2000,"unit":"a second","goal":2000,"floor":null,"min":1,"max":2,"runs":1}`},
+		{figure{"g", 1.69, ofUsual, goal(1.7), &floor, 1, 2, 5}, false, `{"name":"g","value":1.69,"unit":"of the usual","goal":1.7,"floor":1000,"min":1,"max":2,"runs":5}`},
 		{figure{"f", 1999, aSecond, goal(2000), nil, 1, 2, 1}, false, `{"name":"f","value":1999,"unit":"a second","goal":2000,"floor":null,"min":1,"max":2,"runs":1}`},
 	}
 	var figures []figure
@@ -53,6 +60,67 @@ func TestKeptFigures(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("kept %s, want %v", b, want)
+	}
+}
+
+// TestSameAnswer: the rival is measured only if it says what the edge says, and signs it; times may differ.
+func TestSameAnswer(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := func(asOf, id string) []byte {
+		token, err := rival.Session(key, "issuer", "app", id, "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []byte(`{"account_id":"acc_1","as_of":"` + asOf + `","entitlements":[{"id":"` + id + `","offline_until":"` + asOf + `"}],"grace_token":"` + token + `"}`)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		theirs []byte
+		key    *ecdsa.PublicKey
+		want   error
+	}{
+		{"the same at another time", answer("2026-01-02T00:00:00Z", "pro"), &key.PublicKey, nil},
+		{"something else", answer("2026-01-02T00:00:00Z", "free"), &key.PublicKey, errOtherAnswer},
+		{"signed by another key", answer("2026-01-02T00:00:00Z", "pro"), &other.PublicKey, errOtherAnswer},
+	} {
+		if err := sameAnswer(answer("2026-01-01T00:00:00Z", "pro"), tt.theirs, tt.key); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+// TestAllocationFigures: what the signature alone allocates is told from what we add, and a kind of answer that is missing is an error.
+func TestAllocationFigures(t *testing.T) {
+	const out = "BenchmarkCheck/fresh-2 \t 26329\t 96188 ns/op\t 3916 B/op\t 56 allocs/op\nBenchmarkCheck/again-2 \t 100\t 2879 ns/op\t 0 B/op\t 0 allocs/op\n" +
+		"BenchmarkCheck/not_modified-2 \t 100\t 4656 ns/op\t 0 B/op\t 5 allocs/op\nBenchmarkCheck/bare_signature \t 100\t 108417 ns/op\t 6068 B/op\t 50 allocs/op\n"
+	figures, err := allocationFigures(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]struct {
+		value float64
+		holds bool
+	}{
+		"edge_check_304_allocations": {5, true}, "edge_check_again_allocations": {0, true}, "edge_check_fresh_allocations": {56, false},
+		"edge_check_fresh_allocations_beside_signature": {6, false}, "floor_signature_allocations": {50, true},
+	}
+	for _, f := range figures {
+		if w, ok := want[f.Name]; !ok || f.Value != w.value || f.holds() != w.holds {
+			t.Errorf("%s = %g, holds %t; want %g, %t", f.Name, f.Value, f.holds(), w.value, w.holds)
+		}
+	}
+	if len(figures) != len(want) {
+		t.Errorf("%d figures, want %d", len(figures), len(want))
+	}
+	if _, err := allocationFigures("BenchmarkCheck/fresh-2 1 5 ns/op 1 B/op 1 allocs/op\n"); err == nil {
+		t.Error("one kind of answer alone gives figures")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/latchkey/latchkey/deploy/bench/rival"
 	"github.com/latchkey/latchkey/deploy/herd"
 )
 
@@ -31,6 +32,7 @@ func main() {
 	cmd.Flags().StringVar(&config.results, "results", "deploy/bench/results", "folder for the JSON file")
 	cmd.Flags().IntVar(&config.accounts, "accounts", 1_000_000, "accounts on the edge's disk for the figures named 1m; another number is for trying this program")
 	cmd.AddCommand(&cobra.Command{Use: crowdCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return herd.Serve(os.Stdin, os.Stdout) }})
+	cmd.AddCommand(&cobra.Command{Use: rivalCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return rival.Serve(cmd.Context(), os.Stdin, os.Stdout) }})
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		if errors.Is(err, errUsage) {

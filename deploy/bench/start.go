@@ -74,6 +74,8 @@ type loneEdge struct {
 	pid     int         // of the process that was started last
 	secure  *tls.Config // what a client knows of it when it ends TLS; nil: it does not
 	env     []string    // further variables of its configuration
+
+	profiles string // folder for its profiles; empty: none
 }
 
 // fill gives the edge accounts by a snapshot, and takes the writer away. It returns sessions of some of them.
@@ -192,7 +194,11 @@ func (e *loneEdge) configure(writer string, roots token.Roots) error {
 }
 
 func (e *loneEdge) start() (stop func(), err error) {
-	cmd := exec.Command(e.program, "serve", "--config", filepath.Join(e.dir, "edge.yaml"))
+	args := []string{"serve", "--config", filepath.Join(e.dir, "edge.yaml")}
+	if e.profiles != "" {
+		args = append(args, "--profile", e.profiles)
+	}
+	cmd := exec.Command(e.program, args...)
 	cmd.Stderr, cmd.Env = os.Stderr, append(os.Environ(), e.env...)
 	if err := cmd.Start(); err != nil {
 		return nil, err

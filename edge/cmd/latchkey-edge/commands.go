@@ -70,10 +70,22 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "serve", Short: "Run the edge until SIGINT or SIGTERM", Args: cobra.NoArgs,
 		Example: "  latchkey-edge serve --config /etc/latchkey/edge.yaml"}
 	path := configFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	profiles := cmd.Flags().String("profile", "", "write cpu.pprof, allocs.pprof and block.pprof of the whole run into this `FOLDER` at the end, for go tool pprof")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		var cfg edge.Config
 		if err := config.Load(*path, &cfg); err != nil {
 			return failure{err}
+		}
+		if *profiles != "" {
+			stop, err := profile(*profiles)
+			if err != nil {
+				return failure{err}
+			}
+			defer func() {
+				if stopErr := stop(); err == nil && stopErr != nil {
+					err = failure{stopErr}
+				}
+			}()
 		}
 		relaxGC()
 		e, err := edge.Open(cfg)

@@ -12,7 +12,7 @@ const (
 	// records lie in a mapped file, while each signature leaves 4 KB behind: in proportion to what lives, a busy edge would collect several times
 	// a second, and every collection takes a part of the cores from checks for some milliseconds. Together with what else a Go process takes it
 	// stays below the 128 MiB that an edge may have.
-	heapFloor = 64 << 20
+	heapFloor = 88 << 20
 
 	// heapGrowth is how much the heap may grow, in percent of what lives, where that is more than heapFloor.
 	heapGrowth = 100

@@ -14,11 +14,11 @@ func TestGrowth(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{"before the first collection as much as the runtime's own minimum allows", 0, 1600},
-		{"hardly anything lives", 1 << 20, 1600},
-		{"up to the floor", 8 << 20, 700},
-		{"half of the floor lives", 32 << 20, 100},
-		{"nearly the floor lives", 60 << 20, 100},
+		{"before the first collection as much as the runtime's own minimum allows", 0, 2200},
+		{"hardly anything lives", 1 << 20, 2200},
+		{"up to the floor", 8 << 20, 1000},
+		{"half of the floor lives", 44 << 20, 100},
+		{"nearly the floor lives", 84 << 20, 100},
 		{"more than the floor lives", 100 << 20, 100},
 	}
 	for _, tt := range tests {
@@ -43,7 +43,7 @@ func TestHeapIsCollectedAtTheFloor(t *testing.T) {
 	}{
 		{"8 MiB live", 8 << 20, heapFloor * 9 / 10, heapFloor * 11 / 10},
 		{"24 MiB live", 24 << 20, heapFloor * 9 / 10, heapFloor * 11 / 10},
-		{"80 MiB live", 80 << 20, 150 << 20, 180 << 20},
+		{"100 MiB live", 100 << 20, 190 << 20, 220 << 20},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			lives := make([]byte, tt.live)
