@@ -82,7 +82,8 @@ func (p *pulling) acknowledgeSale(ctx context.Context, teller provider.Acknowled
 	}
 	consumable := func(s entitlement.Sold) bool {
 		product, known := index.Lookup(teller.Provider(), &s)
-		return known && product.Kind == entitlement.KindConsumable
+		// A package is redeemed by itself, and can be bought again to extend it.
+		return known && (product.Kind == entitlement.KindConsumable || product.Kind == entitlement.KindPackage)
 	}
 	if err := teller.Acknowledge(ctx, e, id, consumable); err != nil {
 		return acknowledgeFailed, err

@@ -10,13 +10,19 @@ import (
 	"github.com/latchkey/latchkey/writer/internal/outbound"
 )
 
-// linkPlace stands in mail.link_url for the token.
-const linkPlace = "{token}"
+// linkPlace stands in mail.link_url for the token, and codePlace in mail.code_url for the code.
+const (
+	linkPlace = "{token}"
+	codePlace = "{code}"
+)
 
-// MailConfig says how link tokens reach people: by SMTP, or by the customer's own backend. Without it send_to answers not-configured.
+// MailConfig says how link tokens and redemption codes reach people: by SMTP, or by the customer's own backend. Without it send_to answers not-configured.
 type MailConfig struct {
 	// LinkURL is the page that opens the app, https, with {token} where the token goes. It stands in the mail.
-	LinkURL string             `config:"link_url"`
+	LinkURL string `config:"link_url"`
+	// CodeURL is the page on which codes are redeemed, https, with {code} where the code goes. It stands in the mail that delivers one; without it the code
+	// stands there alone.
+	CodeURL string             `config:"code_url"`
 	SMTP    *SMTPConfig        `config:"smtp"`
 	Webhook *MailWebhookConfig `config:"webhook"`
 }
@@ -39,7 +45,7 @@ type MailWebhookConfig struct {
 
 func (c *MailConfig) validate(m *config.Mistakes) {
 	if c.SMTP == nil && c.Webhook == nil {
-		if c.LinkURL != "" {
+		if c.LinkURL != "" || c.CodeURL != "" {
 			m.Add("mail", "want smtp or webhook")
 		}
 		return
@@ -49,6 +55,9 @@ func (c *MailConfig) validate(m *config.Mistakes) {
 	}
 	if u, err := url.Parse(strings.Replace(c.LinkURL, linkPlace, "token", 1)); err != nil || u.Scheme != "https" || u.Host == "" || !strings.Contains(c.LinkURL, linkPlace) {
 		m.Add("mail.link_url", "want an https:// address with %s in it", linkPlace)
+	}
+	if u, err := url.Parse(strings.Replace(c.CodeURL, codePlace, "code", 1)); c.CodeURL != "" && (err != nil || u.Scheme != "https" || u.Host == "" || !strings.Contains(c.CodeURL, codePlace)) {
+		m.Add("mail.code_url", "want an https:// address with %s in it", codePlace)
 	}
 	if s := c.SMTP; s != nil {
 		host, _, err := net.SplitHostPort(s.Address)

@@ -272,6 +272,8 @@ func TestMailMistakes(t *testing.T) {
 		{"no sender", MailConfig{LinkURL: link, SMTP: with(func(s *SMTPConfig) { s.From = "Links <links@example.com>" })}, "mail.smtp.from"},
 		{"a link without the token", MailConfig{LinkURL: "https://app.example.com", SMTP: &good}, "mail.link_url"},
 		{"a link in clear", MailConfig{LinkURL: "http://app.example.com/{token}", SMTP: &good}, "mail.link_url"},
+		{"a code without its place", MailConfig{LinkURL: "https://app.example.com/{token}", CodeURL: "https://app.example.com/code", SMTP: &good}, "mail.code_url"},
+		{"a code's page and nobody who sends it", MailConfig{CodeURL: "https://app.example.com/{code}"}, "mail"},
 		{"a link and nobody who sends it", MailConfig{LinkURL: link}, "mail"},
 		{"both", MailConfig{LinkURL: link, SMTP: &good, Webhook: &MailWebhookConfig{URL: "https://example.com/mail", Secret: "s"}}, "mail"},
 		{"a backend in clear", MailConfig{LinkURL: link, Webhook: &MailWebhookConfig{URL: "http://example.com/mail", Secret: "s"}}, "mail.webhook.url"},

@@ -177,6 +177,8 @@ func newMetrics(w *Writer) *metrics {
 				func() float64 { return float64(len(w.unclaimed(env))) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_oldest_seconds"), Help: "For how long the oldest payment without an account has waited.", ConstLabels: label},
 				func() float64 { return float64(w.oldestUnclaimed(env)) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("codes_owed"), Help: "Purchases whose buyer waits for a redemption code, up to 10,000.", ConstLabels: label},
+				func() float64 { return w.countOwedCodes(env) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countPulls(env) }))
 	}

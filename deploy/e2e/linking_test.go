@@ -105,6 +105,7 @@ func TestLinking(t *testing.T) {
 		l.installFirst()
 		l.payFirst()
 		l.switchAddress()
+		l.courseByCode()
 	})
 }
 

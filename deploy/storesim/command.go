@@ -110,6 +110,7 @@ func (c *client) buy() *cobra.Command {
 	f.StringVar(&q.Name, "as", "", "what the purchase is called from then on")
 	f.IntVar(&q.Trial, "trial-days", 0, "days of a free trial first")
 	f.IntVar(&q.Quantity, "quantity", 1, "how many")
+	f.StringVar(&q.Email, "email", "", "what the buyer gives at a checkout on the web")
 	f.BoolVar(&q.StoreTells, "store-tells", false, "the store behind an aggregator sends its own messages too")
 	f.BoolVar(&q.Pending, "pending", false, "the money comes later: settle ends it")
 	return cmd

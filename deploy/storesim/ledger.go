@@ -75,6 +75,7 @@ type Purchase struct {
 	Quantity     int
 	Taken        bool   // Play: acknowledged or consumed
 	StoreTells   bool   // its store sends messages too
+	Email        string // what the buyer gave at a checkout on the web
 	SharedOf     string // of the family's part: the purchase that was bought
 
 	waited bool // its first payment was pending once

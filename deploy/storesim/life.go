@@ -20,6 +20,8 @@ type Order struct {
 	Pending  bool        `json:"pending,omitempty"`    // the money comes later: Settle says whether
 	// StoreTells: the store behind an aggregator sends its own messages too.
 	StoreTells bool `json:"store_tells,omitempty"`
+	// Email is what the buyer gives at a checkout on the web.
+	Email string `json:"email,omitempty"`
 }
 
 // Buy sells something. Error: ErrRefused.
@@ -59,7 +61,7 @@ func (s *Sim) Buy(o Order) (Purchase, error) {
 // open makes the purchase, with a first term that begins now and is not paid.
 func (s *Sim) open(o Order, product Product) *Purchase {
 	p := &Purchase{N: len(s.order) + 1, Provider: o.Provider, Env: o.Env, Store: product.Store, Owner: s.customer(o.Account).Account, Product: product, Next: product, DisputedTerm: -1,
-		StartedAt: s.clock, WillRenew: product.Kind == Recurring, Quantity: max(o.Quantity, 1), StoreTells: o.StoreTells}
+		StartedAt: s.clock, WillRenew: product.Kind == Recurring, Quantity: max(o.Quantity, 1), StoreTells: o.StoreTells, Email: o.Email}
 	p.ID = cmp.Or(o.Name, fmt.Sprintf("p%d", p.N))
 	p.Terms = []Term{s.term(p, product, s.clock, o.Trial)}
 	s.order = append(s.order, p)

@@ -84,6 +84,9 @@ var DefaultProducts = []Product{
 	{ID: "coins_100", Store: PlayStore, Kind: Consumable, Cents: 199},
 }
 
+// CoursePack is the package of latchkey-dev's catalog, which is delivered by code. A store knows no packages: it sells something that is used up.
+var CoursePack = Product{ID: "price_course_pack", Store: StripeStore, Kind: Consumable, Cents: 2999}
+
 // sells reports whether the provider tells of sales of the store.
 func (p Provider) sells(s Store) bool {
 	switch p {

@@ -52,7 +52,7 @@ type Config struct {
 	Seed uint64
 	// Start is the virtual time at which the simulation begins. Zero is now.
 	Start time.Time
-	// Products are what can be bought. None: DefaultProducts.
+	// Products are what can be bought. None: DefaultProducts and CoursePack.
 	Products []Product
 	// Rules are the stores'. The zero value is DefaultRules.
 	Rules Rules
@@ -107,7 +107,7 @@ func New(c Config) *Sim {
 		c.Start = time.Now()
 	}
 	if len(c.Products) == 0 {
-		c.Products = DefaultProducts
+		c.Products = append(slices.Clone(DefaultProducts), CoursePack)
 	}
 	if c.Rules.Grace == nil && c.Rules.Retry == nil {
 		c.Rules = DefaultRules

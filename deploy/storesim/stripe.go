@@ -210,6 +210,9 @@ func (s *Sim) stripeCheckout(p *Purchase) object {
 		"automatic_tax": object{"enabled": false, "liability": nil, "provider": nil, "status": nil}, "client_reference_id": p.Owner, "created": p.StartedAt.Unix(), "currency": "eur", "custom_fields": []any{},
 		"custom_text": object{"after_submit": nil, "shipping_address": nil, "submit": nil, "terms_of_service_acceptance": nil}, "customer": s.stripeCustomer(p), "expires_at": p.StartedAt.Add(day).Unix(), "invoice": nil,
 		"livemode": !p.sandbox(), "metadata": s.stripeMetadata(p), "mode": "payment", "payment_intent": nil, "payment_method_types": []any{"card"}, "payment_status": "paid", "shipping_options": []any{}, "status": "complete", "subscription": nil}
+	if o["customer_details"] = nil; p.Email != "" {
+		o["customer_details"] = object{"address": nil, "email": p.Email, "name": nil, "phone": nil, "tax_exempt": "none", "tax_ids": []any{}}
+	}
 	switch {
 	case p.recurs():
 		o["mode"], o["subscription"], o["invoice"] = "subscription", s.stripeID("sub", p, -1), s.stripeID("in", p, 0)

@@ -14,12 +14,19 @@ import (
 
 // Message is what one person gets.
 type Message struct {
+	Kind    string // what it carries: KindLink or KindCode; empty is KindLink
 	ID      string // the same in every try, so that whoever delivers can tell a repeat
 	To      string // a bare e-mail address
 	Subject string // one line
 	Text    string // plain
-	Token   string // the link token, for a backend that writes its own mail
+	Token   string // the link token or the code, for a backend that writes its own mail
 }
+
+// What messages carry. The words are part of the webhook.
+const (
+	KindLink = "link"
+	KindCode = "code"
+)
 
 // Carrier hands one message over, once.
 type Carrier interface {

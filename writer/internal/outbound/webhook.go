@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -32,7 +33,7 @@ type Webhook struct {
 
 // Carry implements Carrier. Any 2xx is a yes; 4xx, but for 408 and 429, is ErrRefused.
 func (w Webhook) Carry(ctx context.Context, m Message) error {
-	body, err := json.Marshal(map[string]string{"id": m.ID, "type": "link", "to": m.To, "subject": m.Subject, "text": m.Text, "token": m.Token})
+	body, err := json.Marshal(map[string]string{"id": m.ID, "type": cmp.Or(m.Kind, KindLink), "to": m.To, "subject": m.Subject, "text": m.Text, "token": m.Token})
 	if err != nil {
 		return fmt.Errorf("encode: %w", ErrRefused)
 	}

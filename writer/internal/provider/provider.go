@@ -98,6 +98,15 @@ type Acknowledger interface {
 	Acknowledge(ctx context.Context, e entitlement.Evidence, id string, consumable func(entitlement.Sold) bool) error
 }
 
+// Addresser is a Puller that can be asked where a buyer wants to be written to.
+type Addresser interface {
+	Puller
+
+	// BuyerAddress returns the e-mail address that the buyer of a purchase gave when they paid, as they wrote it. Whoever asks uses it at once and stores it
+	// nowhere. Errors: as Pull's; ErrGone where the provider knows none.
+	BuyerAddress(ctx context.Context, e entitlement.Evidence) (string, error)
+}
+
 // Poller is a Puller whose provider does not tell all that ends access, or tells it late: it is asked without a message as well.
 type Poller interface {
 	Puller

@@ -357,9 +357,8 @@ func (c *command) settleCodes(e *purchaseEdit, folded *entitlement.Purchase) {
 			}
 		}
 	}
-	delivered := func(i entitlement.Item) bool {
-		return slices.ContainsFunc(e.row.Codes, func(code purchaseCode) bool { return code.Delivered && code.Product == i.Term.Product })
-	}
+	there := e.row.delivered()
+	delivered := func(i entitlement.Item) bool { return slices.Contains(there, i.Term.Product) }
 	e.delivered = len(folded.Items) > 0 && !slices.ContainsFunc(folded.Items, func(i entitlement.Item) bool { return !delivered(i) })
 	e.owed = c.st.Rules >= rulesAccounts && slices.ContainsFunc(folded.Items, func(i entitlement.Item) bool {
 		return !i.Recurring && !delivered(i) && c.catalogIndex().Owes(folded, &i)
@@ -384,6 +383,16 @@ func unitedCodes(codes []purchaseCode) []purchaseCode {
 		united = append(united, code)
 	}
 	return united
+}
+
+// delivered lists the products whose codes the buyer has.
+func (row *purchaseRow) delivered() (products []entitlement.ProductID) {
+	for _, code := range row.Codes {
+		if code.Delivered {
+			products = append(products, code.Product)
+		}
+	}
+	return products
 }
 
 // writeOwed keeps the list of purchases that a code is to be sent for.

@@ -176,6 +176,8 @@ type PurchaseDetail struct {
 	BySupport bool
 	// Pull: the provider is to be asked, because of doubt or of a conflicting message.
 	Pull bool
+	// Delivered are the products of it whose codes the buyer has.
+	Delivered []entitlement.ProductID
 }
 
 // AccountDetail returns what is kept beyond the record.
@@ -225,7 +227,7 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 	var row purchaseRow
 	ok, err := r.decode(bucketPurchases, key, &row)
 	return PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, BySupport: row.Claim != nil && row.Claim.Support,
-		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil}, ok, err
+		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil, Delivered: row.delivered()}, ok, err
 }
 
 // Purchases lists purchases and what is not one yet, sorted by id, after the given one.
