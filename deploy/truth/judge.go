@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,6 +62,7 @@ func (c checked) pro() bool {
 
 // look holds the edge to the oracle, now, about some accounts, and returns those that it is wrong about; where it is final they are told of.
 func (y *year) look(ctx context.Context, accounts []string, final bool) (wrong []string, err error) {
+	defer spend(&y.judging, time.Now())
 	now := y.sim.Now()
 	holds, err := y.level(ctx, now)
 	if err != nil {
@@ -149,7 +151,12 @@ func (y *year) judge(ctx context.Context, account string, holds position, now ti
 
 // ask asks a node what an account may use.
 func (y *year) ask(ctx context.Context, url, credential string) (said checked, text json.RawMessage, err error) {
-	if err := y.call(ctx, http.MethodGet, url, credential, "", &text); err != nil {
+	var failed error
+	err = poll(ctx, metricsEvery, askWithin, "an answer", func() (bool, error) {
+		failed = y.call(ctx, http.MethodGet, url, credential, "", &text)
+		return !errors.Is(failed, errBusy), failed
+	})
+	if err = cmp.Or(err, failed); err != nil {
 		return said, nil, err
 	}
 	return said, text, json.Unmarshal(text, &said)

@@ -259,11 +259,17 @@ func (s *system) read(ctx context.Context, method, url, credential, body string)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, url, err)
 	}
-	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusCreated {
-		return nil, fmt.Errorf("%s %s: status %d, %s", method, url, res.StatusCode, text)
+	switch res.StatusCode {
+	case http.StatusOK, http.StatusCreated:
+		return text, nil
+	case http.StatusRequestTimeout, http.StatusServiceUnavailable:
+		return nil, fmt.Errorf("%s %s: %w: status %d, %s", method, url, errBusy, res.StatusCode, text)
 	}
-	return text, nil
+	return nil, fmt.Errorf("%s %s: status %d, %s", method, url, res.StatusCode, text)
 }
+
+// errBusy is an answer on a machine that has too much to do: ask again.
+var errBusy = errors.New("busy")
 
 // doubtful is the metric that counts purchases about which the writer has still to ask their providers.
 var doubtful = regexp.MustCompile(`(?m)^latchkey_writer_doubtful_purchases\{environment="production"\} (\d+)`)

@@ -34,7 +34,6 @@ type moment struct {
 	name   string
 	before func(s *tieSim) error // what leads there; the moment begins a second later
 	act    func(s *tieSim) error // nil: time alone brings it about
-	only   func(p storesim.Provider, store storesim.Store) bool
 }
 
 var moments = []moment{

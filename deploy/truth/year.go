@@ -88,6 +88,8 @@ type year struct {
 	moved     time.Time // when the clock moved last
 	began     time.Time
 
+	posting, settling, judging time.Duration // where the time went
+
 	answers, skipped, again atomic.Int64
 	told                    atomic.Int64 // mistakes
 	mu                      sync.Mutex   // guards what follows
@@ -127,6 +129,7 @@ func playYear(ctx context.Context, out io.Writer, c yearConfig) (result yearResu
 		}
 	}
 	fmt.Fprintln(out, result)
+	fmt.Fprintf(os.Stderr, "  posting took %s, waiting for the writer's questions %s, looking at answers %s\n", y.posting.Round(time.Second), y.settling.Round(time.Second), y.judging.Round(time.Second))
 	return result, nil
 }
 
@@ -249,9 +252,13 @@ func (y *year) pass(ctx context.Context, to time.Time) error {
 }
 
 func (y *year) deliver(ctx context.Context) error {
+	defer spend(&y.posting, time.Now())
 	y.delivered = y.sim.Now()
 	return y.sim.Deliver(ctx)
 }
+
+// spend adds what has passed since began.
+func spend(on *time.Duration, began time.Time) { *on += time.Since(began) }
 
 // instant posts what is due, waits until the writer has asked what it has to ask, and holds everybody, or some, to the oracle. Whoever is wrong while a
 // question is open is looked at again, until none is.
@@ -289,6 +296,7 @@ func (y *year) instant(ctx context.Context, everybody bool) error {
 // settle waits until the writer has no question to a provider; where soon is enough, until it is quiet: what was asked is asked again after a pause, where
 // the answer left something open. open reports whether any is left.
 func (y *year) settle(ctx context.Context, soon bool) (open bool, err error) {
+	defer spend(&y.settling, time.Now())
 	began, polls := time.Now(), 0
 	err = poll(ctx, metricsEvery, settleWithin, "a writer without open questions", func() (bool, error) {
 		doubts, err := y.doubts(ctx)
