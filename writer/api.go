@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -83,13 +84,21 @@ type answer struct {
 	status int
 	body   any // encoded as JSON, unless raw is set
 	raw    []byte
-	media  string // of raw
+	media  string                // of raw
+	stream func(io.Writer) error // writes JSON of a length that is not known, after which nothing can be said of a failure: the answer is cut off
 	header http.Header
 }
 
 func (a answer) write(w http.ResponseWriter) error {
 	for name, values := range a.header {
 		w.Header()[name] = values
+	}
+	if a.stream != nil {
+		w.Header().Set("Content-Type", jsonType)
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(a.status)
+		return a.stream(&steadyWriter{w})
 	}
 	if a.raw != nil {
 		writeBody(w, a.status, a.media, a.raw)
@@ -293,7 +302,7 @@ func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.Acc
 
 // named returns the account that an alias leads to.
 func named(reader *store.Reader, env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
-	owner, found, err := reader.Named(env, asKept(a))
+	owner, found, err := reader.Named(env, hashedSince(reader.Rules(), asKept(a)))
 	if err == nil && !found && a != asKept(a) {
 		return reader.Named(env, a) // given before tokens were kept by their hash
 	}

@@ -77,13 +77,22 @@ func (c *apiCall) createAccount() (answer, error) {
 	if err := checkAttributes(req.Attributes); err != nil {
 		return answer{}, err
 	}
-	key, err := c.idempotency()
+	key, err := c.veiledKey()
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := c.commit(store.TypeCreate, store.CreateAccount{
-		ID: entitlement.AccountID(newThing("acc_", key)), Aliases: kept, Attributes: req.Attributes, Idempotency: key,
-	})
+	command := store.CreateAccount{ID: entitlement.AccountID(newThing("acc_", key)), Attributes: req.Attributes, Idempotency: key}
+	command.Aliases, command.Personal = c.aliasesToKeep(c.env, kept...)
+	if c.sealsPersonal() && len(req.Attributes) > 0 {
+		s, err := c.sealingText("attribute")
+		if err != nil {
+			return answer{}, err
+		}
+		var texts []store.Sealed
+		command.Changes, texts = s.sealAttributes(c.env, command.ID, req.Attributes, nil)
+		command.Attributes, command.Personal = nil, append(command.Personal, texts...)
+	}
+	result, err := c.commit(store.TypeCreate, command)
 	if err != nil {
 		return answer{}, err
 	}
@@ -148,9 +157,38 @@ func (c *apiCall) patchAccount() (answer, error) {
 	if req.Email != nil {
 		return c.putContact(req.Email, attributes, req.Tester)
 	}
+	command := store.PatchAccount{Attributes: attributes, Tester: req.Tester}
+	if c.sealsPersonal() && len(attributes) > 0 {
+		return c.patchAttributes(command)
+	}
 	return c.onAccount(http.StatusOK, store.TypePatch, func(id entitlement.AccountID, key *store.Idempotency) any {
-		return store.PatchAccount{Account: id, Attributes: attributes, Tester: req.Tester, Idempotency: key}
+		command.Account, command.Idempotency = id, key
+		return command
 	})
+}
+
+// patchAttributes commits a change of attributes with their texts sealed.
+func (c *apiCall) patchAttributes(command store.PatchAccount) (answer, error) {
+	s, err := c.sealingText("attribute")
+	if err != nil {
+		return answer{}, err
+	}
+	id, err := c.accountToWrite()
+	if err != nil {
+		return answer{}, err
+	}
+	clear, err := c.clearAttributes(id)
+	if err != nil {
+		return answer{}, err
+	}
+	if command.Idempotency, err = c.veiledKey(); err != nil {
+		return answer{}, err
+	}
+	command.Account = id
+	command.Changes, command.Personal = s.sealAttributes(c.env, id, command.Attributes, clear)
+	command.Attributes = nil
+	result, err := c.commit(store.TypePatch, command)
+	return answer{status: http.StatusOK, body: written{result.Account, result.Revision.String()}}, err
 }
 
 func (c *apiCall) addAlias() (answer, error) {
@@ -161,8 +199,12 @@ func (c *apiCall) addAlias() (answer, error) {
 	if err := checkAlias(req); err != nil {
 		return answer{}, err
 	}
+	kept, texts := c.aliasesToKeep(c.env, asKept(req))
 	return c.onAccount(http.StatusOK, store.TypeAddAlias, func(id entitlement.AccountID, key *store.Idempotency) any {
-		return store.AddAlias{Account: id, Alias: asKept(req), Idempotency: key}
+		if len(texts) > 0 {
+			key = c.veiled(c.sealer, key)
+		}
+		return store.AddAlias{Account: id, Alias: kept[0], Personal: texts, Idempotency: key}
 	})
 }
 
@@ -252,8 +294,20 @@ func (c *apiCall) putGrant() (answer, error) {
 		}
 		grant.EndsAt = at.Unix()
 	}
+	var sealing *sealer
+	if req.Reason != "" && c.sealsPersonal() {
+		var err error
+		if sealing, err = c.sealingText("reason"); err != nil {
+			return answer{}, err
+		}
+		grant.Reason = ""
+	}
 	result, err := c.commitOnAccount(store.TypePutGrant, func(id entitlement.AccountID, key *store.Idempotency) any {
 		grant.Account, grant.ID, grant.Idempotency = id, newThing("grant_", key), key
+		if sealing != nil {
+			grant.Idempotency = c.veiled(sealing, key)
+			grant.Personal = []store.Sealed{{Name: store.ReasonText(grant.ID), Text: sealing.seal(c.env, reasonPlace(id, grant.ID), req.Reason)}}
+		}
 		return grant
 	})
 	if err != nil {

@@ -28,20 +28,32 @@ func (c *apiCall) putContact(text json.RawMessage, attributes map[string]string,
 	if json.Unmarshal(text, &email) != nil {
 		return answer{}, wrong("email", "want text, or null")
 	}
-	command := store.PutContact{Attributes: attributes, Tester: tester}
+	command := store.PutContact{Tester: tester}
 	var address string
 	if email != nil {
 		if address, err = parseEmail("email", *email); err != nil {
 			return answer{}, err
 		}
 	}
-	return c.onAccount(http.StatusOK, store.TypePutContact, func(id entitlement.AccountID, key *store.Idempotency) any {
-		command.Account, command.Idempotency = id, c.veiled(s, key)
-		if address != "" {
-			command.Sealed, command.Index = s.seal(c.env, contactPlace(id), address), s.emailIndex(c.env, address)
-		}
-		return command
-	})
+	if command.Account, err = c.accountToWrite(); err != nil {
+		return answer{}, err
+	}
+	clear, err := c.clearAttributes(command.Account)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	command.Idempotency = c.veiled(s, key)
+	command.Changes, command.Personal = s.sealAttributes(c.env, command.Account, attributes, clear)
+	if address != "" {
+		command.Index = s.emailIndex(c.env, address)
+		command.Personal = append(command.Personal, store.Sealed{Name: store.EmailText(command.Index), Text: s.seal(c.env, contactPlace(command.Account), address)})
+	}
+	result, err := c.commit(store.TypePutContact, command)
+	return answer{status: http.StatusOK, body: written{result.Account, result.Revision.String()}}, err
 }
 
 // veiled replaces the body's hash, which goes into the log: that of a body which is little more than an address could be found by trying addresses.

@@ -130,8 +130,8 @@ func TestAnEmailIsAnAttributeWithHistory(t *testing.T) {
 	}
 }
 
-// TestWithoutAKeyNoAddressIsTaken: and the rest goes on.
-func TestWithoutAKeyNoAddressIsTaken(t *testing.T) {
+// TestWithoutAKeyNothingOfAPersonIsTaken: no address, no attribute, no reason; and the rest goes on.
+func TestWithoutAKeyNothingOfAPersonIsTaken(t *testing.T) {
 	cfg := testConfigs(t, 1)[0]
 	cfg.Contacts.Key = ""
 	w := startWriter(t, cfg)
@@ -140,8 +140,25 @@ func TestWithoutAKeyNoAddressIsTaken(t *testing.T) {
 	if r := w.api("PATCH", "/v1/accounts/"+id, `{"email": "ann@example.com"}`); r.status != 501 || r.slug() != "not-configured" {
 		t.Errorf("PATCH of an e-mail = %d %s, want not-configured", r.status, r.text)
 	}
-	if r := w.api("PATCH", "/v1/accounts/"+id, `{"attributes": {"a": "b"}}`); r.status != 200 {
-		t.Errorf("PATCH of an attribute = %d %s", r.status, r.text)
+	for path, body := range map[string]string{"PATCH /v1/accounts/" + id: `{"attributes": {"a": "b"}}`, "POST /v1/accounts": `{"attributes": {"a": "b"}}`,
+		"POST /v1/accounts/" + id + "/grants": `{"entitlement": "pro", "duration_days": 1, "reason": "a friend"}`} {
+		method, address, _ := strings.Cut(path, " ")
+		if r := w.api(method, address, body); r.status != 501 || r.slug() != "not-configured" {
+			t.Errorf("%s = %d %s, want not-configured", path, r.status, r.text)
+		}
+	}
+	if r := w.api("PATCH", "/v1/accounts/"+id, `{"tester": true}`); r.status != 200 {
+		t.Errorf("PATCH of tester = %d %s", r.status, r.text)
+	}
+	if r := w.api("POST", "/v1/accounts/"+id+"/grants", `{"entitlement": "pro", "duration_days": 1}`); r.status != 201 {
+		t.Errorf("a grant without a reason = %d %s", r.status, r.text)
+	}
+	// A name of the person's is known by its hash, which finds the account all the same.
+	if r := w.api("POST", "/v1/accounts/"+id+"/aliases", `{"kind": "custom", "value": "someone"}`); r.status != 200 {
+		t.Errorf("an alias = %d %s", r.status, r.text)
+	}
+	if r := w.api("GET", "/v1/accounts/custom:someone", ""); r.status != 200 || r.str("account_id") != id || strings.Contains(r.text, "someone") {
+		t.Errorf("the account by its alias = %d %s", r.status, r.text)
 	}
 	if present, history := w.emails(id); present != "" || history != "" {
 		t.Errorf("e-mail %s, history %s", present, history)

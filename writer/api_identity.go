@@ -101,7 +101,7 @@ func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
 	alias := entitlement.Alias{Kind: entitlement.OIDCSubject, Value: who.Alias()}
 	found := false
 	err = w.read(ctx, func(reader *store.Reader) (err error) {
-		user.account, found, err = reader.AliasOwner(user.env, alias)
+		user.account, found, err = reader.AliasOwner(user.env, hashedSince(reader.Rules(), alias))
 		user.revision = reader.Position().Revision()
 		return err
 	})
@@ -109,7 +109,9 @@ func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
 		return user, err
 	}
 	c := &apiCall{Writer: w, env: user.env}
-	result, err := c.commitWithin(ctx, store.TypeCreate, store.CreateAccount{ID: entitlement.AccountID(newThing("acc_", nil)), Aliases: []entitlement.Alias{alias}})
+	command := store.CreateAccount{ID: entitlement.AccountID(newThing("acc_", nil))}
+	command.Aliases, command.Personal = w.aliasesToKeep(user.env, alias)
+	result, err := c.commitWithin(ctx, store.TypeCreate, command)
 	if err != nil {
 		return user, err
 	}

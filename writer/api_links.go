@@ -140,7 +140,8 @@ func (c *apiCall) putLink() (answer, error) {
 	}
 	command := store.PutLink{Hash: hashLinkToken(text), Account: req.Account, Purchase: req.Unclaimed, TTLSeconds: ttl, Idempotency: key}
 	if address != "" {
-		command.Sealed = c.sealer.seal(c.env, linkTarget(req.Account, req.Unclaimed), address)
+		command.Mailed = true
+		command.Personal = []store.Sealed{{Name: store.LinkText(command.Hash), Text: c.sealer.seal(c.env, linkTarget(req.Account, req.Unclaimed), address)}}
 	}
 	result, err := c.commit(store.TypePutLink, command)
 	if err != nil {
@@ -255,7 +256,11 @@ func (c *apiCall) redeem(link string, command store.RedeemLink, device string, t
 // mailRenewed mails the link that stands for one which came too late, and returns the problem that says so. Who asks may have found the old one: they are
 // not told whose address it is.
 func (c *apiCall) mailRenewed(renewed *store.RenewedLink, token string) error {
-	address, err := c.sealer.open(c.env, linkTarget(renewed.Account, renewed.Purchase), renewed.Sealed)
+	var address string
+	err := c.read(c.ctx(), func(reader *store.Reader) (err error) {
+		address, err = c.sealer.open(c.env, linkTarget(renewed.Account, renewed.Purchase), reader.LinkAddress(c.env, renewed))
+		return err
+	})
 	if err == nil {
 		err = c.mailLink(address, token)
 	} else {

@@ -112,7 +112,7 @@ func (c *apiCall) previewMerge(reader *store.Reader, from, into entitlement.Acco
 	shown := mergePreview{AccountID: p.Merged.ID, Preview: true, Revision: reader.Position().Revision().String(), Conflicts: []mergeConflict{}}
 	side := func(a *entitlement.Account, all []entitlement.AccountID, names []store.NamedAlias) (entitlement.View, mergeSide) {
 		v, now := view(a)
-		s := mergeSide{Accounts: all, Aliases: showAliases(names, len(all) > 1), Purchases: []entitlement.PurchaseID{}, Grants: []string{}, Now: now}
+		s := mergeSide{Accounts: all, Aliases: showAliases(c.shownAliases(reader, names), len(all) > 1), Purchases: []entitlement.PurchaseID{}, Grants: []string{}, Now: now}
 		for i := range a.Purchases {
 			s.Purchases = append(s.Purchases, a.Purchases[i].ID)
 		}

@@ -191,7 +191,8 @@ func (c *appCall) login() (answer, error) {
 		if err != nil {
 			return answer{}, err
 		}
-		command.Alias = &entitlement.Alias{Kind: entitlement.OIDCSubject, Value: who.Alias()}
+		kept, texts := c.aliasesToKeep(c.env, entitlement.Alias{Kind: entitlement.OIDCSubject, Value: who.Alias()})
+		command.Alias, command.Personal = &kept[0], texts
 	default:
 		claims, err := c.sessionOf(req.Session)
 		if err != nil || claims.Environment != string(c.env) || len(req.Session) > maxSessionBytes {

@@ -112,8 +112,9 @@ type accountShown struct {
 	Learned      []entitlement.Alias     `json:"learned_aliases"` // by what providers call whoever bought what the account owns
 	Merged       []mergeShown            `json:"merged"`          // the merges that it takes part in
 	Attributes   map[string]string       `json:"attributes"`
-	Email        *string                 `json:"email"`         // null: none, or not readable here
-	Emails       []emailShown            `json:"email_history"` // oldest first, with the present one
+	Unread       int                     `json:"attributes_unreadable,omitempty"` // sealed with another key than this node's
+	Email        *string                 `json:"email"`                           // null: none, or not readable here
+	Emails       []emailShown            `json:"email_history"`                   // oldest first, with the present one
 	Purchases    []purchaseShown         `json:"purchases"`
 	Doubles      []doubleShown           `json:"doubles"` // what is paid for twice
 	Grants       []grantShown            `json:"grants"`
@@ -161,33 +162,36 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	shown, err := c.shownAccount(reader, id)
+	return answer{status: http.StatusOK, body: shown}, err
+}
+
+func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (accountShown, error) {
 	account, _, err := reader.Account(c.env, id)
 	if err != nil {
-		return answer{}, err
+		return accountShown{}, err
 	}
 	detail, found, err := reader.AccountDetail(c.env, id)
 	if err != nil {
-		return answer{}, err
+		return accountShown{}, err
 	}
 	if !found {
-		return answer{}, problem.New(problem.NotFound, "No such account in this environment.")
+		return accountShown{}, problem.New(problem.NotFound, "No such account in this environment.")
 	}
 	index, err := c.catalogs.index(reader, c.env)
 	if err != nil {
-		return answer{}, err
+		return accountShown{}, err
 	}
 	shown := accountShown{AccountID: detail.ID, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
-		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: showAliases(detail.Aliases, len(detail.Merges) > 0), Merged: showMerges(detail.Merges),
-		Attributes: map[string]string{}, Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: detail.ID.AppleAppAccountToken()}
-	for name, value := range detail.Attributes {
-		shown.Attributes[name] = value
-	}
+		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: showAliases(c.shownAliases(reader, detail.Aliases), len(detail.Merges) > 0), Merged: showMerges(detail.Merges),
+		Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: detail.ID.AppleAppAccountToken()}
+	shown.Attributes, shown.Unread = c.attributesOf(reader, &detail)
 	if shown.Email, shown.Emails, err = c.emails(reader, id); err != nil {
-		return answer{}, err
+		return accountShown{}, err
 	}
 	shown.Learned = learnedAliases(detail)
 	if shown.Doubles, err = c.doublesOf(reader, c.env, account, index); err != nil {
-		return answer{}, err
+		return accountShown{}, err
 	}
 	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {
@@ -199,9 +203,9 @@ func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	}
 	for _, g := range account.Grants {
 		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
-			ExpiresAt: optionalTime(g.EndsAt), Reason: detail.GrantReasons[g.ID]})
+			ExpiresAt: optionalTime(g.EndsAt), Reason: c.reasonOf(reader, &detail, g.ID)})
 	}
-	return answer{status: http.StatusOK, body: shown}, nil
+	return shown, nil
 }
 
 // learnedAliases lists the names under which the account's purchases were bought, sorted, without those that the API gave it.
@@ -209,7 +213,7 @@ func learnedAliases(detail store.AccountDetail) []entitlement.Alias {
 	learned := []entitlement.Alias{}
 	for _, p := range detail.Purchases {
 		for _, a := range p.Evidence.Identity().Aliases {
-			given := slices.ContainsFunc(detail.Aliases, func(n store.NamedAlias) bool { return n.Alias == a })
+			given := slices.ContainsFunc(detail.Aliases, func(n store.NamedAlias) bool { return n.Alias == a || n.IsHashed() && n.Alias == a.Hashed() })
 			if !given && !slices.Contains(learned, a) && slices.Contains(detail.Accounts, p.Owner) {
 				learned = append(learned, a)
 			}

@@ -3,6 +3,7 @@ package writer
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,7 +28,7 @@ func TestADivergedWriterStops(t *testing.T) {
 	for _, w := range all {
 		w.awaitReady()
 	}
-	made := all[0].do("POST", "/v1/accounts", `{"aliases": [], "attributes": {"colour": "canary-of-this-test"}}`, auth(serverKey))
+	made := all[0].do("POST", "/v1/accounts", `{"aliases": [{"kind": "adapty_profile", "value": "canary-of-this-test"}]}`, auth(serverKey))
 	if made.status != http.StatusCreated {
 		t.Fatalf("POST accounts: %+v", made)
 	}
@@ -49,8 +50,8 @@ func TestADivergedWriterStops(t *testing.T) {
 		}
 	}
 	// The row is read and written again: from now on the sums differ.
-	if r := others[0].do("PATCH", account, `{"attributes": {"size": "large"}}`, auth(serverKey)); r.status != http.StatusOK {
-		t.Fatalf("PATCH account: %+v", r)
+	if r := others[0].do("POST", account+"/aliases", `{"kind": "adapty_profile", "value": "large"}`, auth(serverKey)); r.status != http.StatusOK {
+		t.Fatalf("POST alias: %+v", r)
 	}
 	select {
 	case err := <-faults[odd.cfg.Node.ID]:
@@ -65,7 +66,7 @@ func TestADivergedWriterStops(t *testing.T) {
 	}
 	for _, w := range others {
 		r := w.do("GET", account, "", auth(serverKey))
-		if got := r.json["attributes"].(map[string]any); r.status != http.StatusOK || got["colour"] != "canary-of-this-test" || got["size"] != "large" {
+		if r.status != http.StatusOK || fmt.Sprint(r.json["aliases"]) != "[map[kind:adapty_profile value:canary-of-this-test] map[kind:adapty_profile value:large]]" {
 			t.Errorf("GET account at %s: %+v, want what was written", w.cfg.Node.ID, r)
 		}
 		select {

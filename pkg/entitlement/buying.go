@@ -123,3 +123,17 @@ func (p *Purchase) settles(x *CatalogIndex, w Awaited, now int64) bool {
 func (a *Account) UsedTrial() bool {
 	return a.TrialLocked || slices.ContainsFunc(a.Purchases, func(p Purchase) bool { return p.TrialUsed })
 }
+
+// Renews reports whether the provider will charge the buyer again, at now.
+func (p *Purchase) Renews(now int64) bool {
+	for i := range p.Items {
+		item := &p.Items[i]
+		if item.Ownership != "" || !item.WillRenew {
+			continue
+		}
+		if status, _ := item.standing(now, item.AccessUntil); status.Active() || item.State == Retrying || item.State == OnHold {
+			return true
+		}
+	}
+	return false
+}

@@ -195,11 +195,11 @@ type Identity struct {
 	Aliases []Alias // sorted by Kind, Value
 }
 
-// NamedAt returns the provider's version or time of the newest state that carries an alias, Unix nanoseconds; 0: none does.
+// NamedAt returns the provider's version or time of the newest state that carries an alias, hashed or not, Unix nanoseconds; 0: none does.
 func (e Evidence) NamedAt(a Alias) int64 {
 	at := int64(0)
 	for i := range e.Objects {
-		if slices.Contains(e.Objects[i].Aliases, a) {
+		if slices.ContainsFunc(e.Objects[i].Aliases, func(has Alias) bool { return has == a || a.IsHashed() && has.Hashed() == a }) {
 			at = max(at, e.Objects[i].At)
 		}
 	}

@@ -198,11 +198,14 @@ type Pointer struct {
 	SessionsFrom int64     `cbor:"2,keyasint,omitempty"` // of a merged account: session tokens issued before for it are refused
 }
 
+// subjectPrefix begins the key of a subject's pointer.
+const subjectPrefix = "sub:"
+
 // SubjectKey is the key of the pointer of a subject of an identity provider, given as its alias is ("<issuer>|<subject>"). The stream must not carry the
 // subject itself. An account id never looks like one.
 func SubjectKey(subject string) string {
 	sum := sha256.Sum256([]byte(subject))
-	return "sub:" + hex.EncodeToString(sum[:])
+	return subjectPrefix + hex.EncodeToString(sum[:])
 }
 
 // Policy holds the rules of an environment that the fold obeys.

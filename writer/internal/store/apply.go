@@ -33,13 +33,15 @@ type command struct {
 
 	groups []*mergedGroup // whose accounts the command changes
 
+	personal []Sealed // what the command carries of persons, once somebody has asked for it
+
 	about []entitlement.AccountID // further accounts whose audit trail has the command
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a
 // command of a newer version is b.err, which ends the process.
 func (b *batch) apply(entry []byte, d *decoded) Result {
-	b.at = b.journal.append(entry)
+	b.at = b.journal.append(journaled(entry))
 	if d == nil {
 		d = decodeEntry(entry)
 	}
@@ -160,6 +162,10 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "device.put", c.putDevice)
 	case TypePutContact:
 		return api(c, "account.updated", c.putContact)
+	case TypeErase:
+		return api(c, "account.erased", c.eraseAccount)
+	case TypeExport:
+		return api(c, "account.exported", c.exportAccount)
 	}
 	c.fail(fmt.Errorf("type %d: %w", c.Type, errUnknownCommand))
 	return Result{}
@@ -237,7 +243,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 func (t CommandType) known() bool {
 	switch t {
 	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink,
-		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice:
+		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice, TypeErase, TypeExport:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -75,7 +75,7 @@ func (c *command) idempotencyScope(body any) (scope, digest []byte, explicit boo
 			return sum[:], key.Body, true
 		}
 	}
-	sum := sha256.Sum256(c.Body)
+	sum := sha256.Sum256(append(bytes.Clone(c.Body), c.PersonalHash...))
 	if c.CorrelationID == "" {
 		return nil, sum[:], false
 	}
@@ -167,15 +167,18 @@ func validAlias(a entitlement.Alias) bool {
 
 // createAccount makes an account, or finds the one that owns all of the aliases that are owned; it then gets the others.
 func (c *command) createAccount(body *CreateAccount) Result {
-	if body.ID == "" || len(body.ID) > maxIDBytes || len(body.Aliases) > maxAliases || !validAttributes(body.Attributes) {
+	if body.ID == "" || len(body.ID) > maxIDBytes || len(body.Aliases) > maxAliases || !validAttributes(body.Attributes) || !body.Changes.valid() {
 		return rejected(SlugInvalidRequest, "account id, aliases or attributes")
+	}
+	if c.erased(body.ID) {
+		return rejected(SlugInvalidRequest, "the Idempotency-Key made an account that was erased")
 	}
 	owner := entitlement.AccountID("")
 	for _, a := range body.Aliases {
 		if !validAlias(a) {
 			return rejected(SlugInvalidRequest, "alias")
 		}
-		has := entitlement.AccountID(c.get(bucketAliases, aliasKey(c.Env, a)))
+		has := c.aliasOwner(a)
 		if has != "" && owner != "" && has != owner {
 			return aliasTaken(has)
 		}
@@ -190,9 +193,13 @@ func (c *command) createAccount(body *CreateAccount) Result {
 		c.decode(bucketAccounts, envKey(c.Env, string(owner)), &details)
 	} else {
 		details = accountRow{CreatedAt: c.now, Attributes: withoutEmpty(body.Attributes)}
+		details.change(body.Changes)
 		c.accounts = append(c.accounts, &accountEdit{id: body.ID, acc: entitlement.Account{ID: body.ID, CreatedAt: c.now}})
 	}
 	result.Rejection = c.addAliases(result.Account, &details, body.Aliases)
+	if result.Rejection == nil && !result.Existing {
+		c.keepAttributes(result.Account, body.Changes)
+	}
 	return result
 }
 
@@ -209,6 +216,7 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 		names = append(names, aliasIdentity(apple))
 	}
 	var added []entitlement.Alias
+	aliases = c.hashedAliases(aliases)
 	for _, a := range aliases {
 		at, had := slices.BinarySearchFunc(details.Aliases, a, compareAliases)
 		if had {
@@ -236,6 +244,10 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 	c.encode(bucketAccounts, envKey(c.Env, string(id)), details)
 	for _, a := range added {
 		c.pointTo(a, id)
+		c.delete(bucketErasedNames, erasedNameKey(c.Env, a))
+	}
+	for _, a := range aliases {
+		c.keep(id, AliasText(a))
 	}
 	return nil
 }
@@ -251,7 +263,7 @@ func (c *command) addAlias(body *AddAlias) Result {
 	if !c.exists(body.Account) {
 		return rejected(SlugNotFound, "account")
 	}
-	if has := entitlement.AccountID(c.get(bucketAliases, aliasKey(c.Env, body.Alias))); has != "" && has != body.Account {
+	if has := c.aliasOwner(body.Alias); has != "" && has != body.Account {
 		return aliasTaken(has)
 	}
 	var details accountRow
@@ -294,7 +306,8 @@ func (c *command) patchAccount(body *PatchAccount) Result {
 			delete(merged, k)
 		}
 	}
-	if details.Attributes = merged; !validAttributes(merged) {
+	details.Attributes = merged
+	if details.change(body.Changes); !validAttributes(merged) || !body.Changes.valid() || len(details.Sealed) > maxAttributes {
 		return rejected(SlugInvalidRequest, "attributes")
 	}
 	if body.Tester != nil {
@@ -308,6 +321,7 @@ func (c *command) patchAccount(body *PatchAccount) Result {
 		return Result{Rejection: rejection}
 	}
 	c.encode(bucketAccounts, key, &details)
+	c.keepAttributes(body.Account, body.Changes)
 	return Result{Account: body.Account}
 }
 
@@ -364,6 +378,7 @@ func (c *command) putGrant(body *PutGrant) Result {
 			details.Reasons[body.ID] = body.Reason
 		}
 	})
+	c.keep(body.Account, ReasonText(body.ID))
 	return Result{Account: body.Account}
 }
 
@@ -381,6 +396,7 @@ func (c *command) deleteGrant(body *DeleteGrant) Result {
 		return Result{Rejection: rejection}
 	}
 	c.editDetails(body.Account, func(details *accountRow) { delete(details.Reasons, body.ID) })
+	c.forget(body.Account, ReasonText(body.ID))
 	return Result{Account: body.Account}
 }
 

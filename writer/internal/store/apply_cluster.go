@@ -161,7 +161,7 @@ func (c *command) raiseRules(body *RaiseRules) Result {
 		c.nameAccountsForApple()
 	}
 	if before < rulesAccounts && c.st.Rules >= rulesAccounts {
-		c.pointToSubjects()
+		c.hashNames()
 		c.indexPurchases()
 		c.publishOlderReadKeys()
 	}

@@ -227,7 +227,7 @@ func (c *command) learn(e *purchaseEdit) []string {
 	var names []string
 	for _, a := range identity.Aliases {
 		if a.Kind.Provider() != "" {
-			names = append(names, aliasIdentity(a))
+			names = append(names, aliasIdentity(c.hashedAlias(a)))
 		}
 	}
 	return names

@@ -21,14 +21,13 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 	if !ok || !p.row.Evidence.IsPurchase() {
 		return rejected(SlugNotFound, "purchase")
 	}
-	switch p.row.Owner {
-	case body.Account:
+	switch owner := p.row.Owner; {
+	case owner == body.Account:
 		return Result{Account: body.Account, Existing: true}
-	case "":
-	default:
+	case owner != "" && !c.erased(owner):
 		return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to another account", Owner: p.row.Owner}}
 	}
-	c.claim = &claimRow{Account: body.Account, Stamp: c.now}
+	c.claim = c.claimFor(body.Account, &p.row, false)
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
 
@@ -50,7 +49,7 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 	switch {
 	case owner != "" && c.survivor(owner) == c.survivor(body.Account):
 		return Result{Account: body.Account, Existing: true}
-	case owner == "" || !c.exists(owner): // nobody's any more: its account was erased
+	case owner == "" || c.erased(owner):
 	case body.Support || p.row.Claim != nil && p.row.Claim.Support:
 		return taken
 	default:
@@ -61,8 +60,19 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 		}
 		c.lost = &lostRow{Account: owner, Stamp: c.now}
 	}
-	c.claim = &claimRow{Account: body.Account, Stamp: c.now, Support: body.Support}
+	c.claim = c.claimFor(body.Account, &p.row, body.Support)
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
+}
+
+// claimFor is what the API says about the owner from now on: it outranks what was said before, in the same second too, and by support of an account that is
+// erased since.
+func (c *command) claimFor(id entitlement.AccountID, row *purchaseRow, support bool) *claimRow {
+	claim := &claimRow{Account: id, Stamp: c.now, Support: support}
+	if old := row.Claim; old != nil {
+		claim.Stamp = max(c.now, old.Stamp+1)
+		claim.Support = support || old.Support && c.erased(old.Account)
+	}
+	return claim
 }
 
 // AsTest returns an event about a test purchase as production keeps it: see RecordEvent.

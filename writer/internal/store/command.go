@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -57,6 +58,7 @@ const (
 	TypeLogin        CommandType = 37 // Login
 	TypePutDevice    CommandType = 38 // PutDevice
 
+	TypeExport         CommandType = 39 // ExportAccount
 	TypePutRevocations CommandType = 40 // PutRevocations
 	TypeRevokeCode     CommandType = 43 // RevokeCode
 )
@@ -80,8 +82,10 @@ type RecordEvent struct {
 type CreateAccount struct {
 	ID          entitlement.AccountID `cbor:"1,keyasint"` // made by the proposing node; used if a new one is needed
 	Aliases     []entitlement.Alias   `cbor:"2,keyasint,omitempty"`
-	Attributes  map[string]string     `cbor:"3,keyasint,omitempty"`
+	Attributes  map[string]string     `cbor:"3,keyasint,omitempty"` // before rulesAccounts
 	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+	Changes     *AttributeChanges     `cbor:"5,keyasint,omitempty"`
+	Personal    []Sealed              `cbor:"-"`
 }
 
 // AddAlias gives an account another name.
@@ -89,14 +93,17 @@ type AddAlias struct {
 	Account     entitlement.AccountID `cbor:"1,keyasint"`
 	Alias       entitlement.Alias     `cbor:"2,keyasint"`
 	Idempotency *Idempotency          `cbor:"3,keyasint,omitempty"`
+	Personal    []Sealed              `cbor:"-"`
 }
 
 // PatchAccount changes attributes; an empty string deletes one. Tester is nil for no change.
 type PatchAccount struct {
 	Account     entitlement.AccountID `cbor:"1,keyasint"`
-	Attributes  map[string]string     `cbor:"2,keyasint,omitempty"`
+	Attributes  map[string]string     `cbor:"2,keyasint,omitempty"` // before rulesAccounts
 	Tester      *bool                 `cbor:"3,keyasint,omitempty"`
 	Idempotency *Idempotency          `cbor:"4,keyasint,omitempty"`
+	Changes     *AttributeChanges     `cbor:"5,keyasint,omitempty"`
+	Personal    []Sealed              `cbor:"-"`
 }
 
 // EndSessions ends every session token that was issued before the command's stamp + 1 s.
@@ -120,8 +127,9 @@ type PutGrant struct {
 	Entitlement     string                `cbor:"3,keyasint"`
 	DurationSeconds int64                 `cbor:"4,keyasint,omitempty"` // from the stamp; 0: EndsAt counts
 	EndsAt          int64                 `cbor:"5,keyasint,omitempty"` // 0: never
-	Reason          string                `cbor:"6,keyasint,omitempty"`
+	Reason          string                `cbor:"6,keyasint,omitempty"` // before rulesAccounts
 	Idempotency     *Idempotency          `cbor:"7,keyasint,omitempty"`
+	Personal        []Sealed              `cbor:"-"`
 }
 
 // DeleteGrant takes a grant back.
@@ -248,6 +256,7 @@ type Login struct {
 	Device      string                `cbor:"6,keyasint,omitempty"`
 	TTLSeconds  int64                 `cbor:"7,keyasint,omitempty"`
 	Idempotency *Idempotency          `cbor:"8,keyasint,omitempty"`
+	Personal    []Sealed              `cbor:"-"`
 }
 
 // Session is a session token that the receiving node has verified, but for whether it was ended.
@@ -270,6 +279,11 @@ type Command struct {
 	Stamp         int64                   // Unix seconds; set by the leader, never goes back
 	CorrelationID string
 	Body          []byte // encoded body of Type
+
+	// Personal is what the command carries of persons, each text sealed: an encoded []Sealed, nil for nothing. The log has it and the journal does not: there
+	// PersonalHash stands in its place, which is the SHA-256 of it, nil for nothing.
+	Personal     []byte
+	PersonalHash []byte
 }
 
 // Limits of a command. An entry must fit Raft's transport and the journal's buffers several times over.
@@ -281,7 +295,10 @@ const (
 	commandVersion      = 1
 	compressFrom        = 512 // smaller bodies gain less than the frame costs
 	flagZstd            = 1
+	flagPersonal        = 2 // Personal, after its length (4 bytes), stands before the body
+	flagPersonalHash    = 4 // PersonalHash stands there
 	stampOffset         = 4
+	flagsOffset         = 3
 	commandHeader       = 13 // up to and including the length of the correlation id
 )
 
@@ -304,28 +321,44 @@ func mustZstd[T any](v T, err error) T {
 	return v
 }
 
-// NewCommand encodes body, which must be a pointer to or value of the type that belongs to t.
+// NewCommand encodes body, which must be a pointer to or value of the type that belongs to t, and what it carries of persons.
 func NewCommand(t CommandType, env entitlement.Environment, correlationID string, body any) Command {
-	return Command{Type: t, Env: env, CorrelationID: correlationID, Body: entitlement.Encode(body)}
+	c := Command{Type: t, Env: env, CorrelationID: correlationID, Body: entitlement.Encode(body)}
+	if carrier, ok := body.(interface{ carried() []Sealed }); ok {
+		if texts := carrier.carried(); len(texts) > 0 {
+			c.Personal = entitlement.Encode(texts)
+			sum := sha256.Sum256(c.Personal)
+			c.PersonalHash = sum[:]
+		}
+	}
+	return c
 }
 
 // Encode returns the command's bytes: version, type, environment, flags (1 byte each), stamp (8 bytes), correlation id after
-// its length (1 byte), body, which is compressed with zstd where that is shorter. The receiving node encodes once; the leader
+// its length (1 byte), what it carries of persons, body, which is compressed with zstd where that is shorter. The receiving node encodes once; the leader
 // sets the stamp in place with Stamp.
 func (c Command) Encode() []byte {
 	id := c.CorrelationID
 	if len(id) > maxCorrelationBytes {
 		id = id[:maxCorrelationBytes]
 	}
-	b := make([]byte, 0, commandHeader+len(id)+len(c.Body))
+	b := make([]byte, 0, commandHeader+len(id)+4+len(c.Personal)+len(c.Body))
 	b = append(b, commandVersion, byte(c.Type), envByte(c.Env), 0)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Stamp))
 	b = append(b, byte(len(id)))
 	b = append(b, id...)
+	switch {
+	case len(c.Personal) > 0:
+		b[flagsOffset] |= flagPersonal
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(c.Personal))), c.Personal...)
+	case len(c.PersonalHash) == sha256.Size:
+		b[flagsOffset] |= flagPersonalHash
+		b = append(b, c.PersonalHash...)
+	}
 	if len(c.Body) >= compressFrom {
 		at := len(b)
 		if b = zstdEncoder.EncodeAll(c.Body, b); len(b)-at < len(c.Body) {
-			b[3] = flagZstd
+			b[flagsOffset] |= flagZstd
 			return b
 		}
 		b = b[:at]
@@ -348,8 +381,11 @@ func DecodeCommand(b []byte) (Command, error) {
 		return Command{}, fmt.Errorf("environment %d: %w", b[2], ErrCommand)
 	}
 	c := Command{Type: CommandType(b[1]), Env: env, Stamp: int64(binary.BigEndian.Uint64(b[stampOffset:])), CorrelationID: string(b[commandHeader : commandHeader+int(b[12])])}
-	c.Body = b[commandHeader+int(b[12]):]
-	switch b[3] {
+	var err error
+	if c.Personal, c.PersonalHash, c.Body, err = cutPersonal(b); err != nil {
+		return Command{}, err
+	}
+	switch b[flagsOffset] &^ (flagPersonal | flagPersonalHash) {
 	case 0:
 	case flagZstd:
 		body, err := zstdDecoder.DecodeAll(c.Body, nil)
@@ -358,9 +394,48 @@ func DecodeCommand(b []byte) (Command, error) {
 		}
 		c.Body = body
 	default:
-		return Command{}, fmt.Errorf("flags %#x: %w", b[3], ErrCommand)
+		return Command{}, fmt.Errorf("flags %#x: %w", b[flagsOffset], ErrCommand)
 	}
 	return c, nil
+}
+
+// cutPersonal returns what an encoded command, whose header is whole, carries of persons, the hash of that, and its body as it is encoded. Error: ErrCommand.
+func cutPersonal(b []byte) (personal, hash, body []byte, err error) {
+	rest := b[commandHeader+int(b[12]):]
+	switch b[flagsOffset] & (flagPersonal | flagPersonalHash) {
+	case 0:
+		return nil, nil, rest, nil
+	case flagPersonal:
+		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.BigEndian.Uint32(rest)) {
+			return nil, nil, nil, fmt.Errorf("personal part: %w", ErrCommand)
+		}
+		size := binary.BigEndian.Uint32(rest)
+		personal, body = rest[4:4+size], rest[4+size:]
+		sum := sha256.Sum256(personal)
+		return personal, sum[:], body, nil
+	case flagPersonalHash:
+		if len(rest) < sha256.Size {
+			return nil, nil, nil, fmt.Errorf("hash of the personal part: %w", ErrCommand)
+		}
+		return nil, rest[:sha256.Size], rest[sha256.Size:], nil
+	}
+	return nil, nil, nil, fmt.Errorf("flags %#x: %w", b[flagsOffset], ErrCommand)
+}
+
+// journaled returns an entry of the log as the journal has it: without what it carries of persons. The journal is kept for ever, and what was erased must
+// not be in it.
+func journaled(entry []byte) []byte {
+	if len(entry) < commandHeader || len(entry) < commandHeader+int(entry[12]) || entry[flagsOffset]&flagPersonal == 0 {
+		return entry
+	}
+	_, hash, body, err := cutPersonal(entry)
+	if err != nil {
+		return entry // no command: the process ends
+	}
+	head := entry[:commandHeader+int(entry[12])]
+	b := append(make([]byte, 0, len(head)+len(hash)+len(body)), head...)
+	b[flagsOffset] = b[flagsOffset]&^flagPersonal | flagPersonalHash
+	return append(append(b, hash...), body...)
 }
 
 // EnvironmentOf reads the environment of encoded, which Encode made, without decoding the rest; empty for what is no command.

@@ -17,8 +17,6 @@ import (
 const (
 	// maxContacts is how many addresses an account's history has; with one more the oldest goes.
 	maxContacts = 50
-	// maxSealedBytes is more than a sealed address has: 254 bytes, and what seals it.
-	maxSealedBytes = 512
 	// contactIndexBytes is the length of an index, an HMAC-SHA256.
 	contactIndexBytes = 32
 )
@@ -26,11 +24,11 @@ const (
 // PutContact gives an account another e-mail address, or none, and changes what PatchAccount does.
 type PutContact struct {
 	Account     entitlement.AccountID `cbor:"1,keyasint"`
-	Sealed      []byte                `cbor:"2,keyasint,omitempty"` // empty: none from now on
-	Index       []byte                `cbor:"3,keyasint,omitempty"` // of the address, 32 bytes
-	Attributes  map[string]string     `cbor:"4,keyasint,omitempty"`
+	Index       []byte                `cbor:"3,keyasint,omitempty"` // of the address, 32 bytes; empty: none from now on. The command carries the address under it
+	Changes     *AttributeChanges     `cbor:"4,keyasint,omitempty"`
 	Tester      *bool                 `cbor:"5,keyasint,omitempty"`
 	Idempotency *Idempotency          `cbor:"6,keyasint,omitempty"`
+	Personal    []Sealed              `cbor:"-"`
 }
 
 func (b *PutContact) idempotency() *Idempotency { return b.Idempotency }
@@ -42,7 +40,7 @@ type contactRow struct {
 
 // Contact is an address that an account has or had.
 type Contact struct {
-	Sealed []byte `cbor:"1,keyasint"`
+	Sealed []byte `cbor:"-"` // of the bucket personal
 	Index  []byte `cbor:"2,keyasint"`
 	Since  int64  `cbor:"3,keyasint"`           // Unix seconds
 	Until  int64  `cbor:"4,keyasint,omitempty"` // Unix seconds; 0: the account has it
@@ -65,10 +63,10 @@ func contactKey(env entitlement.Environment, index []byte, id entitlement.Accoun
 }
 
 func (c *command) putContact(body *PutContact) Result {
-	if len(body.Sealed) > maxSealedBytes || (len(body.Sealed) == 0) != (len(body.Index) == 0) || len(body.Index) != 0 && len(body.Index) != contactIndexBytes {
-		return rejected(SlugInvalidRequest, "sealed address")
+	if len(body.Index) != 0 && len(body.Index) != contactIndexBytes {
+		return rejected(SlugInvalidRequest, "index of the address")
 	}
-	result := c.patchAccount(&PatchAccount{Account: body.Account, Attributes: body.Attributes, Tester: body.Tester})
+	result := c.patchAccount(&PatchAccount{Account: body.Account, Changes: body.Changes, Tester: body.Tester})
 	if result.Rejection != nil {
 		return result
 	}
@@ -84,10 +82,17 @@ func (c *command) putContact(body *PutContact) Result {
 		c.dropContactIndex(had.Index, body.Account)
 	}
 	if len(body.Index) > 0 {
-		row.Contacts = append(row.Contacts, Contact{Sealed: body.Sealed, Index: body.Index, Since: c.now})
+		row.Contacts = append(row.Contacts, Contact{Index: body.Index, Since: c.now})
 		c.addContactIndex(body.Index, body.Account)
+		c.keep(body.Account, EmailText(body.Index))
 	}
-	row.Contacts = row.Contacts[max(0, len(row.Contacts)-maxContacts):]
+	past := max(0, len(row.Contacts)-maxContacts)
+	for _, old := range row.Contacts[:past] {
+		if !slices.ContainsFunc(row.Contacts[past:], func(kept Contact) bool { return bytes.Equal(kept.Index, old.Index) }) {
+			c.forget(body.Account, EmailText(old.Index))
+		}
+	}
+	row.Contacts = row.Contacts[past:]
 	c.encode(bucketContacts, key, &row)
 	return result
 }
@@ -123,6 +128,9 @@ func (c *command) contactOwners(index []byte, limit int) []entitlement.AccountID
 func (r *Reader) Contacts(env entitlement.Environment, id entitlement.AccountID) ([]Contact, error) {
 	var row contactRow
 	_, err := r.decode(bucketContacts, envKey(env, string(id)), &row)
+	for i := range row.Contacts {
+		row.Contacts[i].Sealed = bytes.Clone(r.PersonalText(env, id, EmailText(row.Contacts[i].Index)))
+	}
 	return row.Contacts, err
 }
 

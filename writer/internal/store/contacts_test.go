@@ -13,7 +13,8 @@ import (
 func putContact(id entitlement.AccountID, name string) Command {
 	body := PutContact{Account: id}
 	if name != "" {
-		body.Sealed, body.Index = []byte("sealed:"+name), bytes.Repeat([]byte(name[:1]), contactIndexBytes)
+		body.Index = bytes.Repeat([]byte(name[:1]), contactIndexBytes)
+		body.Personal = []Sealed{{EmailText(body.Index), []byte("sealed:" + name)}}
 	}
 	return NewCommand(TypePutContact, sandbox, "", &body)
 }
@@ -104,6 +105,11 @@ func TestHistoryOfContacts(t *testing.T) {
 		if ended := slices.IndexFunc(contacts, func(c Contact) bool { return c.Until == 0 }); ended != maxContacts-1 || contacts[0].Index[0] != 'e' {
 			t.Errorf("the first that has not ended is %d, the oldest %q", ended, contacts[0].Index[:1])
 		}
+		for _, contact := range contacts {
+			if want := "sealed:" + string(contact.Index[:1]); string(contact.Sealed) != want {
+				t.Errorf("the address of index %q is %q, want %q", contact.Index[:1], contact.Sealed, want)
+			}
+		}
 		return nil
 	})
 }
@@ -116,12 +122,9 @@ func TestContactsAreRefused(t *testing.T) {
 		body PutContact
 		slug string
 	}{
-		"of nobody":       {PutContact{Account: "acc_x", Sealed: []byte("s"), Index: index}, SlugNotFound},
-		"without index":   {PutContact{Account: "acc_1", Sealed: []byte("s")}, SlugInvalidRequest},
-		"without address": {PutContact{Account: "acc_1", Index: index}, SlugInvalidRequest},
-		"a short index":   {PutContact{Account: "acc_1", Sealed: []byte("s"), Index: index[:31]}, SlugInvalidRequest},
-		"a long address":  {PutContact{Account: "acc_1", Sealed: make([]byte, maxSealedBytes+1), Index: index}, SlugInvalidRequest},
-		"wrong attribute": {PutContact{Account: "acc_1", Sealed: []byte("s"), Index: index, Attributes: map[string]string{"": "x"}}, SlugInvalidRequest},
+		"of nobody":       {PutContact{Account: "acc_x", Index: index}, SlugNotFound},
+		"a short index":   {PutContact{Account: "acc_1", Index: index[:31]}, SlugInvalidRequest},
+		"wrong attribute": {PutContact{Account: "acc_1", Index: index, Changes: &AttributeChanges{Set: []string{""}}}, SlugInvalidRequest},
 	} {
 		before := m.state.StateHash
 		if got := m.apply(NewCommand(TypePutContact, sandbox, "", &tt.body)); slugOf(got) != tt.slug || m.state.StateHash != before {

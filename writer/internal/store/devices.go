@@ -19,8 +19,6 @@ const (
 const (
 	// MaxDevices is how many devices an account has; with one more the one that was heard of the longest ago goes.
 	MaxDevices = 20
-	// maxSealedTokenBytes is more than a sealed token has: 4096 bytes, and what seals it.
-	maxSealedTokenBytes = 4352
 	// deviceIndexBytes is the length of an index, an HMAC-SHA256.
 	deviceIndexBytes = 32
 )
@@ -30,11 +28,13 @@ type PutDevice struct {
 	Account     entitlement.AccountID `cbor:"1,keyasint"`
 	Index       []byte                `cbor:"2,keyasint"` // of the device, 32 bytes
 	Platform    string                `cbor:"3,keyasint"`
-	Sealed      []byte                `cbor:"4,keyasint"` // the push token
 	Idempotency *Idempotency          `cbor:"5,keyasint,omitempty"`
+	Sealed      []byte                `cbor:"-"` // the push token, which the command carries beside its body
 }
 
 func (b *PutDevice) idempotency() *Idempotency { return b.Idempotency }
+
+func (b PutDevice) carried() []Sealed { return []Sealed{{DeviceText(b.Index), b.Sealed}} }
 
 // deviceRow holds an account's devices, sorted by index.
 type deviceRow struct {
@@ -45,14 +45,14 @@ type deviceRow struct {
 type Device struct {
 	Index    []byte `cbor:"1,keyasint"`
 	Platform string `cbor:"2,keyasint"`
-	Sealed   []byte `cbor:"3,keyasint"`
+	Sealed   []byte `cbor:"-"`          // the push token; of the bucket personal
 	SeenAt   int64  `cbor:"4,keyasint"` // when its app said so last, Unix seconds
 }
 
 func byDeviceIndex(d Device, index []byte) int { return bytes.Compare(d.Index, index) }
 
 func (c *command) putDevice(body *PutDevice) Result {
-	if len(body.Index) != deviceIndexBytes || body.Platform != PlatformAPNS && body.Platform != PlatformFCM || len(body.Sealed) == 0 || len(body.Sealed) > maxSealedTokenBytes {
+	if len(body.Index) != deviceIndexBytes || body.Platform != PlatformAPNS && body.Platform != PlatformFCM {
 		return rejected(SlugInvalidRequest, "device")
 	}
 	id := body.Account
@@ -63,7 +63,7 @@ func (c *command) putDevice(body *PutDevice) Result {
 	var row deviceRow
 	c.decode(bucketDevices, key, &row)
 	at, known := slices.BinarySearchFunc(row.Devices, body.Index, byDeviceIndex)
-	device := Device{Index: body.Index, Platform: body.Platform, Sealed: body.Sealed, SeenAt: c.now}
+	device := Device{Index: body.Index, Platform: body.Platform, SeenAt: c.now}
 	if known {
 		row.Devices[at] = device
 	} else {
@@ -76,8 +76,10 @@ func (c *command) putDevice(body *PutDevice) Result {
 				oldest = i
 			}
 		}
+		c.forget(id, DeviceText(row.Devices[oldest].Index))
 		row.Devices = slices.Delete(row.Devices, oldest, oldest+1)
 	}
+	c.keep(id, DeviceText(body.Index))
 	c.encode(bucketDevices, key, &row)
 	return Result{Account: id, Existing: known}
 }
@@ -91,5 +93,8 @@ func (c *command) forgetDevices(id entitlement.AccountID) {
 func (r *Reader) Devices(env entitlement.Environment, id entitlement.AccountID) ([]Device, error) {
 	var row deviceRow
 	_, err := r.decode(bucketDevices, envKey(env, string(id)), &row)
+	for i := range row.Devices {
+		row.Devices[i].Sealed = bytes.Clone(r.PersonalText(env, id, DeviceText(row.Devices[i].Index)))
+	}
 	return row.Devices, err
 }

@@ -19,7 +19,7 @@ import (
 func namesIn(identity entitlement.Identity) []string {
 	names := make([]string, 0, len(identity.Aliases))
 	for _, a := range identity.Aliases {
-		names = append(names, aliasIdentity(a))
+		names = append(names, aliasIdentity(hashedAlias(rulesAccounts, a)))
 	}
 	return names
 }
@@ -62,6 +62,7 @@ func (c *command) learned(a entitlement.Alias) entitlement.AccountID {
 	stale := func(id entitlement.PurchaseID) bool {
 		return slices.ContainsFunc(c.told, func(t toldPurchase) bool { return t.id == id || slices.Contains(t.before, id) })
 	}
+	a = c.hashedAlias(a)
 	prefix := identityPrefix(c.Env, aliasIdentity(a))
 	cursor := c.tx.Bucket(bucketNamed).Cursor()
 	for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
@@ -78,11 +79,11 @@ func (c *command) learned(a entitlement.Alias) entitlement.AccountID {
 		if slices.ContainsFunc(c.told[i+1:], func(later toldPurchase) bool { return later.id == t.id || slices.Contains(later.before, t.id) }) {
 			continue
 		}
-		if slices.Contains(t.identity.Aliases, a) {
+		if slices.ContainsFunc(t.identity.Aliases, func(told entitlement.Alias) bool { return c.hashedAlias(told) == a }) {
 			best.hear(t.id, t.identity.Account, t.identity.At)
 		}
 	}
-	if best.account == "" || !c.exists(best.account) {
+	if best.account == "" || !c.known(best.account) {
 		return ""
 	}
 	return best.account
@@ -261,7 +262,7 @@ func (r *Reader) ofCustomer(env entitlement.Environment, a entitlement.Alias) (e
 // lastBuyer is the owner of the purchase that the newest statement with this name is about.
 func (r *Reader) lastBuyer(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, error) {
 	var best teller
-	prefix := identityPrefix(env, aliasIdentity(a))
+	prefix := identityPrefix(env, aliasIdentity(hashedAlias(r.st.Rules, a)))
 	cursor := r.tx.Bucket(bucketNamed).Cursor()
 	for k, row := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
 		id, _ := readNamed(row)

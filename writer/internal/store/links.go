@@ -31,8 +31,9 @@ type PutLink struct {
 	Purchase    entitlement.PurchaseID `cbor:"3,keyasint,omitempty"` // any id that it ever had
 	TTLSeconds  int64                  `cbor:"4,keyasint"`           // from the stamp
 	Idempotency *Idempotency           `cbor:"5,keyasint,omitempty"`
-	// Sealed is the address to which the link goes, so that one which comes too late brings another. Empty: nobody mails it.
-	Sealed []byte `cbor:"6,keyasint,omitempty"`
+	// Mailed: the command carries the address to which the link goes (LinkText), so that one which comes too late brings another. False: nobody mails it.
+	Mailed   bool     `cbor:"6,keyasint,omitempty"`
+	Personal []Sealed `cbor:"-"`
 }
 
 // RedeemLink uses a link up. By an app that is From; by a backend it is Account, which a link to an account needs not.
@@ -60,15 +61,23 @@ type linkRow struct {
 	Merge     string                   `cbor:"7,keyasint,omitempty"`
 
 	// Of a link that was mailed and not redeemed yet.
-	Sealed    []byte `cbor:"8,keyasint,omitempty"` // the address
-	TTL       int64  `cbor:"9,keyasint,omitempty"` // seconds
-	RenewedAt int64  `cbor:"10,keyasint,omitempty"`
-	Renewals  int64  `cbor:"11,keyasint,omitempty"`
+	Mailed    bool  `cbor:"8,keyasint,omitempty"` // the address is a text of its holder
+	TTL       int64 `cbor:"9,keyasint,omitempty"` // seconds
+	RenewedAt int64 `cbor:"10,keyasint,omitempty"`
+	Renewals  int64 `cbor:"11,keyasint,omitempty"`
+}
+
+// linkHolder is under whose id the address of a link is kept: of a payment that waits it is the payment's own.
+func linkHolder(account entitlement.AccountID, purchase entitlement.PurchaseID) entitlement.AccountID {
+	if account != "" {
+		return account
+	}
+	return entitlement.AccountID(purchase)
 }
 
 // RenewedLink is a link that stands for one that has expired, and is to be mailed to the same address.
 type RenewedLink struct {
-	Sealed   []byte                 `cbor:"1,keyasint"`
+	Hash     []byte                 `cbor:"1,keyasint"`           // of its token; see Reader.LinkAddress
 	Account  entitlement.AccountID  `cbor:"2,keyasint,omitempty"` // where it leads: this or the purchase
 	Purchase entitlement.PurchaseID `cbor:"3,keyasint,omitempty"`
 }
@@ -83,7 +92,7 @@ func linkDueKey(at int64, key []byte) []byte {
 
 func (c *command) putLink(body *PutLink) Result {
 	switch {
-	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == "") || len(body.Sealed) > maxSealedBytes:
+	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == ""):
 		return rejected(SlugInvalidRequest, "link")
 	case body.TTLSeconds < 1 || body.TTLSeconds > maxLinkSeconds:
 		return rejected(SlugInvalidRequest, "how long the link lives")
@@ -98,7 +107,7 @@ func (c *command) putLink(body *PutLink) Result {
 		if !ok || !p.row.Evidence.IsPurchase() {
 			return rejected(SlugNotFound, "purchase")
 		}
-		if p.row.Owner != "" {
+		if p.row.Owner != "" && !c.erased(p.row.Owner) {
 			return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to an account", Owner: p.row.Owner}}
 		}
 	}
@@ -108,8 +117,9 @@ func (c *command) putLink(body *PutLink) Result {
 	}
 	c.dropLinks()
 	row := linkRow{Account: body.Account, Purchase: body.Purchase, ExpiresAt: c.now + body.TTLSeconds}
-	if len(body.Sealed) > 0 {
-		row.Sealed, row.TTL = body.Sealed, body.TTLSeconds
+	if body.Mailed {
+		row.Mailed, row.TTL = true, body.TTLSeconds
+		c.keep(linkHolder(body.Account, body.Purchase), LinkText(body.Hash))
 	}
 	c.writeLink(key, &row)
 	return Result{Account: body.Account}
@@ -129,6 +139,10 @@ func (c *command) dropLinks() {
 			return
 		}
 		k = bytes.Clone(k)
+		var row linkRow
+		if env, ok := byteEnv(k[8]); ok && c.decode(bucketLinkTokens, k[8:], &row) && row.Mailed {
+			c.forgetIn(env, linkHolder(row.Account, row.Purchase), LinkText(k[9:]))
+		}
 		c.delete(bucketLinkTokens, k[8:])
 		c.delete(bucketLinksDue, k)
 	}
@@ -175,7 +189,10 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 		return result
 	}
 	row.By, row.To, row.Merge = by, result.Account, result.Merge
-	row.Sealed, row.TTL = nil, 0 // nothing is mailed any more
+	if row.Mailed { // nothing is mailed any more
+		c.forget(linkHolder(row.Account, row.Purchase), LinkText(body.Hash))
+		row.Mailed, row.TTL = false, 0
+	}
 	c.encode(bucketLinkTokens, key, &row)
 	c.about = append(c.about, by)
 	result.Moved, result.Anonymous = row.Moved, c.anonymous(result.Account)
@@ -188,20 +205,26 @@ func (c *command) renewLink(body *RedeemLink, key []byte, row *linkRow) Result {
 	if row.Purchase != "" {
 		id, _ := c.purchaseOf(entitlement.Link(row.Purchase))
 		p, ok := c.loadPurchase(id)
-		open = ok && p.row.Owner == ""
+		open = ok && (p.row.Owner == "" || c.erased(p.row.Owner))
 	}
 	renewed := linkTokenKey(c.Env, body.Renew)
 	switch {
-	case len(row.Sealed) == 0 || len(body.Renew) != linkHashBytes || !open || row.Renewals >= maxRelinks || c.get(bucketLinkTokens, renewed) != nil:
+	case !row.Mailed || len(body.Renew) != linkHashBytes || !open || row.Renewals >= maxRelinks || c.get(bucketLinkTokens, renewed) != nil:
 		return rejected(SlugLinkExpired, "the link has expired")
 	case row.RenewedAt != 0 && c.now-row.RenewedAt < RelinkSeconds:
 		return rejected(SlugLinkExpired, "the link has expired, and another was sent to the same address a short while ago")
 	}
-	c.writeLink(renewed, &linkRow{Account: row.Account, Purchase: row.Purchase, ExpiresAt: c.now + row.TTL, Sealed: row.Sealed, TTL: row.TTL})
+	c.writeLink(renewed, &linkRow{Account: row.Account, Purchase: row.Purchase, ExpiresAt: c.now + row.TTL, Mailed: true, TTL: row.TTL})
+	c.copyText(linkHolder(row.Account, row.Purchase), LinkText(body.Hash), LinkText(body.Renew))
 	row.RenewedAt, row.Renewals = c.now, row.Renewals+1
 	c.encode(bucketLinkTokens, key, row)
 	c.dropLinks()
-	return Result{Account: row.Account, Renewed: &RenewedLink{Sealed: row.Sealed, Account: row.Account, Purchase: row.Purchase}, what: "link.renewed"}
+	return Result{Account: row.Account, Renewed: &RenewedLink{Hash: body.Renew, Account: row.Account, Purchase: row.Purchase}, what: "link.renewed"}
+}
+
+// LinkAddress returns the sealed address to which a link goes, nil for none. It is valid inside View.
+func (r *Reader) LinkAddress(env entitlement.Environment, l *RenewedLink) []byte {
+	return r.PersonalText(env, linkHolder(l.Account, l.Purchase), LinkText(l.Hash))
 }
 
 // enteredByLink leads who redeems to the link's account. What an anonymous account had comes along.

@@ -139,8 +139,8 @@ func TestOldLinksAreForgotten(t *testing.T) {
 func TestRenewLink(t *testing.T) {
 	known, begun := create("acc_known"), login(Login{New: "acc_anon"})
 	waits := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "", customer("cus_9"))))
-	mailed := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900, Sealed: []byte("sealed")})
-	paid := putLink("a", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900, Sealed: []byte("sealed")})
+	mailed := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900, Mailed: true, Personal: []Sealed{{LinkText(linkHash("a")), []byte("sealed")}}})
+	paid := putLink("a", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900, Mailed: true, Personal: []Sealed{{LinkText(linkHash("a")), []byte("sealed")}}})
 	late := func(at int64, hash string) Command {
 		c := redeem("a", RedeemLink{From: session("acc_anon"), Merge: "m", Renew: linkHash(hash)})
 		c.Stamp = startTime + at
@@ -190,8 +190,18 @@ func TestRenewLink(t *testing.T) {
 			body.Hash = body.Renew
 			c := NewCommand(TypeRedeemLink, sandbox, "", &body)
 			c.Stamp = tt.redeem.Stamp + 899
-			if used := m.apply(c); used.Rejection != nil || string(got.Renewed.Sealed) != "sealed" {
-				t.Errorf("the new link for %+v = %+v", got.Renewed, used.Rejection)
+			address := func() (text string) {
+				m.read(func(r *Reader) error {
+					text = string(r.LinkAddress(sandbox, got.Renewed))
+					return nil
+				})
+				return text
+			}
+			if text := address(); text != "sealed" {
+				t.Errorf("the new link goes to %q", text)
+			}
+			if used := m.apply(c); used.Rejection != nil || address() != "" {
+				t.Errorf("the new link for %+v = %+v, its address %q afterwards", got.Renewed, used.Rejection, address())
 			}
 			m.check()
 		})

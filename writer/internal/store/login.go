@@ -1,9 +1,6 @@
 package store
 
 import (
-	"bytes"
-	"strings"
-
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
 )
@@ -30,7 +27,7 @@ func (c *command) login(body *Login) Result {
 	case body.Alias.Kind != entitlement.OIDCSubject || !validAlias(*body.Alias):
 		return rejected(SlugInvalidRequest, "alias")
 	default:
-		to = entitlement.AccountID(c.get(bucketAliases, aliasKey(c.Env, *body.Alias)))
+		to = c.aliasOwner(*body.Alias)
 	}
 	from := entitlement.AccountID("")
 	if body.From != nil {
@@ -58,7 +55,7 @@ func (c *command) sessionEnded(s *Session) *Rejection {
 }
 
 func (c *command) madeAnonymous(id entitlement.AccountID) Result {
-	if c.exists(id) { // an id that somebody made up; ours are drawn by lot
+	if c.known(id) { // an id that somebody made up; ours are drawn by lot
 		return rejected(SlugInvalidRequest, "account id")
 	}
 	result := c.newAccount(id, &accountRow{CreatedAt: c.now, Anonymous: true}, nil)
@@ -76,7 +73,7 @@ func (c *command) newAccount(id entitlement.AccountID, details *accountRow, alia
 func (c *command) identified(from entitlement.AccountID, body *Login) Result {
 	aliases := []entitlement.Alias{*body.Alias}
 	if !c.anonymous(from) {
-		if c.exists(body.New) {
+		if c.known(body.New) {
 			return rejected(SlugInvalidRequest, "account id")
 		}
 		return c.newAccount(body.New, &accountRow{CreatedAt: c.now}, aliases)
@@ -118,40 +115,6 @@ func (row *accountRow) anonymous() bool { return row.Anonymous && len(row.Aliase
 func (c *command) pointTo(a entitlement.Alias, id entitlement.AccountID) {
 	if a.Kind == entitlement.OIDCSubject && c.st.Rules >= rulesAccounts {
 		pointer := entitlement.Pointer{Account: id}
-		c.write(replication.Record{Env: c.Env, Kind: replication.KindPointer, Key: entitlement.SubjectKey(a.Value), Value: entitlement.Encode(&pointer)})
+		c.write(replication.Record{Env: c.Env, Kind: replication.KindPointer, Key: a.SubjectKey(), Value: entitlement.Encode(&pointer)})
 	}
-}
-
-// pointToSubjects writes the pointers of the subjects that were aliases before the rules had pointers. It is done once in the life of a cluster.
-func (c *command) pointToSubjects() {
-	for _, env := range entitlement.Environments {
-		c.Env = env
-		var subjects []entitlement.Alias
-		var owners []entitlement.AccountID
-		walk := func(prefix []byte, fn func(key, owner []byte)) {
-			cursor := c.tx.Bucket(bucketAliases).Cursor()
-			for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
-				fn(k[len(prefix):], v)
-			}
-		}
-		kind := append([]byte{envByte(env)}, string(entitlement.OIDCSubject)+"\x00"...)
-		walk(kind, func(value, owner []byte) {
-			subjects = append(subjects, entitlement.Alias{Kind: entitlement.OIDCSubject, Value: string(value)})
-			owners = append(owners, entitlement.AccountID(owner))
-		})
-		// Of a long alias the key is a hash: its account says what it is.
-		walk(append([]byte{envByte(env)}, "sha256:"...), func(_, owner []byte) {
-			var row accountRow
-			c.decode(bucketAccounts, envKey(env, string(owner)), &row)
-			for _, a := range row.Aliases {
-				if a.Kind == entitlement.OIDCSubject && strings.HasPrefix(string(aliasKey(env, a)[1:]), "sha256:") {
-					subjects, owners = append(subjects, a), append(owners, entitlement.AccountID(owner))
-				}
-			}
-		})
-		for i, a := range subjects {
-			c.pointTo(a, owners[i])
-		}
-	}
-	c.Env = ""
 }

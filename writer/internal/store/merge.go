@@ -343,6 +343,7 @@ func (r *Reader) PreviewMerge(env entitlement.Environment, from, into entitlemen
 type NamedAlias struct {
 	entitlement.Alias
 	Account entitlement.AccountID
+	Text    string // what a hashed one stands for, where it was given before RulesPersonal
 }
 
 // aliasesOf returns the aliases of accounts, sorted by kind and value.
@@ -353,7 +354,7 @@ func (r *Reader) aliasesOf(env entitlement.Environment, members []entitlement.Ac
 			return nil, err
 		}
 		for _, a := range row.Aliases {
-			names = append(names, NamedAlias{a, id})
+			names = append(names, NamedAlias{a, id, row.Names[AliasText(a)]})
 		}
 	}
 	slices.SortFunc(names, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })

@@ -169,13 +169,13 @@ func newerClaim(a, b *claimRow) *claimRow {
 
 // ownerOf resolves whose purchase it is, the first that applies: what the API claimed; the account that the newest metadata
 // names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
-// account that has one of the purchase's aliases. Empty is unclaimed.
+// account that has one of the purchase's aliases. Empty is unclaimed. An account that was erased still is the owner: what it paid for is nobody's to see.
 func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) entitlement.AccountID {
 	if row.Claim != nil {
 		return row.Claim.Account
 	}
 	if identity.Account != "" {
-		if c.exists(identity.Account) {
+		if c.known(identity.Account) {
 			return identity.Account
 		}
 		return ""
@@ -191,8 +191,8 @@ func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) enti
 // named returns whose name an alias is: the account that the API gave it to, else the one that its provider last said it to be, else the one that other
 // purchases under the name are of. Empty is nobody's.
 func (c *command) named(a entitlement.Alias) entitlement.AccountID {
-	if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
-		return entitlement.AccountID(owner)
+	if owner := c.ownerNamed(a); owner != "" {
+		return owner
 	}
 	if told := c.customer(a); told != "" {
 		return told
@@ -215,7 +215,7 @@ func (c *command) customer(a entitlement.Alias) entitlement.AccountID {
 			}
 		}
 	}
-	if told == "" || !c.exists(told) {
+	if told == "" || !c.known(told) {
 		return ""
 	}
 	return told
@@ -228,8 +228,8 @@ func (c *command) customerOf(identity entitlement.Identity) entitlement.AccountI
 		return identity.Account
 	}
 	for _, a := range identity.Aliases {
-		if owner := c.get(bucketAliases, aliasKey(c.Env, a)); owner != nil {
-			return entitlement.AccountID(owner)
+		if owner := c.ownerNamed(a); owner != "" {
+			return owner
 		}
 	}
 	return ""
@@ -243,7 +243,7 @@ func (c *command) sharesOf(row *purchaseRow) []entitlement.AccountID {
 	}
 	for _, a := range row.Evidence.Shares() {
 		id := c.named(a)
-		if named := entitlement.AccountID(a.Value); id == "" && strings.HasPrefix(a.Value, "acc_") && c.exists(named) {
+		if named := entitlement.AccountID(a.Value); id == "" && strings.HasPrefix(a.Value, "acc_") && c.known(named) {
 			id = named
 		}
 		if id != "" && id != row.Owner {
@@ -290,7 +290,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 			pull.Conflict, pull.ConflictAt = pull.Conflict || old.Conflict, max(pull.ConflictAt, old.ConflictAt)
 			pull.Since = cmp.Or(min(pull.Since, old.Since), old.Since)
 		}
-		names := p.row.waitsUnder()
+		names := p.row.waitsUnder(c.st.Rules)
 		if p.id == e.id {
 			same, waited = p, names
 			continue
@@ -350,7 +350,7 @@ func asksOf(doubts []entitlement.Doubt) []byte {
 
 // writeIdentities keeps the index by which a new account or alias finds the purchases that it decides about.
 func (c *command) writeIdentities(e *purchaseEdit, waited []string) {
-	names := e.row.waitsUnder()
+	names := e.row.waitsUnder(c.st.Rules)
 	for _, name := range waited {
 		if !slices.Contains(names, name) {
 			c.delete(bucketIdentities, identityKey(c.Env, name, e.id))

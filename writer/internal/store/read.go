@@ -150,7 +150,7 @@ func (r *Reader) Accounts(env entitlement.Environment, after entitlement.Account
 
 // AliasOwner returns the account that has an alias.
 func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
-	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, a))
+	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, hashedAlias(r.st.Rules, a)))
 	return entitlement.AccountID(id), id != nil, nil
 }
 
@@ -161,16 +161,17 @@ type AccountDetail struct {
 	Merges       []Merge                 // that it takes part in, oldest first
 	CreatedAt    int64                   // Unix seconds
 	Anonymous    bool                    // a session made it, and nothing has named it since
-	Attributes   map[string]string
-	Aliases      []NamedAlias      // sorted by kind, value; of all that are merged
-	GrantReasons map[string]string // by grant id
-	Purchases    []PurchaseDetail  // in the order of the record
+	Attributes   map[string]string       // put before RulesPersonal: later ones are sealed texts
+	Aliases      []NamedAlias            // sorted by kind, value; of all that are merged
+	GrantReasons map[string]string       // by grant id, put before RulesPersonal
+	Purchases    []PurchaseDetail        // in the order of the record
 }
 
 // PurchaseDetail is a purchase with what proves it.
 type PurchaseDetail struct {
 	ID       entitlement.PurchaseID
-	Owner    entitlement.AccountID // empty: unclaimed
+	Owner    entitlement.AccountID // empty: nobody's
+	Erased   bool                  // its owner was erased: it is nobody's, and not unclaimed
 	Evidence entitlement.Evidence
 	// BySupport: support said whose it is, and a user's restore does not change it.
 	BySupport bool
@@ -226,8 +227,19 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 	key := envKey(env, string(id))
 	var row purchaseRow
 	ok, err := r.decode(bucketPurchases, key, &row)
-	return PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, BySupport: row.Claim != nil && row.Claim.Support,
-		Pull: r.tx.Bucket(bucketPulls).Get(key) != nil, Delivered: row.delivered()}, ok, err
+	d := r.purchaseDetail(env, id, &row)
+	d.Pull = r.tx.Bucket(bucketPulls).Get(key) != nil
+	return d, ok, err
+}
+
+func (r *Reader) purchaseDetail(env entitlement.Environment, id entitlement.PurchaseID, row *purchaseRow) PurchaseDetail {
+	d := PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, Delivered: row.delivered()}
+	if d.Erased = r.isErased(env, row.Owner); d.Erased {
+		d.Owner = ""
+	} else {
+		d.BySupport = row.Claim != nil && row.Claim.Support
+	}
+	return d
 }
 
 // Purchases lists purchases and what is not one yet, sorted by id, after the given one.
@@ -238,7 +250,7 @@ func (r *Reader) Purchases(env entitlement.Environment, after entitlement.Purcha
 		if err := entitlement.Decode(value, &row); err != nil {
 			return fmt.Errorf("purchase %s: %w: %w", id, replication.ErrCorrupt, err)
 		}
-		list = append(list, PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence})
+		list = append(list, r.purchaseDetail(env, id, &row))
 		return nil
 	})
 	return list, err

@@ -50,6 +50,10 @@ type Result struct {
 	Code      *Code                    `cbor:"16,keyasint,omitempty"` // of PutCode, RedeemCode and RevokeCode
 	Renewed   *RenewedLink             `cbor:"15,keyasint,omitempty"` // of RedeemLink: it had expired, and this one is to be mailed
 
+	// Erased are the accounts that EraseAccount erased, and Renewing those of their purchases whose provider goes on charging.
+	Erased   []entitlement.AccountID  `cbor:"20,keyasint,omitempty"`
+	Renewing []entitlement.PurchaseID `cbor:"21,keyasint,omitempty"`
+
 	what string // in the audit trail, where the command's type alone does not say it
 }
 

@@ -54,6 +54,11 @@ var (
 	bucketCodesOwed = []byte("codes_owed") // env | purchase id -> stamp (8) since when a code is to be sent for it
 	bucketDevices   = []byte("devices")    // env | account id -> deviceRow
 
+	bucketErased      = []byte("erased")       // env | account id -> stamp (8): it is no more
+	bucketErasedNames = []byte("erased_names") // env | SHA-256 of an alias (32) -> erased account id: what was bought under the name is not unclaimed
+
+	bucketPersonal = []byte("personal") // env | length (2) | account | name -> sealed text. No hash covers it: see personal.go
+
 	bucketMergedIn = []byte("merged_in") // env | length (2) | surviving account | merged account -> merged account
 )
 
@@ -62,9 +67,9 @@ var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAlia
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketIntents, bucketLeases, bucketDue, bucketSpends,
 	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue,
-	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices}
+	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames}
 
-var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges}, hashed...)
+var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges, bucketPersonal}, hashed...)
 
 var stateKey = []byte("state")
 
@@ -124,10 +129,12 @@ type claimRow struct {
 // accountRow is what we keep of an account beyond its record.
 type accountRow struct {
 	CreatedAt  int64               `cbor:"1,keyasint,omitempty"`
-	Attributes map[string]string   `cbor:"2,keyasint,omitempty"`
-	Aliases    []entitlement.Alias `cbor:"3,keyasint,omitempty"` // sorted by kind, value
-	Reasons    map[string]string   `cbor:"4,keyasint,omitempty"` // grant id to why it was given
+	Attributes map[string]string   `cbor:"2,keyasint,omitempty"` // put before RulesPersonal
+	Aliases    []entitlement.Alias `cbor:"3,keyasint,omitempty"` // sorted by kind, value; personal ones are hashed
+	Reasons    map[string]string   `cbor:"4,keyasint,omitempty"` // grant id to why it was given, before RulesPersonal
 	Anonymous  bool                `cbor:"5,keyasint,omitempty"` // a session made it; it is anonymous until it has an alias
+	Sealed     []string            `cbor:"6,keyasint,omitempty"` // keys of the attributes whose texts are sealed, sorted
+	Names      map[string]string   `cbor:"7,keyasint,omitempty"` // AliasText to what the hashed alias stands for, where it was put before RulesPersonal
 }
 
 // eventRow is one entry of the audit trail. The event's content is in the journal.
@@ -168,12 +175,15 @@ type pullRow struct {
 // maxKeyText is how much of an id from outside stands in a key; a longer one is replaced by its SHA-256. bbolt takes 32 KiB.
 const maxKeyText = 512
 
+// keyHashPrefix begins a key that is a hash.
+const keyHashPrefix = "sha256:"
+
 func keyText(s string) string {
 	if len(s) <= maxKeyText {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))
-	return "sha256:" + hex.EncodeToString(sum[:])
+	return keyHashPrefix + hex.EncodeToString(sum[:])
 }
 
 func envKey(env entitlement.Environment, text string) []byte {
@@ -242,13 +252,13 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 // waitsUnder lists the names of whose coming the purchase must hear, because they decide about its owner: see command.ownerOf. One that has a
 // claim hears of none. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
 // decide at any time.
-func (row *purchaseRow) waitsUnder() []string {
+func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	var names []string
 	if row.Owner != "" && row.Evidence.IsSandbox() {
 		names = append(names, testerIdentity(row.Owner))
 	}
 	for _, a := range row.Evidence.Shares() {
-		names = append(names, aliasIdentity(a))
+		names = append(names, aliasIdentity(hashedAlias(rules, a)))
 	}
 	if row.Claim != nil {
 		return names
@@ -257,7 +267,7 @@ func (row *purchaseRow) waitsUnder() []string {
 	switch {
 	case id.Account == "":
 		for _, a := range id.Aliases {
-			names = append(names, aliasIdentity(a))
+			names = append(names, aliasIdentity(hashedAlias(rules, a)))
 		}
 	case row.Owner == "":
 		names = append(names, accountIdentity(id.Account))
