@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -88,13 +90,26 @@ func TestNothingPersonalIsStored(t *testing.T) {
 		"what a message said of a person": mark, "the webhook secret": secret, "a session token": a.session,
 		"the server key": d.info().Environments["sandbox"].ServerKey, "the publishable key": d.info().Environments["sandbox"].PublishableKey,
 	}
+	d.inNoFile(never)
+}
+
+// inNoFile fails for each file of a node, and each log, that has one of the texts, plainly or inside what is compressed. The texts are given by what they are.
+func (d *dev) inNoFile(never map[string]string) {
+	t := d.t
+	t.Helper()
 	files, unpacked := 0, 0
 	for _, part := range append([]string{"logs"}, nodeDirs(d)...) {
 		err := filepath.WalkDir(filepath.Join(d.dir, part), func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // a running node has files that come and go
+			}
 			if err != nil || !entry.Type().IsRegular() {
 				return err
 			}
 			content, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -119,6 +134,112 @@ func TestNothingPersonalIsStored(t *testing.T) {
 		t.Errorf("only %d files were searched", files)
 	}
 	t.Logf("searched %d files and %d compressed parts", files, unpacked)
+}
+
+// TestAPersonIsErasedEverywhere: a person of whom everything is known that can be is in no file in clear at any time. Erased, they are gone at every writer and edge, also
+// after a writer was killed; their subscription renews without an alarm, and comes back to them in a new account by support.
+func TestAPersonIsErasedEverywhere(t *testing.T) {
+	t.Parallel()
+	d := start(t, t.TempDir(), threeWriters...)
+	const mark = "canary9e2b"
+	call := func(status int, method, path string, body any, into any) {
+		t.Helper()
+		got, err := d.api("sandbox", len(path), method, path, body)
+		if err != nil || got.status != status {
+			t.Fatalf("%s %s: %s, %v, want %d", method, path, got, err, status)
+		}
+		if into != nil {
+			if err := got.into(into); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	type object = map[string]any
+	a, other := d.account("sandbox"), d.account("sandbox")
+	own := "/v1/accounts/" + a.id
+	call(200, "PATCH", own, object{"attributes": object{mark + "-name": mark + "-value"}, "email": mark + "@example.com"}, nil)
+	call(200, "PATCH", own, object{"email": mark + ".new@example.com", "tester": true}, nil)
+	call(200, "PATCH", "/v1/accounts/"+other.id, object{"email": mark + ".new@example.com"}, nil)
+	call(200, "POST", own+"/aliases", object{"kind": "custom", "value": mark + "-alias"}, nil)
+	call(200, "POST", "/v1/accounts/"+other.id+"/aliases", object{"kind": "oidc_subject", "value": "https://id.example|" + mark}, nil)
+	call(201, "POST", own+"/grants", object{"entitlement": "extra", "expires_at": nil, "reason": mark + "-reason"}, nil)
+	call(201, "POST", "/v1/link-tokens", object{"alias": object{"kind": "custom", "value": mark + "-alias"}}, nil)
+	device := object{"device_id": "phone", "platform": "fcm", "push_token": mark + "-token"}
+	text, err := json.Marshal(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.do(t.Context(), "POST", d.info().Edges[0].URL+"/v1/devices", http.Header{"Authorization": {"Bearer " + a.session}}, text); err != nil || got.status != 200 {
+		t.Fatalf("POST devices: %s, %v", got, err)
+	}
+	s := stripemsg.NewSubscription(shapes[0], a.id, time.Now())
+	for _, message := range s.Bought(time.Now()) {
+		d.mustPost("sandbox", 0, message)
+	}
+	call(201, "POST", own+"/merges", object{"from": other.id}, nil)
+	d.inNoFile(map[string]string{"what was said of a person": mark})
+
+	var exported struct {
+		Emails []object `json:"emails"`
+		Events []object `json:"events"`
+	}
+	call(200, "GET", "/v1/accounts/custom:"+mark+"-alias/export", nil, &exported)
+	if len(exported.Emails) != 3 || len(exported.Events) < 12 {
+		t.Errorf("the export has %d addresses and %d events: %v", len(exported.Emails), len(exported.Events), exported)
+	}
+	var erased struct {
+		Erased   []string `json:"erased"`
+		Renewing []string `json:"renewing"`
+		Revision string   `json:"revision"`
+	}
+	call(200, "DELETE", "/v1/accounts/"+other.id, nil, &erased)
+	if len(erased.Erased) != 2 || len(erased.Renewing) != 1 {
+		t.Errorf("erased: %+v", erased)
+	}
+	gone := func() {
+		t.Helper()
+		for i := range d.info().Writers {
+			for _, id := range []string{a.id, other.id, "custom:" + mark + "-alias"} {
+				d.eventually("the account is at no writer", 20*time.Second, func() error { // a writer that was killed answers after its start
+					got, err := d.api("sandbox", i, http.MethodGet, "/v1/accounts/"+id, nil)
+					if err == nil && got.status != http.StatusNotFound {
+						err = fmt.Errorf("GET of %s at writer %d: %s", id, i, got)
+					}
+					return err
+				})
+			}
+		}
+		for i := range d.info().Edges {
+			for _, who := range []account{a, other} {
+				got, err := d.ask(who, i, "?wait=10&min_revision="+erased.Revision)
+				if err != nil || got.status != http.StatusServiceUnavailable || got.problem() != "unknown-account" {
+					t.Errorf("edge %d of the erased account: %s, %v, want unknown-account", i, got, err)
+				}
+			}
+		}
+	}
+	gone()
+	killed := d.leader()
+	d.kill(killed)
+	d.awaitRestart(killed)
+	gone()
+	for _, message := range s.Renewed().Bought(time.Now()) {
+		d.mustPost("sandbox", 0, message)
+	}
+	var waiting struct{ Unclaimed []object }
+	call(200, "GET", "/v1/unclaimed", nil, &waiting)
+	if len(waiting.Unclaimed) != 0 {
+		t.Errorf("unclaimed after a renewal: %v", waiting.Unclaimed)
+	}
+	again := d.account("sandbox")
+	var claimed struct{ Revision string }
+	call(200, "POST", "/v1/unclaimed/"+erased.Renewing[0]+"/claim", object{"account_id": again.id}, &claimed)
+	if pro := d.mustAsk(again, 1, claimed.Revision).pro(); !pro.Active {
+		t.Errorf("the new account has %+v, want what was bought", pro)
+	}
+	d.agree(15 * time.Second)
+	d.stop()
+	d.inNoFile(map[string]string{"what was said of a person": mark})
 }
 
 func nodeDirs(d *dev) (dirs []string) {
