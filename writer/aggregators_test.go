@@ -45,7 +45,7 @@ func jsonOf(t testing.TB, v any) string {
 }
 
 // TestAdaptyGivesAccess goes from the webhook to the answer: refusals that Adapty repeats, both handshakes, an access level of a product that
-// the catalog lacks, a share, its end.
+// the catalog lacks, a share, its end (R25).
 func TestAdaptyGivesAccess(t *testing.T) {
 	w := startAggregators(t)
 	post := func(body, authorization string) reply {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What a person pays for twice is shown with the account and listed, with what to do about it, and is gone once that was done.
+// What a person pays for twice is shown with the account and listed, with what to do about it, and is gone once that was done (R75).
 func TestWhatIsPaidForTwiceIsListedAndExplained(t *testing.T) {
 	w := oneWriter(t)
 	w.api("PUT", "/v1/catalog", testCatalog)

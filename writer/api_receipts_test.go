@@ -174,6 +174,7 @@ func (r reply) result(t testing.TB) (outcome string, finish, pro bool) {
 	return outcome, finish, pro
 }
 
+// TestWhatBecomesOfAReceipt defends R22, R104, R108.
 func TestWhatBecomesOfAReceipt(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f, s, play := startAppStore(t), startStripe(t), startPlay(t)

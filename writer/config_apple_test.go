@@ -26,7 +26,7 @@ func appleAPIKey(t testing.TB) config.Secret {
 }
 
 // TestAppleReachesTheAccount: a notification that names the account's own token gives it the product, the refund takes it away, and a forged one is
-// refused without a trace.
+// refused without a trace (R13, R15).
 func TestAppleReachesTheAccount(t *testing.T) {
 	authority := appletest.New(t)
 	cfg := testConfigs(t, 1)[0]

@@ -230,6 +230,7 @@ func (w *testWriter) settled() bool {
 	return strings.Contains(w.get("/metrics").text, `latchkey_writer_doubtful_purchases{environment="sandbox"} 0`)
 }
 
+// TestGooglePlay defends R24.
 func TestGooglePlay(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f := startPlay(t)

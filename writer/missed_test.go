@@ -120,7 +120,7 @@ func appleTold(account, uuid string, status int, at time.Time, change appletest.
 		"bundleId": "com.example.app", "environment": "Sandbox", "status": status, "signedTransactionInfo": transaction, "signedRenewalInfo": renewal}}
 }
 
-// TestMessagesThatNeverCameAreRead (R20, R21, R107): what Apple sent while nobody took it is in its history. The leader reads that, records what is not known
+// TestMessagesThatNeverCameAreRead (R16, R20, R21, R107): what Apple sent while nobody took it is in its history. The leader reads that, records what is not known
 // under the id that the message has, once, and the webhook that comes after all is a duplicate.
 func TestMessagesThatNeverCameAreRead(t *testing.T) {
 	s := startAppleHistory(t)

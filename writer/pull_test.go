@@ -306,7 +306,7 @@ func TestAConflictingMessageIsPulled(t *testing.T) {
 	await(t, "no doubt", func() bool { return !w.inDoubt(acc) && len(w.pulls()) == 0 })
 }
 
-// TestFailingPulls shows what becomes of each failure, and that webhooks do not wait for any of them.
+// TestFailingPulls shows what becomes of each failure, and that webhooks do not wait for any of them (R10).
 func TestFailingPulls(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const path = "/v1/checkout/sessions/cs_1"

@@ -84,7 +84,7 @@ func TestRevenueCatGivesAccess(t *testing.T) {
 }
 
 // A customer list names no transaction, so that its rows prove nothing and ask: what no message told is there once the customer was asked about. The same
-// list again asks nothing.
+// list again asks nothing (R106).
 func TestACustomerListRepairsWhatNoMessageTold(t *testing.T) {
 	now := time.Now()
 	iso := func(at time.Time) string { return at.UTC().Format(time.RFC3339) }

@@ -93,7 +93,7 @@ func withWeb2Wave(cfg *Config, api string) {
 }
 
 // TestWeb2WaveThroughAWriter: a message gives its user's account access; a message that never came is made up for by the answer about the user;
-// an external_user_id reaches what the user bought before.
+// an external_user_id reaches what the user bought before (R26).
 func TestWeb2WaveThroughAWriter(t *testing.T) {
 	api := startWeb2Wave(t)
 	cfg := testConfigs(t, 1)[0]

@@ -147,7 +147,7 @@ func TestCorrelation(t *testing.T) {
 }
 
 // TestHowLateAMessageIsIsShown: each recorded message counts once by the provider's own time, whatever is repeated, and neither what proves
-// nothing nor a date ahead falsifies it.
+// nothing nor a date ahead falsifies it (R28).
 func TestHowLateAMessageIsIsShown(t *testing.T) {
 	w := oneWriter(t)
 	send := func(id, kind string, created time.Time) {

@@ -112,7 +112,7 @@ func (d *dev) otherDevice(a account, device string) account {
 }
 
 // TestStoresim: with webhooks that are an hour late a receipt shown at one edge gives access at every edge, on every device of the account; the webhook that
-// comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused.
+// comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused (R131).
 func TestStoresim(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), append(slices.Clone(threeWriters), "--storesim")...)

@@ -166,7 +166,7 @@ func nineAtOnceHaveOneEffect(t *testing.T, size []string) {
 }
 
 // TestRefusedMessagesLeaveNothing: what is not authentic, not in time or too large is refused with the contract's answer, and no event of
-// it is stored.
+// it is stored (R6).
 func TestRefusedMessagesLeaveNothing(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), threeWriters...)

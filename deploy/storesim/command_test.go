@@ -96,7 +96,7 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestOtherClocksCanFollow: the file holds how far the virtual clock is ahead.
+// TestOtherClocksCanFollow: the file holds how far the virtual clock is ahead (R127).
 func TestOtherClocksCanFollow(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ahead")
 	s := New(Config{Seed: 1, Start: time.Now(), Credentials: credentials})

@@ -248,7 +248,7 @@ func (n *node) entitled(t testing.TB, account string) (active bool, answer strin
 
 // TestAnyOrderComesToTheOraclesWord plays random histories of each provider against a real writer over HTTP, by its webhooks alone (Google's, which
 // prove nothing, and Web2Wave's, which do not say whose they are, make the writer ask): every message is delayed, many come twice, many behind later ones. Whenever all of them have come, the writer's
-// answer is the oracle's.
+// answer is the oracle's (R23, R128).
 func TestAnyOrderComesToTheOraclesWord(t *testing.T) {
 	for _, provider := range ready {
 		t.Run(string(provider), func(t *testing.T) {

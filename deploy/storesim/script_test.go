@@ -55,7 +55,7 @@ type scripted struct {
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
 // place that has these besides the usual ones; retired PRODUCT.
-// With ! before it, an action must be refused by the provider, or by the writer, and access must be closed.
+// With ! before it, an action must be refused by the provider, or by the writer, and access must be closed (R57, R130, R132, R135).
 func TestLives(t *testing.T) {
 	t.Parallel()
 	stores, fronts := map[Environment]string{}, map[Environment]*httptest.Server{}

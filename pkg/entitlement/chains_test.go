@@ -193,6 +193,7 @@ func TestATokenThatReplacesAnother(t *testing.T) {
 	}
 }
 
+// TestOneSaleToldByStoreAndAggregator defends R72.
 func TestOneSaleToldByStoreAndAggregator(t *testing.T) {
 	const day = 24 * 3600
 	store := []Object{term("2", april, may), standing(april, Renewal{Phase: PhaseActive, WillRenew: true})}

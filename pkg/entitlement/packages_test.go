@@ -30,6 +30,7 @@ func bought(at int64, n ...int64) Item { // in a store, without a code
 	return i
 }
 
+// TestAccessesOfPackagesCountFromRedemption defends R69.
 func TestAccessesOfPackagesCountFromRedemption(t *testing.T) {
 	catalog := Catalog{Products: append(slices.Clone(testCatalog.Products),
 		Product{Provider: Stripe, ID: "course_extended", Kind: KindPackage, Accesses: []ModuleAccess{{Module: "algebra", DurationDays: 30}}, Stack: StackExtend})}

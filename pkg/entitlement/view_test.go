@@ -260,6 +260,7 @@ func TestBlockedGroups(t *testing.T) {
 	}
 }
 
+// TestBalances defends R71.
 func TestBalances(t *testing.T) {
 	coins := of("price_coins_100")
 	v := viewOf(start,

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ import (
 	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
-// The test messages of Adapty and iaptic are what their adapters take, and give the account what a subscription would.
+// The test messages of the aggregators and of Web2Wave are what their adapters take, and give the account what a subscription would (R27, R136).
 func TestAggregatorsTestMessages(t *testing.T) {
 	adapty, err := provider.NewAdapty(provider.AdaptyConfig{Authorizations: []string{"Bearer a"}})
 	if err != nil {
@@ -23,9 +24,18 @@ func TestAggregatorsTestMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	web2wave, err := provider.NewWeb2Wave(provider.Web2WaveConfig{Tokens: []string{"t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revenueCat, err := provider.NewRevenueCat(provider.RevenueCatConfig{Authorizations: []string{"Bearer r"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	const account = "acc_01JD0000000000000000000001"
-	cfg := writer.EnvironmentConfig{Adapty: &writer.AdaptyConfig{Authorizations: []config.Secret{"Bearer a"}}, Iaptic: &writer.IapticConfig{Passwords: []config.Secret{"p"}}}
-	for _, adapter := range []provider.Adapter{adapty, iaptic} {
+	cfg := writer.EnvironmentConfig{Adapty: &writer.AdaptyConfig{Authorizations: []config.Secret{"Bearer a"}}, Iaptic: &writer.IapticConfig{Passwords: []config.Secret{"p"}},
+		Web2Wave: &writer.Web2WaveConfig{WebhookTokens: []config.Secret{"t"}}, RevenueCat: &writer.RevenueCatConfig{Authorizations: []config.Secret{"Bearer r"}}}
+	for _, adapter := range []provider.Adapter{adapty, iaptic, web2wave, revenueCat} {
 		name := string(adapter.Provider())
 		for _, env := range entitlement.Environments {
 			order := testOrder{cfg: cfg, env: env, account: account, price: "price_1", now: time.Now()}
@@ -34,7 +44,7 @@ func TestAggregatorsTestMessages(t *testing.T) {
 				t.Fatal(err)
 			}
 			key, value, _ := strings.Cut(header, ": ")
-			if err := adapter.Verify(provider.Request{Header: http.Header{key: {value}}, Body: body}, order.now); err != nil {
+			if err := adapter.Verify(provider.Request{Header: http.Header{http.CanonicalHeaderKey(key): {value}}, Body: body}, order.now); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			ev, err := adapter.Parse(body, env)
@@ -42,7 +52,7 @@ func TestAggregatorsTestMessages(t *testing.T) {
 				t.Fatalf("%s, %s: %+v, %v", name, env, ev, err)
 			}
 			e := entitlement.Evidence{}.Add(ev.Objects...)
-			if p := entitlement.Fold(e, entitlement.Policy{}); e.Identity().Account != account || p.Items[0].State != entitlement.Live || p.Items[0].Term.Product != "price_1" || !p.Items[0].WillRenew {
+			if p := entitlement.Fold(e, entitlement.Policy{}); !means(e.Identity(), account) || p.Items[0].State != entitlement.Live || p.Items[0].Term.Product != "price_1" || !p.Items[0].WillRenew {
 				t.Errorf("%s, %s: %+v of %s", name, env, p, e.Identity().Account)
 			}
 		}
@@ -50,4 +60,9 @@ func TestAggregatorsTestMessages(t *testing.T) {
 			t.Errorf("%s without a configuration: %v", name, err)
 		}
 	}
+}
+
+// means reports whether a purchase is an account's: by its id, or by the customer's name, which the account must have at Web2Wave.
+func means(i entitlement.Identity, account entitlement.AccountID) bool {
+	return i.Account == account || slices.Contains(i.Aliases, entitlement.Alias{Kind: entitlement.Web2WaveUser, Value: string(account)})
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/latchkey/latchkey/writer/internal/provider/appletest"
 )
 
-// The test message is one that a writer with the same root takes for the App Store's, and gives the account its product.
+// The test message is one that a writer with the same root takes for the App Store's, and gives the account its product (R27, R136).
 func TestAppleTestMessageIsAccepted(t *testing.T) {
 	authority := appletest.New(t)
 	der, err := x509.MarshalPKCS8PrivateKey(authority.Key)

@@ -21,7 +21,7 @@ import (
 	"github.com/latchkey/latchkey/writer/internal/provider"
 )
 
-// The adapter takes the message that webhook-test makes with a key of one's own.
+// The adapter takes the message that webhook-test makes with a key of one's own (R27, R136).
 func TestGoogleTestMessage(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

@@ -290,6 +290,7 @@ func TestWhatAdaptyEventsGive(t *testing.T) {
 	}
 }
 
+// TestWhoseAnAdaptySaleIs defends R32.
 func TestWhoseAnAdaptySaleIs(t *testing.T) {
 	var (
 		started = adaptyMessage("subscription_started", adaptyBought)

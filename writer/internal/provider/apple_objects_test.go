@@ -55,6 +55,7 @@ func termOf(id string, start int64, change jsonObject) jsonObject {
 	return edited(jsonObject{"transactionId": id, "purchaseDate": start * 1000, "expiresDate": (start + appleMonth) * 1000}, change)
 }
 
+// TestAppleNotificationsInTheirMeaning defends R14.
 func TestAppleNotificationsInTheirMeaning(t *testing.T) {
 	const day = 24 * 3600
 	first := appleTell(appleBefore, "SUBSCRIBED.INITIAL_BUY", 1, termOf("1", appleBefore, jsonObject{"transactionReason": "PURCHASE"}), unchanged)
@@ -394,7 +395,7 @@ func TestAppleDuplicateKeys(t *testing.T) {
 	}
 }
 
-// Who bought is said by the newest purchase that names anybody: not by a message about an old term, nor by one that names nobody.
+// Who bought is said by the newest purchase that names anybody: not by a message about an old term, nor by one that names nobody (R44).
 func TestAppleBuyer(t *testing.T) {
 	const a, b = "aaaaaaaa-0000-4000-8000-000000000000", "bbbbbbbb-0000-4000-8000-000000000000"
 	first := appleTell(appleBefore, "SUBSCRIBED.INITIAL_BUY", 1, termOf("1", appleBefore, jsonObject{"appAccountToken": a}), unchanged)

@@ -87,6 +87,7 @@ func sampleWith(data jsonObject) jsonObject {
 // forgedBody makes a body of a JWS.
 func forgedBody(jws string) []byte { return []byte(`{"signedPayload":"` + jws + `"}`) }
 
+// TestAppleVerify defends R6, R13.
 func TestAppleVerify(t *testing.T) {
 	authority := appletest.New(t)
 	sandbox := jsonObject{"environment": "Sandbox", "appAppleId": nil}

@@ -55,6 +55,7 @@ func iapticMessage(at time.Time, reason string, purchases ...props) string {
 		"notification": props{"reason": reason, "id": fmt.Sprintf("%016x", rand.NewPCG(uint64(len(body)), uint64(at.UnixNano())^uint64(len(reason))).Uint64()), "date": iapticStamp(at)}})
 }
 
+// TestIapticVerify defends R6.
 func TestIapticVerify(t *testing.T) {
 	a := newIaptic(t)
 	for _, tt := range []struct {
@@ -87,7 +88,7 @@ func TestIapticVerify(t *testing.T) {
 	}
 }
 
-// What a purchase comes to by its dates and marks, whatever the message was sent for.
+// What a purchase comes to by its dates and marks, whatever the message was sent for (R18).
 func TestWhatIapticPurchasesGive(t *testing.T) {
 	const day = 24 * time.Hour
 	var (
@@ -149,7 +150,7 @@ func TestWhatIapticPurchasesGive(t *testing.T) {
 	}
 }
 
-// A history gives the same in any order: each message holds everything.
+// A history gives the same in any order: each message holds everything (R17).
 func TestIapticOrderDoesNotCount(t *testing.T) {
 	const day = 24 * time.Hour
 	renewed := props{"transactionId": "apple:2000000934567890", "lastRenewalDate": iapticStamp(adaptyEnds), "expirationDate": iapticStamp(adaptyEnds.AddDate(0, 1, 0))}
@@ -204,6 +205,7 @@ func TestIapticsGraceIsThePolicysForTheStore(t *testing.T) {
 	}
 }
 
+// TestIapticConsumablesAreCounted defends R51.
 func TestIapticConsumablesAreCounted(t *testing.T) {
 	coins := func(id string, more props) props {
 		p := props{"purchaseId": "apple:" + id, "transactionId": "apple:" + id, "productId": "apple:com.example.coins_100", "platform": "apple", "purchaseDate": iapticStamp(adaptyBought), "isConsumed": true}
@@ -238,6 +240,7 @@ func (a *Iaptic) read(t testing.TB, body string) entitlement.Event {
 	return ev
 }
 
+// TestWhoseAnIapticPurchaseIs defends R45.
 func TestWhoseAnIapticPurchaseIs(t *testing.T) {
 	users := func(names ...any) props { return props{"entitledUsers": names} }
 	to := func(user, message string) string { return strings.ReplaceAll(message, adaptyAccountA, user) }

@@ -370,6 +370,7 @@ func TestRevenueCatLinksAndEchoes(t *testing.T) {
 	}
 }
 
+// TestRevenueCatIdentity defends R19, R32, R42.
 func TestRevenueCatIdentity(t *testing.T) {
 	many := []any{}
 	for i := range 500 {

@@ -207,7 +207,7 @@ func TestBalancesAreTheLedgers(t *testing.T) {
 	}
 }
 
-// A restore takes a purchase as the policy says; the loser sees it as transferred, and what support said stays.
+// A restore takes a purchase as the policy says; the loser sees it as transferred, and what support said stays (R41, R43).
 func TestRestoresFollowThePolicy(t *testing.T) {
 	restore := func(to entitlement.AccountID, support bool) Command {
 		return NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: to, Purchase: "stripe:sub_1", Support: support})

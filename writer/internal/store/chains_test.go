@@ -139,7 +139,7 @@ func TestACustomerThatTheProviderNames(t *testing.T) {
 	}
 }
 
-// I15: test purchases change production only through sandbox_access, marked and for a day.
+// I15: test purchases change production only through sandbox_access, marked and for a day (R134).
 func TestI15TestPurchasesInProduction(t *testing.T) {
 	tester, other := entitlement.AccountID("acc_tester"), entitlement.AccountID("acc_other")
 	account := func(id entitlement.AccountID) Command {

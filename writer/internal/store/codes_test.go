@@ -236,7 +236,7 @@ func TestNoOrderOfMessagesKeepsWhatWasRefunded(t *testing.T) {
 	}
 }
 
-// Random sales, refunds, codes, redemptions, merges and their undoing: each account has what its codes give that are paid for, and together they have the union.
+// Random sales, refunds, codes, redemptions, merges and their undoing: each account has what its codes give that are paid for, and together they have the union (R70).
 func TestRedeemedAccessesAreTheLedgers(t *testing.T) {
 	for seed := range uint64(3) {
 		r := rand.New(rand.NewPCG(seed, 9))

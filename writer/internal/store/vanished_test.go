@@ -29,7 +29,7 @@ func iapticUser(name string) entitlement.Alias {
 }
 
 // Random lists of two users, between whom purchases move, in any order and with repeats, lead to one state (I20): what the newest list of its last user leaves out
-// has ended, for credits it stays bought, and what comes back in a newer list is there again.
+// has ended, for credits it stays bought, and what comes back in a newer list is there again (R17, R71).
 func TestWhatAListLeavesOutIsGone(t *testing.T) {
 	accounts := map[string]entitlement.AccountID{"one": "acc_1", "two": "acc_2"}
 	ids := []string{"month", "other", "life"}
