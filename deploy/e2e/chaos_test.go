@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/deploy/e2e/chaos"
+	"github.com/latchkey/latchkey/pkg/openapi/openapitest"
 )
 
 // TestChaosForAWhile: a few rounds of what `make chaos` does for as long as one likes. Nothing acknowledged is lost, and no answer is wrong.
@@ -24,7 +26,11 @@ func TestChaosForAWhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	result, err := chaos.Run(t.Context(), chaos.Config{For: 12 * time.Second, Seed: 89, Programs: programs, Dir: dir, Edges: 2, Out: &out})
+	result, err := chaos.Run(t.Context(), chaos.Config{For: 12 * time.Second, Seed: 89, Programs: programs, Dir: dir, Edges: 2, Out: &out,
+		Judge: func(base http.RoundTripper, writers, edges []string) http.RoundTripper {
+			describe(t, writers, edges)
+			return openapitest.Transport(base)
+		}})
 	if err != nil {
 		t.Errorf("Run: %v, see %s", err, dir)
 	} else if err := os.RemoveAll(dir); err != nil {

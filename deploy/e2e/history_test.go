@@ -40,6 +40,7 @@ func TestHistories(t *testing.T) {
 	lives := make([]atomic.Int64, len(d.info().Edges))
 	clients := judges.NewClients(judges.Target{
 		ServerKey: d.info().Environments["sandbox"].ServerKey,
+		Transport: d.client.Transport,
 		Writers: func() (urls []string) {
 			for _, n := range d.info().Writers {
 				urls = append(urls, n.URL)

@@ -233,15 +233,28 @@ func (d *dev) read() error {
 	if err == nil {
 		d.now.Store(&info)
 		d.described.Do(func() {
+			var writers, edges []string
 			for _, n := range info.Writers {
-				openapitest.Watch(d.t, n.URL, openapitest.Writer)
+				writers = append(writers, n.URL)
 			}
 			for _, n := range info.Edges {
-				openapitest.Watch(d.t, n.URL, openapitest.Edge)
+				edges = append(edges, n.URL)
 			}
+			describe(d.t, writers, edges)
 		})
 	}
 	return err
+}
+
+// describe has what is exchanged with the nodes at these addresses held to the description of the API.
+func describe(t *testing.T, writers, edges []string) {
+	t.Helper()
+	for _, url := range writers {
+		openapitest.Watch(t, url, openapitest.Writer)
+	}
+	for _, url := range edges {
+		openapitest.Watch(t, url, openapitest.Edge)
+	}
 }
 
 // info is where everything is; empty before latchkey-dev is ready.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type Config struct {
 	Only []string
 	// Plant lists faults of the programs themselves (pkg/fault) that every node carries: a run with one of them must find it.
 	Plant []string
+	// Judge, if it is set, sees what the load exchanges with the nodes, at these addresses: it returns what the load asks through in place of base.
+	Judge func(base http.RoundTripper, writers, edges []string) http.RoundTripper
 	// Out takes the table and the progress.
 	Out io.Writer
 }
@@ -145,6 +148,15 @@ func (r *run) torture(ctx context.Context, lot *rand.Rand) error {
 	var err error
 	if r.load, err = newLoad(r.cluster, r.recorder); err != nil {
 		return err
+	}
+	if r.config.Judge != nil {
+		addresses := func(kind string) (urls []string) {
+			for _, id := range r.cluster.ids(kind) {
+				urls = append(urls, r.cluster.url(id))
+			}
+			return urls
+		}
+		r.load.client.Transport = r.config.Judge(r.load.client.Transport, addresses("w"), addresses("e"))
 	}
 	observers, err := startObservers(ctx, r.cluster, r.recorder)
 	if err != nil {

@@ -23,6 +23,7 @@ type Target struct {
 	ServerKey string            // of one environment
 	Writers   func() []string   // URLs
 	Edges     func() []EdgeNode // may be empty
+	Transport http.RoundTripper // that clients ask through; nil: one of their own
 }
 
 // EdgeNode is one edge of a Target.
@@ -74,8 +75,10 @@ type granted struct{ id, name string }
 
 // NewClients returns clients that make the same choices for the same seed.
 func NewClients(target Target, seed uint64) *Clients {
-	return &Clients{target: target, random: rand.New(rand.NewPCG(seed, seed)),
-		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	if target.Transport == nil {
+		target.Transport = &http.Transport{MaxIdleConnsPerHost: 64}
+	}
+	return &Clients{target: target, random: rand.New(rand.NewPCG(seed, seed)), http: &http.Client{Transport: target.Transport}}
 }
 
 // Run lets writing and reading clients work until ctx ends.
