@@ -23,9 +23,9 @@ import (
 
 const (
 	// maxOrders is how many orders of a moment are played: all, where there are no more.
-	maxOrders = 120
+	maxOrders = 60
 	// tieSeconds is how long after the moment questions are asked.
-	tieSeconds = 14
+	tieSeconds = 24
 	tieEnv     = storesim.Production
 )
 
@@ -355,7 +355,8 @@ func (t *tie) play(o order, base groups, may func(entitlement.Provider) bool) (g
 			}
 		}
 	}
-	for second = max(second, 2); second < len(t.answers); second++ {
+	second = max(second, 2)
+	for asked := second; second < len(t.answers); second++ {
 		open := g.asks(t.w, may)
 		for _, q := range open {
 			if !slices.Contains(t.questions, q) {
@@ -363,11 +364,11 @@ func (t *tie) play(o order, base groups, may func(entitlement.Provider) bool) (g
 			}
 			ask(q)
 		}
-		if len(open) == 0 {
-			break
+		if len(open) == 0 || second > asked && !slices.ContainsFunc(open, func(q question) bool { return q.by != entitlement.Google }) {
+			return g, told, nil // Play waits to hear that the sale was delivered, which nobody tells it here
 		}
 	}
-	return g, told, nil
+	return nil, told, fmt.Errorf("still asked: %v, after\n\t%s", g.asks(t.w, may), strings.Join(told, "\n\t"))
 }
 
 // check plays all orders of a tie.
