@@ -287,11 +287,10 @@ func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.Acc
 	notFound := problem.New(problem.NotFound, "No such account in this environment.")
 	kind, value, isAlias := strings.Cut(id, ":")
 	if !isAlias {
-		_, found, err := reader.Account(c.env, entitlement.AccountID(id))
-		if err == nil && !found {
-			err = notFound
+		if !reader.HasAccount(c.env, entitlement.AccountID(id)) {
+			return "", notFound
 		}
-		return entitlement.AccountID(id), err
+		return entitlement.AccountID(id), nil
 	}
 	owner, found, err := named(reader, c.env, entitlement.Alias{Kind: entitlement.AliasKind(kind), Value: value})
 	if err == nil && !found {

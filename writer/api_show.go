@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -59,18 +60,26 @@ func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlem
 	return append(b, '"'), nil
 }
 
-// catalogCache keeps the index of each environment's catalog while the record stays the same.
+// catalogCache keeps the index of each environment's catalog while the record stays the same, and asks for that only where the state is another than the last time.
 type catalogCache struct {
 	mu      sync.Mutex
 	entries map[entitlement.Environment]catalogEntry
 }
 
 type catalogEntry struct {
+	at     replication.Position // at which the record was last looked at
 	record []byte
 	index  *entitlement.CatalogIndex
 }
 
 func (c *catalogCache) index(reader *store.Reader, env entitlement.Environment) (*entitlement.CatalogIndex, error) {
+	at := reader.Position()
+	c.mu.Lock()
+	entry, ok := c.entries[env]
+	c.mu.Unlock()
+	if ok && entry.at == at {
+		return entry.index, nil
+	}
 	record, _, err := reader.Record(env, replication.KindCatalog, replication.CurrentKey)
 	if err != nil {
 		return nil, err
@@ -78,6 +87,8 @@ func (c *catalogCache) index(reader *store.Reader, env entitlement.Environment) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if entry, ok := c.entries[env]; ok && bytes.Equal(entry.record, record) {
+		entry.at = at
+		c.entries[env] = entry
 		return entry.index, nil
 	}
 	catalog, err := reader.Catalog(env)
@@ -87,7 +98,7 @@ func (c *catalogCache) index(reader *store.Reader, env entitlement.Environment) 
 	if c.entries == nil {
 		c.entries = map[entitlement.Environment]catalogEntry{}
 	}
-	entry := catalogEntry{record: bytes.Clone(record), index: entitlement.NewCatalogIndex(catalog)}
+	entry = catalogEntry{at: at, record: bytes.Clone(record), index: entitlement.NewCatalogIndex(catalog)}
 	c.entries[env] = entry
 	return entry.index, nil
 }
@@ -158,19 +169,18 @@ type grantShown struct {
 
 // showAccount answers with everything that we hold of an account.
 func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
-	id, err := c.account(reader)
-	if err != nil {
-		return answer{}, err
+	id := entitlement.AccountID(c.r.PathValue("id"))
+	if strings.Contains(string(id), ":") {
+		var err error
+		if id, err = c.account(reader); err != nil {
+			return answer{}, err
+		}
 	}
 	shown, err := c.shownAccount(reader, id)
 	return answer{status: http.StatusOK, body: shown}, err
 }
 
 func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (accountShown, error) {
-	account, _, err := reader.Account(c.env, id)
-	if err != nil {
-		return accountShown{}, err
-	}
 	detail, found, err := reader.AccountDetail(c.env, id)
 	if err != nil {
 		return accountShown{}, err
@@ -178,6 +188,7 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	if !found {
 		return accountShown{}, problem.New(problem.NotFound, "No such account in this environment.")
 	}
+	account := detail.Account
 	index, err := c.catalogs.index(reader, c.env)
 	if err != nil {
 		return accountShown{}, err

@@ -30,11 +30,11 @@ func (w *Writer) catchUp(ctx context.Context) error {
 	if fault.Planted("stale-read") {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, readWithin)
-	defer cancel()
-	index, err := w.reads.join(ctx)
-	if err == nil {
-		err = w.store.WaitApplied(ctx, index)
+	index, err := w.reads.join(ctx) // a round has its own end
+	if err == nil && w.store.AppliedIndex() < index {
+		waiting, cancel := context.WithTimeout(ctx, readWithin)
+		defer cancel()
+		ctx, err = waiting, w.store.WaitApplied(waiting, index)
 	}
 	if err != nil {
 		w.metrics.readFailed()

@@ -58,8 +58,10 @@ func goal(g float64) *float64 { return &g }
 
 // takers are the figures by name. One function may yield several that come from the same runs.
 var takers = map[string]func(context.Context, config) ([]figure, error){
+	"account_lookup":       takeLookup,
 	"adapters":             takeAdapters,
 	"edge_beside_usual":    takeUsual,
+	"answer_1000":          takeLarge,
 	"edge_check_again":     takeAgain,
 	"edge_check_cost":      takeCost,
 	"edge_check_fresh":     takeFresh,
@@ -72,6 +74,7 @@ var takers = map[string]func(context.Context, config) ([]figure, error){
 	"production_in_flood":  takeFlood,
 	"idle_streams_memory":  takeStreams,
 	"import_revenuecat":    takeImport,
+	"intents":              takeIntents,
 	"propagation":          takePropagation,
 	"purchase_to_edge":     takePurchases,
 	"receipt_to_edge":      takeReceipts,

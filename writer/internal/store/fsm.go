@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,7 @@ type fsm struct {
 	fetchSegments func() // looks for missing segments, in the background
 	journal       *journal
 	prepared      *prepared
+	decodedRows   keptRows
 	rules         uint32                       // the newest version of the rules that this node knows
 	later         func(b *batch, entry []byte) // Config.later
 
@@ -356,11 +358,43 @@ func (f *fsm) view(fn func(*Reader) error) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // a read transaction
-	r := &Reader{tx: tx}
-	if r.st, err = stateOf(tx); err != nil {
+	r := &Reader{tx: tx, kept: &f.decodedRows}
+	if r.st, err = f.decodedRows.state(tx); err != nil {
 		return err
 	}
 	return fn(r)
+}
+
+// keptRows keeps what nearly every read begins with as it was last decoded: the state's row, and the API keys that were used, of which an operator makes few. Each
+// counts only for the very bytes that it was decoded from.
+type keptRows struct {
+	last atomic.Pointer[decodedState]
+	keys sync.Map // SHA-256 of the key -> *decodedKey
+}
+
+type decodedState struct {
+	row []byte
+	st  state
+}
+
+type decodedKey struct {
+	row []byte
+	key APIKey
+}
+
+func (c *keptRows) state(tx *bolt.Tx) (state, error) {
+	var row []byte
+	if meta := tx.Bucket(bucketMeta); meta != nil {
+		row = meta.Get(stateKey)
+	}
+	if last := c.last.Load(); last != nil && row != nil && bytes.Equal(last.row, row) {
+		return last.st, nil
+	}
+	st, err := stateOf(tx)
+	if err == nil {
+		c.last.Store(&decodedState{bytes.Clone(row), st})
+	}
+	return st, err
 }
 
 // close releases the file. Everyone who reads has ended.

@@ -353,10 +353,16 @@ func (r *Reader) aliasesOf(env entitlement.Environment, members []entitlement.Ac
 		if _, err := r.decode(bucketAccounts, envKey(env, string(id)), &row); err != nil {
 			return nil, err
 		}
-		for _, a := range row.Aliases {
-			names = append(names, NamedAlias{a, id, row.Names[AliasText(a)]})
-		}
+		names = append(names, row.named(id)...)
 	}
 	slices.SortFunc(names, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })
 	return names, nil
+}
+
+// named lists the aliases of an account's row.
+func (row *accountRow) named(id entitlement.AccountID) (names []NamedAlias) {
+	for _, a := range row.Aliases {
+		names = append(names, NamedAlias{a, id, row.Names[AliasText(a)]})
+	}
+	return names
 }

@@ -201,6 +201,12 @@ func (s *Store) lastCommand(index uint64) uint64 {
 }
 
 // WaitApplied waits until this node's state holds the log up to index, which ReadIndex gave. Errors: ErrClosed, that of ctx.
+// AppliedIndex is the log index of the last command that reads see.
+func (s *Store) AppliedIndex() uint64 {
+	st, _, _, _ := s.fsm.current()
+	return st.Applied
+}
+
 func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
 	if st, _, _, _ := s.fsm.current(); st.Applied >= index {
 		return nil

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -17,8 +18,9 @@ import (
 // Reader reads one consistent state. It is valid inside the function that View calls, and so is every byte slice that it
 // hands out; decoded values may be kept. Keep reads short: pages freed meanwhile cannot be used again.
 type Reader struct {
-	tx *bolt.Tx
-	st state
+	tx   *bolt.Tx
+	st   state
+	kept *keptRows
 }
 
 // View runs fn in one read transaction. What fn sees may be behind other nodes: after ReadIndex and WaitApplied it is not.
@@ -148,6 +150,16 @@ func (r *Reader) Accounts(env entitlement.Environment, after entitlement.Account
 	return "", nil
 }
 
+// HasAccount reports whether there is an account of this id, merged or not.
+func (r *Reader) HasAccount(env entitlement.Environment, id entitlement.AccountID) bool {
+	for _, kind := range []replication.Kind{replication.KindAccount, replication.KindPointer} {
+		if r.tx.Bucket(bucketRecords).Get(replication.AppendDBKey(nil, env, kind, string(id))) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // AliasOwner returns the account that has an alias.
 func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
 	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, hashedAlias(r.st.Rules, a)))
@@ -157,6 +169,7 @@ func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (e
 // AccountDetail is what the server API shows of an account beyond its record.
 type AccountDetail struct {
 	ID           entitlement.AccountID   // of the survivor, if it is merged
+	Account      *entitlement.Account    // the record
 	Accounts     []entitlement.AccountID // that are merged, ID first
 	Merges       []Merge                 // that it takes part in, oldest first
 	CreatedAt    int64                   // Unix seconds
@@ -187,26 +200,26 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	if err != nil || !ok {
 		return AccountDetail{}, false, err
 	}
-	members, merges, err := r.Group(env, id)
-	if err != nil {
-		return AccountDetail{}, false, err
+	members, merges := []entitlement.AccountID{id}, []Merge(nil)
+	if account.Merged || account.ID != id { // else it is alone: nothing of a merge need be looked for
+		if members, merges, err = r.Group(env, id); err != nil {
+			return AccountDetail{}, false, err
+		}
 	}
-	var row accountRow
-	if _, err := r.decode(bucketAccounts, envKey(env, string(members[0])), &row); err != nil {
-		return AccountDetail{}, false, err
-	}
-	d := AccountDetail{ID: members[0], Accounts: members, Merges: merges, CreatedAt: row.CreatedAt, Anonymous: row.anonymous(), Attributes: map[string]string{}, GrantReasons: map[string]string{}}
-	if d.Aliases, err = r.aliasesOf(env, members); err != nil {
-		return d, false, err
-	}
-	for i := range members { // the survivor's own attributes are the last to be written
+	d := AccountDetail{ID: members[0], Account: account, Accounts: members, Merges: merges, Attributes: map[string]string{}, GrantReasons: map[string]string{}}
+	for i := len(members) - 1; i >= 0; i-- { // the survivor's own attributes are the last to be written
 		var part accountRow
-		if _, err := r.decode(bucketAccounts, envKey(env, string(members[len(members)-1-i])), &part); err != nil {
+		if _, err := r.decode(bucketAccounts, envKey(env, string(members[i])), &part); err != nil {
 			return d, false, err
 		}
 		maps.Copy(d.Attributes, part.Attributes)
 		maps.Copy(d.GrantReasons, part.Reasons)
+		d.Aliases = append(d.Aliases, part.named(members[i])...)
+		if i == 0 {
+			d.CreatedAt, d.Anonymous = part.CreatedAt, part.anonymous()
+		}
 	}
+	slices.SortFunc(d.Aliases, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })
 	for _, p := range account.Purchases {
 		detail, ok, err := r.Purchase(env, p.ID)
 		if err != nil {
@@ -349,9 +362,21 @@ func (r *Reader) Revocations(env entitlement.Environment) ([]replication.Revocat
 
 // APIKey returns the key with this SHA-256, revoked or not.
 func (r *Reader) APIKey(hash []byte) (APIKey, bool, error) {
+	row := r.tx.Bucket(bucketAPIKeys).Get(hash)
+	if row == nil {
+		return APIKey{Hash: bytes.Clone(hash)}, false, nil
+	}
+	var known [sha256.Size]byte
+	copy(known[:], hash)
+	if kept, ok := r.kept.keys.Load(known); ok && bytes.Equal(kept.(*decodedKey).row, row) {
+		return kept.(*decodedKey).key, true, nil
+	}
 	k := APIKey{Hash: bytes.Clone(hash)}
-	ok, err := r.decode(bucketAPIKeys, hash, &k)
-	return k, ok, err
+	if err := entitlement.Decode(row, &k); err != nil {
+		return k, false, fmt.Errorf("api key: %w: %w", replication.ErrCorrupt, err)
+	}
+	r.kept.keys.Store(known, &decodedKey{bytes.Clone(row), k})
+	return k, true, nil
 }
 
 // APIKeys lists all keys, by environment, then name.
