@@ -89,9 +89,10 @@ chaos: commands ## linearizability, then faults on real processes for FOR (5m), 
 
 .PHONY: sim
 # Naming one kind of simulation plays that alone.
-NAMED_SIM = $(HISTORIES)$(YEAR)$(TRACES)$(SEEDS)
-sim: $(SDK_TOOLS) ## under virtual time: random histories of customers over all providers (HISTORIES=100000), a year of a crowd before a real writer and edge (YEAR=10000), clocks of devices (TRACES=1000000), a cluster under every fault (SEEDS=1000); naming one plays it alone
+NAMED_SIM = $(HISTORIES)$(LEDGER)$(YEAR)$(TRACES)$(SEEDS)
+sim: $(SDK_TOOLS) ## under virtual time: random histories of customers over all providers (HISTORIES=100000), of credits (LEDGER=1000000), a year of a crowd before a real writer and edge (YEAR=10000), clocks of devices (TRACES=1000000), a cluster under every fault (SEEDS=1000); naming one plays it alone
 	@$(if $(or $(HISTORIES),$(if $(NAMED_SIM),,all)),go run ./deploy/truth -histories $(or $(HISTORIES),100000) -seed $(or $(SEED),1))
+	@$(if $(or $(LEDGER),$(if $(NAMED_SIM),,all)),go run ./deploy/ledger -operations $(or $(LEDGER),1000000) -seed $(or $(SEED),1))
 	@$(if $(or $(YEAR),$(if $(NAMED_SIM),,all)),go run ./deploy/truth -users $(or $(YEAR),10000) -seed $(or $(SEED),1))
 	@$(if $(or $(TRACES),$(if $(NAMED_SIM),,all)),cd $(SDK) && npm run --silent sim -- --traces $(or $(TRACES),1000000) --seed $(or $(SEED),1))
 	@$(if $(or $(SEEDS),$(if $(NAMED_SIM),,all)),go run ./deploy/sim -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1))

@@ -30,6 +30,7 @@ type (
 	DeleteGrant   = store.DeleteGrant
 	PutCatalog    = store.PutCatalog
 	PutPolicy     = store.PutPolicy
+	Consume       = store.Consume
 	Trim          = store.Trim
 	RaiseEpoch    = store.RaiseEpoch
 	Idempotency   = store.Idempotency
@@ -54,6 +55,7 @@ const (
 	TypeDeleteGrant = store.TypeDeleteGrant
 	TypePutCatalog  = store.TypePutCatalog
 	TypePutPolicy   = store.TypePutPolicy
+	TypeConsume     = store.TypeConsume
 	TypeTrim        = store.TypeTrim
 	TypeRaiseEpoch  = store.TypeRaiseEpoch
 )
