@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
@@ -168,6 +169,37 @@ func showCode(c *store.Code) codeShown {
 	return codeShown{c.ID, c.Provider, c.Product, optionalTime(c.ExpiresAt), c.Purchase}
 }
 
+// accessShown is one access that a redeemed code gave.
+type accessShown struct {
+	CodeID       string             `json:"code_id"`
+	Module       string             `json:"module"`
+	RedeemedAt   string             `json:"redeemed_at"`
+	DurationDays *int64             `json:"duration_days"` // null: for ever
+	RevokedAt    *string            `json:"revoked_at"`    // null: it was not taken back
+	Reason       entitlement.Reason `json:"reason,omitempty"`
+}
+
+func showAccesses(accesses []entitlement.Access) []accessShown {
+	shown := []accessShown{}
+	for _, a := range accesses {
+		one := accessShown{CodeID: a.ID, Module: a.Module, RedeemedAt: formatTime(a.RedeemedAt), DurationDays: daysOf(a), RevokedAt: optionalTime(a.RevokedAt)}
+		if a.RevokedAt != 0 {
+			one.Reason = cmp.Or(a.Reason, entitlement.ReasonRefunded)
+		}
+		shown = append(shown, one)
+	}
+	return shown
+}
+
+// daysOf is how long an access lasts, nil for ever.
+func daysOf(a entitlement.Access) *int64 {
+	if a.Seconds == 0 {
+		return nil
+	}
+	days := a.Seconds / (24 * 3600)
+	return &days
+}
+
 // The outcomes of codes, in the words of the metrics.
 const (
 	codeMade      = "made"
@@ -230,22 +262,18 @@ func (c *apiCall) redeemCode(app entitlement.AccountID) (answer, error) {
 		outcome = codeAgain
 	}
 	c.metrics.codes.WithLabelValues(outcome).Inc()
-	type accessShown struct {
+	type moduleShown struct {
 		Module       string `json:"module"`
 		DurationDays *int64 `json:"duration_days"` // null: for ever
 	}
-	accesses := []accessShown{}
+	accesses := []moduleShown{}
 	for _, a := range result.Code.Accesses {
-		shown := accessShown{Module: a.Module}
-		if days := a.Seconds / (24 * 3600); days > 0 {
-			shown.DurationDays = &days
-		}
-		accesses = append(accesses, shown)
+		accesses = append(accesses, moduleShown{a.Module, daysOf(a)})
 	}
 	return answer{status: http.StatusOK, body: struct {
 		codeShown
 		RedeemedAt string        `json:"redeemed_at"`
-		Accesses   []accessShown `json:"accesses"`
+		Accesses   []moduleShown `json:"accesses"`
 		written
 	}{showCode(result.Code), formatTime(result.Code.RedeemedAt), accesses, written{result.Account, result.Revision.String()}}}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -76,6 +77,10 @@ func TestACodeIsRedeemedOnce(t *testing.T) {
 	}
 	if logic := w.module(app.str("account_id"), "logic"); logic["active"] != true || logic["expires_at"] != nil {
 		t.Errorf("logic = %v, want it for ever", logic)
+	}
+	held := w.api("GET", "/v1/accounts/"+app.str("account_id"), "").json["accesses"].([]any)
+	if len(held) != 2 || held[0].(object)["code_id"] != made.str("code_id") || held[0].(object)["duration_days"] != 30.0 || held[1].(object)["duration_days"] != nil {
+		t.Errorf("the account shows %v", held)
 	}
 	gone := w.api("DELETE", "/v1/redemption-codes/"+made.str("code_id"), "")
 	if gone.status != 200 || gone.str("account_id") != app.str("account_id") {
@@ -233,6 +238,9 @@ func TestDevicesAreTaken(t *testing.T) {
 	if r := put(fmt.Sprintf(`{"account_id": %q, "device_id": "tablet", "platform": "fcm", "push_token": "t"}`, app.str("account_id")), serverKey); r.status != 200 {
 		t.Errorf("a backend = %d %s", r.status, r.text)
 	}
+	if held := w.api("GET", "/v1/accounts/"+app.str("account_id"), ""); strings.Contains(held.text, "token_1") || len(held.json["devices"].([]any)) != 2 {
+		t.Errorf("the account shows %s", held.text)
+	}
 	w.api("DELETE", "/v1/accounts/"+app.str("account_id")+"/sessions", "")
 	if r := put(mine, app.str("session_token")); r.slug() != "session-ended" {
 		t.Errorf("an ended session = %d %s", r.status, r.text)
@@ -293,6 +301,45 @@ func TestCodesAndPushTokensAreNowhere(t *testing.T) {
 			if strings.Contains(text, s) {
 				t.Errorf("the %s has %q", name, s)
 			}
+		}
+	}
+}
+
+// TestOneOfManyRedeemsACode: whoever comes first at whichever writer, and nobody else.
+func TestOneOfManyRedeemsACode(t *testing.T) {
+	writers := startCluster(t, 3)
+	writers[0].putCourses()
+	var accounts []string
+	for range 12 {
+		accounts = append(accounts, writers[0].account())
+	}
+	for range 3 {
+		made := writers[0].api("POST", "/v1/redemption-codes", `{"provider": "stripe", "product_id": "price_course"}`)
+		if made.status != 201 {
+			t.Fatalf("POST = %d %s", made.status, made.text)
+		}
+		answers := make([]reply, len(accounts))
+		var redeeming sync.WaitGroup
+		for i, id := range accounts {
+			redeeming.Go(func() {
+				answers[i] = writers[i%len(writers)].api("POST", "/v1/redemption-codes/"+made.str("code")+"/redeem", fmt.Sprintf(`{"account_id": %q}`, id))
+			})
+		}
+		redeeming.Wait()
+		won := 0
+		for i, r := range answers {
+			switch {
+			case r.status == 200:
+				won++
+				if e := writers[0].module(accounts[i], "algebra"); e["active"] != true {
+					t.Errorf("%s redeemed it and has %v", accounts[i], e)
+				}
+			case r.slug() != "code-used":
+				t.Errorf("%s: %d %s, want code-used", accounts[i], r.status, r.text)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%d accounts redeemed one code", won)
 		}
 	}
 }

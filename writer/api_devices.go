@@ -2,6 +2,7 @@ package writer
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -96,4 +97,28 @@ func (c *apiCall) knownDevice(s *sealer, account entitlement.AccountID, index []
 		return err
 	})
 	return revision, known, err
+}
+
+// deviceShown is a device of an account. What is known of it beyond is sealed.
+type deviceShown struct {
+	Platform string `json:"platform"`
+	SeenAt   string `json:"seen_at"` // when its app said so last, to a day
+}
+
+// devices lists the devices of accounts that are one, the one that was heard of last first.
+func (c *apiCall) devices(reader *store.Reader, accounts []entitlement.AccountID) ([]deviceShown, error) {
+	var all []store.Device
+	for _, id := range accounts {
+		devices, err := reader.Devices(c.env, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, devices...)
+	}
+	slices.SortStableFunc(all, func(a, b store.Device) int { return cmp.Compare(b.SeenAt, a.SeenAt) })
+	shown := []deviceShown{}
+	for _, d := range all {
+		shown = append(shown, deviceShown{d.Platform, formatTime(d.SeenAt)})
+	}
+	return shown, nil
 }

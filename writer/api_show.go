@@ -129,6 +129,8 @@ type accountShown struct {
 	Purchases    []purchaseShown         `json:"purchases"`
 	Doubles      []doubleShown           `json:"doubles"` // what is paid for twice
 	Grants       []grantShown            `json:"grants"`
+	Accesses     []accessShown           `json:"accesses"` // what it redeemed codes for
+	Devices      []deviceShown           `json:"devices"`
 	AppleToken   string                  `json:"apple_app_account_token"`
 }
 
@@ -215,6 +217,10 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	for _, g := range account.Grants {
 		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
 			ExpiresAt: optionalTime(g.EndsAt), Reason: c.reasonOf(reader, &detail, g.ID)})
+	}
+	shown.Accesses = showAccesses(account.Accesses)
+	if shown.Devices, err = c.devices(reader, detail.Accounts); err != nil {
+		return shown, err
 	}
 	return shown, nil
 }
