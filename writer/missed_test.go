@@ -120,6 +120,15 @@ func appleTold(account, uuid string, status int, at time.Time, change appletest.
 		"bundleId": "com.example.app", "environment": "Sandbox", "status": status, "signedTransactionInfo": transaction, "signedRenewalInfo": renewal}}
 }
 
+// awaitFirstLook awaits the end of the look that a new leader begins with, a week and the overlap in days: the next one is a quarter of an hour away.
+func (w *testWriter) awaitFirstLook() {
+	w.t.Helper()
+	want := strconv.Itoa(int((historyFirst + historyOverlap + historyChunk - 1) / historyChunk))
+	await(w.t, "the first look", func() bool {
+		return w.metric(`latchkey_writer_history_reads_total{outcome="read",provider="apple"}`) == want
+	})
+}
+
 // TestMessagesThatNeverCameAreRead (R16, R20, R21, R107): what Apple sent while nobody took it is in its history. The leader reads that, records what is not known
 // under the id that the message has, once, and the webhook that comes after all is a duplicate.
 func TestMessagesThatNeverCameAreRead(t *testing.T) {
@@ -130,7 +139,7 @@ func TestMessagesThatNeverCameAreRead(t *testing.T) {
 	w := startWriter(t, cfg)
 	w.awaitReady()
 	account := w.account()
-	await(t, "the first look", func() bool { return len(s.questions()) > 0 })
+	w.awaitFirstLook()
 
 	keeper := w.pullers[entitlement.Sandbox][entitlement.Apple].(provider.HistoryKeeper)
 	metric := func(outcome string) string {
@@ -199,6 +208,7 @@ func TestSinceWhenMessagesMayBeMissing(t *testing.T) {
 	}
 	w := startWriter(t, cfg)
 	w.awaitReady()
+	w.awaitFirstLook()
 	keeper := w.pullers[entitlement.Sandbox][entitlement.Apple].(provider.HistoryKeeper)
 	since := func() time.Duration {
 		t.Helper()
