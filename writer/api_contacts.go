@@ -2,10 +2,12 @@ package writer
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -88,6 +90,20 @@ func (c *apiCall) emails(reader *store.Reader, id entitlement.AccountID) (presen
 	return present, history, err
 }
 
+// withBuyer adds to an event the index of its buyer's address, where the message has one: of the address itself nothing is proposed.
+func (w *Writer) withBuyer(command store.RecordEvent, env entitlement.Environment, adapter provider.Adapter, body []byte) store.RecordEvent {
+	teller, ok := adapter.(provider.BuyerTeller)
+	if !ok || w.sealer == nil || command.Event.Kind != entitlement.Proof || w.store.Position().Rules < store.RulesBuyers {
+		return command
+	}
+	if of, address, ok := teller.Buyer(body); ok {
+		if address, err := parseEmail("email", address); err == nil {
+			command.Buyer, command.BuyerOf = hex.EncodeToString(w.sealer.emailIndex(env, address)), of
+		}
+	}
+	return command
+}
+
 func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 	q := c.r.URL.Query()
 	limit, err := pageLimit(q.Get("limit"))
@@ -103,13 +119,14 @@ func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 		return answer{}, err
 	}
 	type suggestionShown struct {
-		Accounts   []entitlement.AccountID `json:"accounts"`
-		Since      string                  `json:"since"`
-		AgeSeconds int64                   `json:"age_seconds"`
+		Accounts   []entitlement.AccountID  `json:"accounts"`
+		Unclaimed  []entitlement.PurchaseID `json:"unclaimed"`
+		Since      string                   `json:"since"`
+		AgeSeconds int64                    `json:"age_seconds"`
 	}
 	shown, now := []suggestionShown{}, c.now().Unix()
 	for _, s := range list {
-		shown = append(shown, suggestionShown{s.Accounts, formatTime(s.Since), max(now-s.Since, 0)})
+		shown = append(shown, suggestionShown{s.Accounts, append([]entitlement.PurchaseID{}, s.Unclaimed...), formatTime(s.Since), max(now-s.Since, 0)})
 	}
 	var next *string
 	if upTo != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // emails returns what GET of an account shows: the present address, and the history with a star behind the ones that have ended.
@@ -51,6 +52,9 @@ func (w *testWriter) suggested() string {
 			w.t.Errorf("suggestion %v has no age", s)
 		}
 		all = append(all, fmt.Sprint(s["accounts"]))
+		if paid := s["unclaimed"].([]any); len(paid) > 0 {
+			all = append(all, fmt.Sprint(paid))
+		}
 	}
 	return strings.Join(all, " ")
 }
@@ -162,5 +166,50 @@ func TestWithoutAKeyNothingOfAPersonIsTaken(t *testing.T) {
 	}
 	if present, history := w.emails(id); present != "" || history != "" {
 		t.Errorf("e-mail %s, history %s", present, history)
+	}
+}
+
+// TestAPaymentIsSuggestedToWhoHasItsBuyersAddress: and given to nobody for it. The address comes with Stripe's message and is in no file.
+func TestAPaymentIsSuggestedToWhoHasItsBuyersAddress(t *testing.T) {
+	configs := testConfigs(t, 1)
+	w := startWriter(t, configs[0])
+	w.awaitReady()
+	id, sub := w.account(), unique("sub_")
+	w.setEmail(id, "canary.buyer@example.com")
+	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(sub, "", "price_pro")))
+	if got := w.suggested(); got != "" {
+		t.Errorf("without an address in the message %s is suggested", got)
+	}
+	session := object{"id": unique("cs_"), "object": "checkout.session", "mode": "subscription", "status": "complete", "payment_status": "paid", "subscription": sub, "customer": "cus_" + sub,
+		"customer_details": object{"email": "Canary.Buyer@example.com"}, "created": time.Now().Unix(), "livemode": false, "metadata": object{}}
+	if r := w.stripe(event(unique("evt_"), "checkout.session.completed", session)); r.status != 200 {
+		t.Fatalf("webhook = %d %s", r.status, r.text)
+	}
+	if got, want := w.suggested(), fmt.Sprintf("[%s] [stripe:%s]", id, sub); got != want {
+		t.Errorf("suggested %q, want %q", got, want)
+	}
+	if pro := w.pro(id); pro["active"] == true {
+		t.Errorf("pro = %v: an address alone gives nothing", pro)
+	}
+	link := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"unclaimed": "stripe:%s"}`, sub)).str("token")
+	if r := w.api("POST", "/v1/link-tokens/"+link+"/redeem", fmt.Sprintf(`{"account_id": %q}`, id)); r.status != 200 {
+		t.Fatalf("redeem = %d %s", r.status, r.text)
+	}
+	if got := w.suggested(); got != "" || w.pro(id)["active"] != true {
+		t.Errorf("after the link suggested %q and pro %v, want none and active", got, w.pro(id))
+	}
+	w.stop()
+	err := filepath.WalkDir(configs[0].Node.DataDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if strings.Contains(strings.ToLower(string(b)), "canary.") {
+			t.Errorf("%s shows an address", path)
+		}
+		return err
+	})
+	if err != nil || strings.Contains(strings.ToLower(w.logs.String()), "canary.") {
+		t.Errorf("%v, or the log shows an address", err)
 	}
 }

@@ -47,6 +47,15 @@ type Adapter interface {
 	Delivery() Delivery
 }
 
+// BuyerTeller is an Adapter whose messages may have the e-mail address of who paid.
+type BuyerTeller interface {
+	Adapter
+
+	// Buyer returns the address in a verified body and the store id of what was bought; ok is false where there is none. The address is as somebody typed it. It
+	// must go nowhere but into an index of it.
+	Buyer(body []byte) (of entitlement.Link, address string, ok bool)
+}
+
 // ReceiptLink returns the link that every object of a purchase has which an app shows by a name to ask its store with: Play's purchase token, Stripe's
 // checkout session.
 func ReceiptLink(from entitlement.Provider, id string) entitlement.Link {

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -71,4 +73,24 @@ func (a *StripeAPI) Tag(ctx context.Context, customer string, metadata map[strin
 		err = head.fail(ErrAnswer, "another object than was tagged")
 	}
 	return err
+}
+
+// Buyer implements BuyerTeller: checkout sessions and invoices have the address that was typed in at the checkout, or that the customer has.
+func (s *Stripe) Buyer(body []byte) (of entitlement.Link, address string, ok bool) {
+	if !bytes.Contains(body, []byte(`email"`)) {
+		return "", "", false
+	}
+	message, err := decodeObject(body)
+	if err != nil {
+		return "", "", false
+	}
+	bought := member(member(message, "data"), "object")
+	switch member(bought, "object").String() {
+	case "checkout.session":
+		address = cmp.Or(member(member(bought, "customer_details"), "email").String(), member(bought, "customer_email").String())
+	case "invoice":
+		address = member(bought, "customer_email").String()
+	}
+	id := member(bought, "id").String()
+	return entitlement.Link(string(entitlement.Stripe) + ":" + id), address, address != "" && isIdent(id)
 }

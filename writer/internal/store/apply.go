@@ -35,6 +35,9 @@ type command struct {
 
 	personal []Sealed // what the command carries of persons, once somebody has asked for it
 
+	buyer   string // index of the address in the command's own message, empty for none; see contacts.go
+	buyerOf entitlement.Link
+
 	about []entitlement.AccountID // further accounts whose audit trail has the command
 }
 

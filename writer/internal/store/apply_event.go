@@ -16,6 +16,7 @@ func (c *command) recordEvent(d *decoded) Result {
 		return rejected(SlugInvalidRequest, "event without environment, provider or id")
 	}
 	ev := &d.event.Event
+	c.buyer, c.buyerOf = d.event.Buyer, d.event.BuyerOf
 	key := eventKey(c.Env, ev.Provider, ev.ID)
 	var first eventRow
 	if c.decode(bucketEvents, key, &first) && !fault.Planted("duplicate-effect") {

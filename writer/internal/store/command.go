@@ -76,6 +76,10 @@ type RecordEvent struct {
 	// Pulled: with this event the provider has said of every object of the purchase what it is. What two messages under one id left open before
 	// the event's CreatedAt is settled.
 	Pulled bool `cbor:"2,keyasint,omitempty"`
+	// Buyer is the index of the e-mail address that the message has, in hexadecimal digits, and BuyerOf the store id of what it says was bought. They are no part of
+	// the event: its sameness does not depend on the key that makes indexes. Both are there since rules 3.
+	Buyer   string           `cbor:"3,keyasint,omitempty"`
+	BuyerOf entitlement.Link `cbor:"4,keyasint,omitempty"`
 }
 
 // CreateAccount makes an account, or finds the one that owns all of Aliases.

@@ -28,6 +28,9 @@ const RulesChains = 2
 // there. Their records have fields that older edges do not know.
 const rulesAccounts = 3
 
+// RulesBuyers is the version since which a RecordEvent may say who paid.
+const RulesBuyers = rulesAccounts
+
 // rulesLearned is the version since which a message that only names a customer, and asks, counts for what they bought before it, and since which a name that
 // the API gave to an account counts for a customer whom their provider calls so.
 const rulesLearned = 3

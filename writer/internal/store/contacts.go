@@ -3,8 +3,11 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
@@ -19,6 +22,8 @@ const (
 	maxContacts = 50
 	// contactIndexBytes is the length of an index, an HMAC-SHA256.
 	contactIndexBytes = 32
+	// maxBuyers is how many addresses one purchase is known by: whoever pays changes theirs now and then.
+	maxBuyers = 4
 )
 
 // PutContact gives an account another e-mail address, or none, and changes what PatchAccount does.
@@ -99,17 +104,61 @@ func (c *command) putContact(body *PutContact) Result {
 
 // addContactIndex notes that the account has the address. The second one that does opens a suggestion.
 func (c *command) addContactIndex(index []byte, id entitlement.AccountID) {
-	if len(c.contactOwners(index, 1)) > 0 && c.get(bucketSuggestions, contactPrefix(c.Env, index)) == nil {
-		c.put(bucketSuggestions, contactPrefix(c.Env, index), binary.BigEndian.AppendUint64(nil, uint64(c.now)))
-	}
 	c.put(bucketContactIndex, contactKey(c.Env, index, id), []byte(id))
+	c.suggest(index)
 }
 
 // dropContactIndex takes that back, and the suggestion where only one has the address now.
 func (c *command) dropContactIndex(index []byte, id entitlement.AccountID) {
 	c.delete(bucketContactIndex, contactKey(c.Env, index, id))
-	if len(c.contactOwners(index, 2)) < 2 {
-		c.delete(bucketSuggestions, contactPrefix(c.Env, index))
+	c.suggest(index)
+}
+
+// suggest opens or closes the suggestion of an address: two accounts have it, or one and a payment that nobody owns.
+func (c *command) suggest(index []byte) {
+	owners := len(c.contactOwners(index, 2))
+	open := owners > 1
+	if owners == 1 {
+		open = len(paidWith(c.tx, c.Env, index, 1)) > 0
+	}
+	key := contactPrefix(c.Env, index)
+	switch is := c.get(bucketSuggestions, key) != nil; {
+	case open && !is:
+		c.put(bucketSuggestions, key, binary.BigEndian.AppendUint64(nil, uint64(c.now)))
+	case !open && is:
+		c.delete(bucketSuggestions, key)
+	}
+}
+
+// knowBuyers adds the address in the command's message to those of the purchase that it is about. Whose owner is known needs none, nor does a test.
+func (c *command) knowBuyers(row *purchaseRow) {
+	if c.st.Rules < rulesAccounts {
+		return
+	}
+	if slices.Contains(row.Evidence.Links, c.buyerOf) && len(c.buyer) == hex.EncodedLen(contactIndexBytes) {
+		row.Buyers = append(row.Buyers, c.buyer)
+	}
+	slices.Sort(row.Buyers)
+	row.Buyers = slices.Compact(row.Buyers)
+	row.Buyers = row.Buyers[:min(len(row.Buyers), maxBuyers)] // the same ones in whatever order they came
+	if row.Owner != "" || row.Evidence.IsSandbox() || len(row.Buyers) == 0 {
+		row.Buyers = nil
+	}
+}
+
+// suggestBuyers opens and closes the suggestions that a purchase, which is written, takes part in.
+func (c *command) suggestBuyers(e *purchaseEdit) {
+	indexes := slices.Clone(e.row.Buyers)
+	for _, p := range e.before {
+		indexes = append(indexes, p.row.Buyers...)
+	}
+	slices.Sort(indexes)
+	for _, text := range slices.Compact(indexes) {
+		index, err := hex.DecodeString(text)
+		if err != nil || len(index) != contactIndexBytes {
+			continue // no node of ours writes such a one
+		}
+		c.suggest(index)
 	}
 }
 
@@ -134,11 +183,13 @@ func (r *Reader) Contacts(env entitlement.Environment, id entitlement.AccountID)
 	return row.Contacts, err
 }
 
-// Suggestion is an address that several accounts have, which are not merged.
+// Suggestion is an address that several accounts have, which are not merged, or an account and a payment that nobody owns.
 type Suggestion struct {
 	Index    []byte
 	Accounts []entitlement.AccountID // sorted; of accounts that are merged the survivor alone
-	Since    int64                   // when the second one got the address, Unix seconds
+	// Unclaimed are payments with the address that nobody owns, sorted.
+	Unclaimed []entitlement.PurchaseID
+	Since     int64 // since when there is more than one of them all, Unix seconds
 }
 
 // maxSuggested bounds the accounts of one suggestion: an address that stands for nobody, such as a shop's own, is given to many.
@@ -167,7 +218,8 @@ func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit in
 		if s.Accounts, err = r.suggested(env, k); err != nil {
 			return nil, nil, err
 		}
-		if len(s.Accounts) > 1 {
+		s.Unclaimed = paidWith(r.tx, env, s.Index, maxSuggested)
+		if len(s.Accounts) > 1 || len(s.Accounts) == 1 && len(s.Unclaimed) > 0 {
 			list = append(list, s)
 		}
 	}
@@ -195,4 +247,16 @@ func (r *Reader) suggested(env entitlement.Environment, prefix []byte) ([]entitl
 	}
 	slices.Sort(accounts)
 	return slices.Compact(accounts), nil
+}
+
+// paidWith lists the payments with an address that wait for their account, at most limit.
+func paidWith(tx *bolt.Tx, env entitlement.Environment, index []byte, limit int) (list []entitlement.PurchaseID) {
+	prefix := identityPrefix(env, buyerIdentity(hex.EncodeToString(index)))
+	cursor, waiting := tx.Bucket(bucketIdentities).Cursor(), tx.Bucket(bucketUnclaimed)
+	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, id = cursor.Next() {
+		if waiting.Get(envKey(env, string(id))) != nil {
+			list = append(list, entitlement.PurchaseID(id))
+		}
+	}
+	return list
 }

@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -25,6 +27,9 @@ func suggestions(m *machine) string {
 		list, upTo, err := r.Suggestions(sandbox, nil, 100)
 		for _, s := range list {
 			text += fmt.Sprintf("%s%v ", s.Index[:1], s.Accounts)
+			if len(s.Unclaimed) > 0 {
+				text += fmt.Sprintf("paid%v ", s.Unclaimed)
+			}
 		}
 		if upTo != nil {
 			text += "more"
@@ -137,4 +142,61 @@ func TestContactsAreRefused(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// paidBy records that sub was paid with the address that stands for name, for account or nobody.
+func paidBy(evt, sub, account, name string) Command {
+	e := event(evt, subscription(sub, 10, entitlement.Active, entitlement.AccountID(account), customer("cus_"+sub)))
+	return NewCommand(TypeRecordEvent, sandbox, "", &RecordEvent{Event: e, Buyer: strings.Repeat(hex.EncodeToString([]byte(name[:1])), contactIndexBytes), BuyerOf: entitlement.Link("stripe:" + sub)})
+}
+
+// A payment that waits for its account is suggested to who has its buyer's address, until somebody owns it; the address gives it to nobody.
+func TestAPaymentIsSuggestedByItsBuyersAddress(t *testing.T) {
+	claim := NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: "acc_1", Purchase: "stripe:sub_1"})
+	tests := []struct {
+		name     string
+		commands []Command
+		want     string
+	}{
+		{"the payment first", []Command{create("acc_1"), paidBy("evt_1", "sub_1", "", "x"), putContact("acc_1", "x")}, "x[acc_1] paid[stripe:sub_1] "},
+		{"the address first", []Command{create("acc_1"), putContact("acc_1", "x"), paidBy("evt_1", "sub_1", "", "x")}, "x[acc_1] paid[stripe:sub_1] "},
+		{"another address", []Command{create("acc_1"), putContact("acc_1", "x"), paidBy("evt_1", "sub_1", "", "y")}, ""},
+		{"two payments and nobody", []Command{paidBy("evt_1", "sub_1", "", "x"), paidBy("evt_2", "sub_2", "", "x")}, ""},
+		{"two payments of one", []Command{create("acc_1"), paidBy("evt_1", "sub_1", "", "x"), paidBy("evt_2", "sub_2", "", "x"), putContact("acc_1", "x")}, "x[acc_1] paid[stripe:sub_1 stripe:sub_2] "},
+		{"somebody's", []Command{create("acc_1"), create("acc_2"), putContact("acc_1", "x"), paidBy("evt_1", "sub_1", "acc_2", "x")}, ""},
+		{"claimed since", []Command{create("acc_1"), paidBy("evt_1", "sub_1", "", "x"), putContact("acc_1", "x"), claim}, ""},
+		{"found by its customer since", []Command{paidBy("evt_1", "sub_1", "", "x"), create("acc_1", customer("cus_sub_1")), putContact("acc_1", "x")}, ""},
+		{"no address any more", []Command{create("acc_1"), paidBy("evt_1", "sub_1", "", "x"), putContact("acc_1", "x"), putContact("acc_1", "")}, ""},
+		{"with an address of another form", []Command{create("acc_1"), putContact("acc_1", "x"), NewCommand(TypeRecordEvent, sandbox, "", &RecordEvent{
+			Event: event("evt_1", subscription("sub_1", 10, entitlement.Active, "", customer("cus_1"))), Buyer: "short", BuyerOf: "stripe:sub_1"})}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range tt.commands {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("%d: %+v", c.Type, got.Rejection)
+				}
+				m.check()
+			}
+			if got := suggestions(m); got != tt.want {
+				t.Errorf("suggested %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Whether a message has an address changes nothing of what it is the same as.
+func TestABuyersAddressIsNoPartOfTheEvent(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	with := paidBy("evt_1", "sub_1", "", "x")
+	var body RecordEvent
+	if err := entitlement.Decode(with.Body, &body); err != nil {
+		t.Fatal(err)
+	}
+	m.apply(record(body.Event))
+	if again := m.apply(with); !again.Duplicate || again.Outcome != Recorded {
+		t.Errorf("the same message with an address = %+v, want a duplicate", again)
+	}
+	m.check()
 }

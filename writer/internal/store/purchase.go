@@ -83,6 +83,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 		e.row.Lost = append(e.row.Lost, p.row.Lost...)
 		e.row.Codes = append(e.row.Codes, p.row.Codes...)
+		e.row.Buyers = append(e.row.Buyers, p.row.Buyers...)
 	}
 	e.row.Claim = newerClaim(e.row.Claim, c.claim)
 	if c.code != nil {
@@ -99,6 +100,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Lost = append(e.row.Lost, *c.lost)
 	}
 	e.row.Lost = e.row.losers()
+	c.knowBuyers(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
 
@@ -315,6 +317,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	} else if unclaimed {
 		c.delete(bucketUnclaimed, key)
 	}
+	c.suggestBuyers(e)
 	// An answer of the second in which the conflict was noted may be older than it.
 	if e.pulledAt > pull.ConflictAt {
 		pull.Conflict, pull.ConflictAt = false, 0

@@ -111,6 +111,8 @@ type purchaseRow struct {
 	Lost []lostRow `cbor:"5,keyasint,omitempty"`
 	// Codes are what its packages are delivered by, sorted by id.
 	Codes []purchaseCode `cbor:"6,keyasint,omitempty"`
+	// Buyers are the indexes of the addresses with which it was paid, while nobody owns it: sorted, in hexadecimal digits.
+	Buyers []string `cbor:"7,keyasint,omitempty"`
 }
 
 // lostRow says when an account lost a purchase to another.
@@ -260,6 +262,9 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	for _, a := range row.Evidence.Shares() {
 		names = append(names, aliasIdentity(hashedAlias(rules, a)))
 	}
+	for _, index := range row.Buyers {
+		names = append(names, buyerIdentity(index))
+	}
 	if row.Claim != nil {
 		return names
 	}
@@ -280,6 +285,9 @@ func accountIdentity(id entitlement.AccountID) string { return "account\x00" + s
 
 // testerIdentity is under which a test purchase hears of its owner becoming a tester.
 func testerIdentity(id entitlement.AccountID) string { return "tester\x00" + string(id) }
+
+// buyerIdentity is under which an unclaimed purchase is found by its buyer's address. It decides about no owner.
+func buyerIdentity(index string) string { return "buyer\x00" + index }
 
 func aliasIdentity(a entitlement.Alias) string {
 	return "alias\x00" + string(a.Kind) + "\x00" + a.Value

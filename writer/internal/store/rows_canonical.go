@@ -16,6 +16,10 @@ func (c *RecordEvent) ReadCanonical(r *canonical.Reader) {
 			c.Event.ReadCanonical(r)
 		case 2:
 			c.Pulled = r.Bool()
+		case 3:
+			c.Buyer = r.String()
+		case 4:
+			c.BuyerOf = entitlement.Link(r.String())
 		default:
 			r.Fail()
 		}
@@ -28,6 +32,8 @@ func (c *RecordEvent) WriteCanonical(w *canonical.Writer) {
 	w.Field(m, 1)
 	c.Event.WriteCanonical(w)
 	w.True(m, 2, c.Pulled)
+	w.Text(m, 3, c.Buyer)
+	w.Text(m, 4, string(c.BuyerOf))
 }
 
 // ReadCanonical implements canonical.Readable.
@@ -47,6 +53,8 @@ func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
 			row.Lost = canonical.List(r, func(x *lostRow) { x.read(r) })
 		case 6:
 			row.Codes = canonical.List(r, func(x *purchaseCode) { x.read(r) })
+		case 7:
+			row.Buyers = canonical.Texts[string](r)
 		default:
 			r.Fail()
 		}
@@ -66,6 +74,7 @@ func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
 	canonical.WriteTexts(w, m, 4, row.Shares)
 	canonical.WriteList(w, m, 5, row.Lost, func(x *lostRow) { x.write(w) })
 	canonical.WriteList(w, m, 6, row.Codes, func(x *purchaseCode) { x.write(w) })
+	canonical.WriteTexts(w, m, 7, row.Buyers)
 }
 
 func (row *purchaseCode) read(r *canonical.Reader) {
