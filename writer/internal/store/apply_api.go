@@ -383,21 +383,26 @@ func (c *command) putGrant(body *PutGrant) Result {
 }
 
 func (c *command) deleteGrant(body *DeleteGrant) Result {
-	a := c.account(body.Account)
-	if a == nil {
+	if !c.exists(body.Account) {
 		return rejected(SlugNotFound, "account")
 	}
-	at, exists := slices.BinarySearchFunc(a.acc.Grants, body.ID, byGrantID)
-	if !exists {
-		return rejected(SlugNotFound, "grant")
+	// Whoever sees the accounts as one sees the grants of all of them, and takes one back wherever it was given.
+	for _, id := range c.mergedUnder(c.survivor(body.Account)) {
+		has := c.own(id)
+		at, exists := slices.BinarySearchFunc(has.Grants, body.ID, byGrantID)
+		if !exists {
+			continue
+		}
+		a := c.account(id)
+		a.acc.Grants = slices.Delete(a.acc.Grants, at, at+1)
+		if rejection := c.commit(nil); rejection != nil {
+			return Result{Rejection: rejection}
+		}
+		c.editDetails(id, func(details *accountRow) { delete(details.Reasons, body.ID) })
+		c.forget(id, ReasonText(body.ID))
+		return Result{Account: body.Account}
 	}
-	a.acc.Grants = slices.Delete(a.acc.Grants, at, at+1)
-	if rejection := c.commit(nil); rejection != nil {
-		return Result{Rejection: rejection}
-	}
-	c.editDetails(body.Account, func(details *accountRow) { delete(details.Reasons, body.ID) })
-	c.forget(body.Account, ReasonText(body.ID))
-	return Result{Account: body.Account}
+	return rejected(SlugNotFound, "grant")
 }
 
 func (c *command) editDetails(id entitlement.AccountID, edit func(*accountRow)) {

@@ -133,12 +133,23 @@ func TestUndoneMergesLeaveNoTrace(t *testing.T) {
 		}
 		m, never := newMachine(t, 1<<20), newMachine(t, 1<<20)
 		var apart []Command
+		done := 0
+		apply := func(upTo int) {
+			if upTo > done {
+				m.applyAll(all[done:upTo])
+				done = upTo
+			}
+		}
 		for i, c := range all {
+			if c.Type == TypeDeleteGrant { // under any id of a merged account it takes back what another of them has
+				apply(i)
+				c = m.whereGranted(c)
+			}
 			if !mergeCommands[i] {
 				apart = append(apart, c)
 			}
 		}
-		m.applyAll(all)
+		apply(len(all))
 		never.applyAll(apart)
 		m.check()
 		var open []Command
@@ -200,4 +211,62 @@ func TestUndoneMergesLeaveNoTrace(t *testing.T) {
 			rt.Fatalf("after every undo the state's hash is %s, want %s", got, want)
 		}
 	})
+}
+
+// Accounts that are one show the grants of all: one is taken back under any of their ids, and stays gone when they are two again.
+func TestAGrantIsTakenBackUnderEveryIDOfAMergedAccount(t *testing.T) {
+	for _, by := range []entitlement.AccountID{"acc_a", "acc_b"} {
+		m := newMachine(t, 1<<20)
+		for _, c := range []Command{create("acc_a"), create("acc_b"), create("acc_c"), grant("acc_a", "a"), grant("acc_b", "b"), mergeOf("merge_1", "acc_b", "acc_a")} {
+			if got := m.apply(c); got.Rejection != nil {
+				t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+			}
+		}
+		taken := func(id entitlement.AccountID, name string) string {
+			got := m.apply(NewCommand(TypeDeleteGrant, sandbox, "", &DeleteGrant{Account: id, ID: "grant_" + name}))
+			if got.Rejection != nil {
+				return got.Rejection.Slug
+			}
+			return ""
+		}
+		if slug := taken("acc_c", "b"); slug != SlugNotFound {
+			t.Errorf("by a stranger: %q", slug)
+		}
+		if slug := taken(by, "b"); slug != "" || len(m.account("acc_a").Grants) != 1 {
+			t.Errorf("by %s: %q, %+v", by, slug, m.account("acc_a").Grants)
+		}
+		if slug := taken(by, "b"); slug != SlugNotFound {
+			t.Errorf("by %s once more: %q", by, slug)
+		}
+		m.check()
+		m.apply(undo("merge_1", "acc_a"))
+		if a, b := m.account("acc_a"), m.account("acc_b"); len(a.Grants) != 1 || len(b.Grants) != 0 {
+			t.Errorf("alone they have %+v and %+v", a.Grants, b.Grants)
+		}
+		m.check()
+	}
+}
+
+// whereGranted returns the command that takes a grant back under the id of the account which it was given to.
+func (m *machine) whereGranted(c Command) Command {
+	m.t.Helper()
+	var body DeleteGrant
+	if err := entitlement.Decode(c.Body, &body); err != nil {
+		m.t.Fatal(err)
+	}
+	m.read(func(r *Reader) error {
+		members, _, err := r.Group(sandbox, body.Account)
+		for _, id := range members {
+			own, found, err := r.Own(sandbox, id)
+			if err != nil {
+				return err
+			}
+			if found && slices.ContainsFunc(own.Grants, func(g entitlement.Grant) bool { return g.ID == body.ID }) {
+				body.Account = id
+				break
+			}
+		}
+		return err
+	})
+	return NewCommand(TypeDeleteGrant, sandbox, "", body)
 }
