@@ -2,8 +2,6 @@ package writer
 
 import (
 	"encoding/json"
-	"flag"
-	"fmt"
 	"net/http"
 	"os"
 	"regexp"
@@ -16,16 +14,7 @@ import (
 
 // TestMain has every exchange of every test with a writer held to the description of the API (startWriter says which addresses those are). A run of all tests
 // has seen each described route succeed.
-func TestMain(m *testing.M) {
-	http.DefaultTransport = openapitest.Transport(http.DefaultTransport)
-	code := m.Run()
-	whole := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.bench").Value.String() == "" && flag.Lookup("test.list").Value.String() == ""
-	if unanswered := openapitest.Unanswered(openapitest.Writer); code == 0 && whole && len(unanswered) > 0 {
-		fmt.Fprintf(os.Stderr, "described, and no test of package writer has had it answered with a success: %q\n", unanswered)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(openapitest.Main(m, openapitest.Writer)) }
 
 var publicRoute = regexp.MustCompile(`latchkey_writer_http_requests_total\{listener="public",route="([^"]+)"`)
 

@@ -153,10 +153,12 @@ func addProblems(operation, sets map[string]any) error {
 		}
 		responses[strconv.Itoa(status)] = answer
 	}
-	for _, tag := range []string{TagServer, TagWebhooks} {
-		if tags, _ := operation["tags"].([]any); slices.Contains(tags, any(tag)) {
-			nameRequests(responses)
-		}
+	tags, _ := operation["tags"].([]any)
+	if slices.Contains(tags, any(TagServer)) || slices.Contains(tags, any(TagWebhooks)) {
+		nameRequests(responses)
+	}
+	if slices.Contains(tags, any(TagApp)) || slices.Contains(tags, any(TagOperations)) {
+		responses[strconv.Itoa(http.StatusRequestTimeout)] = reference("responses", "TooLate")
 	}
 	return nil
 }

@@ -5,10 +5,12 @@ package openapitest
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -247,8 +249,25 @@ func CompareRoutes(tb testing.TB, p Program, served []string) {
 	}
 }
 
-// Unanswered lists the routes of p that nobody saw answer with a success so far in this process.
-func Unanswered(p Program) []string {
+// Main runs the tests of a package whose clients are http.DefaultClient and the like, every one of them with a Transport, and returns the code to exit with. It fails
+// a run of all tests that has not seen each described route of p succeed: the description of what nobody asks for could say anything.
+func Main(m *testing.M, p Program) (code int) {
+	http.DefaultTransport = Transport(http.DefaultTransport)
+	code = m.Run()
+	for _, name := range []string{"run", "skip", "list", "bench", "fuzz"} {
+		if f := flag.Lookup("test." + name); f != nil && f.Value.String() != "" {
+			return code // some tests only
+		}
+	}
+	if routes := unanswered(p); code == 0 && len(routes) > 0 {
+		fmt.Fprintf(os.Stderr, "described in %s for %s, and no test of this package has had it answered with a success: %q\n", sourceFile, p.name, routes)
+		return 1
+	}
+	return code
+}
+
+// unanswered lists the routes of p that nobody saw answer with a success so far in this process.
+func unanswered(p Program) []string {
 	d, err := described()
 	if err != nil {
 		return []string{err.Error()}
