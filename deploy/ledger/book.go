@@ -18,7 +18,6 @@ type sale struct {
 	amount  int64
 	at      int64 // when it was bought, Unix seconds
 	states  int   // that the store has told of: bought, refunded, refund taken back, refunded, ...
-	refund  bool  // the newest of them
 	known   bool  // a message about it has been recorded
 	newest  int   // of the states in recorded messages
 	current bool  // refunded, by those
