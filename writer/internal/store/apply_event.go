@@ -69,7 +69,13 @@ func (c *command) recordEvent(d *decoded) Result {
 		}
 	}
 	c.writeEvent(bucketEvents, refEvent, key, &row, subjects)
-	return Result{Revision: replication.Revision{Epoch: row.Epoch, N: row.N}, Outcome: row.Outcome, Account: row.Account, EventID: ev.ID}
+	result := Result{Revision: replication.Revision{Epoch: row.Epoch, N: row.N}, Outcome: row.Outcome, Account: row.Account, EventID: ev.ID}
+	for _, e := range edits { // what comes first may be no purchase, such as a list of them
+		if result.Account == "" && e.shown {
+			result.Account = e.row.Owner
+		}
+	}
+	return result
 }
 
 // duplicateOf answers for a message that was recorded before. One that comes again under its first correlation id is no duplicate: the node
