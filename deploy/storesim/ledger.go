@@ -71,6 +71,8 @@ type Purchase struct {
 
 	DisputedTerm int    // -1: no dispute is open
 	DisputeState string // of the last one: "needs_response", "won", "lost"
+	DisputeTerm  int    // that the last one was about
+	DisputedAt   time.Time
 	Disputes     int
 	Quantity     int
 	Taken        bool   // Play: acknowledged or consumed

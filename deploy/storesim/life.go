@@ -369,6 +369,7 @@ func (s *Sim) Dispute(id string) error {
 			return refuse("no payment of %s can be disputed", id)
 		}
 		p.DisputedTerm, p.DisputeState = len(p.Terms)-1, "needs_response"
+		p.DisputeTerm, p.DisputedAt = p.DisputedTerm, s.clock
 		p.Disputes++
 		s.record(p, Fact{Kind: DisputeOpened, Term: p.DisputedTerm})
 		return nil

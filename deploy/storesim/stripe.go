@@ -191,7 +191,7 @@ func (s *Sim) stripeDispute(p *Purchase, term int) object {
 		evidence[name] = nil
 	}
 	evidence["enhanced_evidence"] = object{}
-	return object{"id": "dp_" + s.id(20, "dp", p.N, p.Disputes), "object": "dispute", "amount": p.Terms[term].Cents, "balance_transactions": []any{}, "charge": s.stripeID("ch", p, term), "created": s.clock.Unix(), "currency": "eur",
+	return object{"id": "dp_" + s.id(20, "dp", p.N, p.Disputes), "object": "dispute", "amount": p.Terms[term].Cents, "balance_transactions": []any{}, "charge": s.stripeID("ch", p, term), "created": p.DisputedAt.Unix(), "currency": "eur",
 		"enhanced_eligibility_types": []any{}, "evidence": evidence, "evidence_details": object{"due_by": nil, "has_evidence": false, "past_due": false, "submission_count": 0, "enhanced_eligibility": object{}},
 		"is_charge_refundable": false, "livemode": !p.sandbox(), "metadata": object{}, "payment_intent": s.stripeID("pi", p, term), "reason": "fraudulent", "status": p.DisputeState}
 }
@@ -366,7 +366,7 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 	s.handle(mux, Stripe, env, "GET /v1/disputes/{id}", func(r *http.Request) (int, any) {
 		for _, p := range s.order {
 			if p.Env == env && p.Disputes > 0 && "dp_"+s.id(20, "dp", p.N, p.Disputes) == r.PathValue("id") {
-				return http.StatusOK, s.stripeDispute(p, max(p.DisputedTerm, 0))
+				return http.StatusOK, s.stripeDispute(p, p.DisputeTerm)
 			}
 		}
 		return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")

@@ -312,6 +312,8 @@ var (
 		"warning_needs_response": 1, "warning_under_review": 2, "warning_closed": 3, "needs_response": 4, "under_review": 5, "lost": 6,
 		"appeal_needs_response": 7, "appeal_under_review": 8, "won": 9, "prevented": 10,
 	}
+	// disputeClosed are the states that only an appeal leaves, of which a message tells.
+	disputeClosed = map[string]bool{"lost": true, "won": true, "prevented": true}
 	checkoutRanks = map[string]uint8{
 		entitlement.CheckoutUnpaid: 1, entitlement.CheckoutFailed: 2, entitlement.CheckoutFree: 3, entitlement.CheckoutPaid: 4,
 	}

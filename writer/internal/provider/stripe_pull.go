@@ -239,11 +239,14 @@ func (t stripeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 // Provider returns entitlement.Stripe.
 func (a *StripeAPI) Provider() entitlement.Provider { return entitlement.Stripe }
 
-// Targets returns the doubts themselves: Stripe can be asked for each of its objects.
-func (a *StripeAPI) Targets(_ entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
+// Targets returns the doubts themselves: Stripe can be asked for each of its objects, and is for all but closed disputes.
+func (a *StripeAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
 	return slices.DeleteFunc(slices.Clone(doubts), func(d entitlement.Doubt) bool {
 		_, ok := stripePulls[d.Kind]
-		return !ok
+		return !ok || d.Kind == entitlement.KindDispute && slices.ContainsFunc(e.Objects, func(o entitlement.Object) bool {
+			// Of a closed one Stripe says that it is lost, and not since when: the answer would be newer than the terms that were paid since the loss, and take them back.
+			return o.Dispute != nil && o.ID == d.ID && disputeClosed[o.Dispute.Status] && !o.Tied && !o.Partial
+		})
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -448,4 +449,33 @@ func FuzzPulledAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAClosedDisputeIsNotAskedFor: the answer would say again that it is lost, as of now, and take back the terms that were paid since.
+func TestAClosedDisputeIsNotAskedFor(t *testing.T) {
+	for _, tt := range []struct {
+		status        string
+		tied, partial bool
+		asked         bool
+	}{
+		{"needs_response", false, false, true},
+		{"under_review", false, false, true},
+		{"warning_closed", false, false, true},
+		{"lost", false, false, false},
+		{"won", false, false, false},
+		{"lost", true, false, true},
+		{"one of later", false, true, true},
+	} {
+		e := entitlement.Evidence{Objects: []entitlement.Object{
+			{Kind: entitlement.KindDispute, ID: "dp_1", Tied: tt.tied, Partial: tt.partial, Dispute: &entitlement.Dispute{Status: tt.status}},
+			{Kind: entitlement.KindDispute, ID: "dp_2", Dispute: &entitlement.Dispute{Status: "needs_response"}},
+		}}
+		var asked []string
+		for _, d := range (&StripeAPI{}).Targets(e, []entitlement.Doubt{{Kind: entitlement.KindDispute, ID: "dp_1"}, {Kind: entitlement.KindDispute, ID: "dp_2"}}) {
+			asked = append(asked, d.ID)
+		}
+		if want := map[bool][]string{true: {"dp_1", "dp_2"}, false: {"dp_2"}}[tt.asked]; !slices.Equal(asked, want) {
+			t.Errorf("%s, tied %t, partial %t: asks for %v, want %v", tt.status, tt.tied, tt.partial, asked, want)
+		}
+	}
 }
