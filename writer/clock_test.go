@@ -362,7 +362,8 @@ func TestAWriterThatStartsWithAWrongClock(t *testing.T) {
 		t.Error("the writer with the wrong clock took a write as the leader")
 	}
 	for _, w := range writers {
-		if h := w.newestHead(); h == nil || time.Until(time.Unix(h.AsOf, 0)) > time.Second {
+		await(t, "a head at "+w.cfg.Node.ID, func() bool { return w.newestHead() != nil })
+		if h := w.newestHead(); time.Until(time.Unix(h.AsOf, 0)) > time.Second {
 			t.Errorf("%s: head %+v", w.cfg.Node.ID, h)
 		}
 	}
