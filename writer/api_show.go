@@ -142,6 +142,8 @@ type purchaseShown struct {
 	Doubt     bool                   `json:"doubt"` // the provider is to be asked: something is not known, or two messages contradict each other
 	StoreIDs  []entitlement.Link     `json:"store_ids"`
 	Items     []itemShown            `json:"items"`
+
+	Mismatches []mismatchShown `json:"mismatches"` // where its money and its access disagree
 }
 
 type itemShown struct {
@@ -206,13 +208,21 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	if shown.Doubles, err = c.doublesOf(reader, c.env, account, index); err != nil {
 		return accountShown{}, err
 	}
+	policy, err := reader.Policy(c.env)
+	if err != nil {
+		return accountShown{}, err
+	}
 	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
 	for _, p := range detail.Purchases {
 		details[p.ID] = p
 	}
 	for i := range account.Purchases {
 		p := &account.Purchases[i]
-		shown.Purchases = append(shown.Purchases, showPurchase(p, index, details[p.ID]))
+		bought := showPurchase(p, index, details[p.ID])
+		if slices.Contains(detail.Accounts, details[p.ID].Owner) { // who shares it, or lost it, sees another side of it
+			bought.Mismatches = showMismatches(details[p.ID], policy, index, true, c.now().Unix())
+		}
+		shown.Purchases = append(shown.Purchases, bought)
 	}
 	for _, g := range account.Grants {
 		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
@@ -244,7 +254,7 @@ func learnedAliases(detail store.AccountDetail) []entitlement.Alias {
 
 func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, detail store.PurchaseDetail) purchaseShown {
 	shown := purchaseShown{ID: p.ID, Provider: p.Provider, Store: p.Store, TrialUsed: p.TrialUsed, Doubt: p.Doubt || detail.Pull,
-		StoreIDs: append([]entitlement.Link{}, detail.Evidence.Links...), Items: []itemShown{}}
+		StoreIDs: append([]entitlement.Link{}, detail.Evidence.Links...), Items: []itemShown{}, Mismatches: []mismatchShown{}}
 	for i := range p.Items {
 		item := &p.Items[i]
 		term := &item.Term

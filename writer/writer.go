@@ -238,6 +238,7 @@ func (w *Writer) listen() error {
 	w.routeSupport(s)
 	w.routeContacts(s)
 	w.routeDoubles(s)
+	w.routeMismatches(s)
 	w.routeErase(s)
 	w.routeLinks(s)
 	w.routeCodes(s)

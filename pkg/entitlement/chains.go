@@ -35,10 +35,9 @@ type chainTerm struct {
 	quantity   int64
 }
 
-// foldChains decides what one provider's transactions give. Revocations count whoever tells of them.
-func foldChains(objects []Object, by Provider, overtakes bool, billingGrace func(store string) int64) []Item {
-	chains := map[string]*chain{}
-	renewals := map[string]*Object{}
+// gatherChains returns one provider's chains by their ids, with their terms sorted, and where its chains stand.
+func gatherChains(objects []Object, by Provider) (chains map[string]*chain, renewals map[string]*Object) {
+	chains, renewals = map[string]*chain{}, map[string]*Object{}
 	revocations := map[string][]*Object{}
 	for i := range objects {
 		switch o := &objects[i]; {
@@ -61,11 +60,19 @@ func foldChains(objects []Object, by Provider, overtakes bool, billingGrace func
 		}
 		c.terms = append(c.terms, termOf(o, revocationsOf(o.ID, revocations)))
 	}
-	items := make([]Item, 0, len(chains))
 	for _, c := range chains {
 		slices.SortFunc(c.terms, func(a, b chainTerm) int {
 			return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end), cmp.Compare(a.ID, b.ID))
 		})
+	}
+	return chains, renewals
+}
+
+// foldChains decides what one provider's transactions give. Revocations count whoever tells of them.
+func foldChains(objects []Object, by Provider, overtakes bool, billingGrace func(store string) int64) []Item {
+	chains, renewals := gatherChains(objects, by)
+	items := make([]Item, 0, len(chains))
+	for _, c := range chains {
 		item := c.fold(overtakes, billingGrace)
 		if at := replacedAt(c.id, renewals, chains); at != 0 {
 			item.replace(at)
