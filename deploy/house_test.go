@@ -78,6 +78,7 @@ func TestEachOutsideTechnologyHasOneOwner(t *testing.T) {
 		"github.com/stripe/stripe-go":        {"writer/internal/provider"},
 		"github.com/golang-jwt/jwt":          {"pkg/token", "pkg/identity/identitytest", "writer/internal/provider", "deploy/bench/rival"}, // the last is what others would build, for comparison
 		"github.com/MicahParks/jwkset":       {"pkg/identity"},
+		"filippo.io":                         {"pkg/token"},
 		"github.com/fxamacker/cbor":          {"pkg/entitlement", "writer/internal/store"},
 		"github.com/knadh/koanf":             {"pkg/config"},
 		"go.yaml.in/yaml":                    {"pkg/config", "pkg/openapi", "deploy"},

@@ -65,7 +65,6 @@ func allocationFigures(out string) ([]figure, error) {
 		allocations("edge_check_304_allocations", made["not_modified"], most),
 		allocations("edge_check_again_allocations", made["again"], most),
 		allocations("edge_check_fresh_allocations", made["fresh"], most),
-		allocations("edge_check_fresh_allocations_beside_signature", made["fresh"]-made["bare_signature"], most),
 		allocations("floor_signature_allocations", made["bare_signature"], nil),
 	}, nil
 }

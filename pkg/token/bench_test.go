@@ -7,24 +7,20 @@ import (
 	"testing"
 )
 
-// Signing allocates what crypto/ecdsa allocates and nothing of its own.
-func TestSigningAddsNoAllocations(t *testing.T) {
+// Signing makes no garbage: not for the signature either, which would be 55 objects in crypto/ecdsa.
+func TestSigningAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Log("the race detector makes sync.Pool drop items at random; the plain run holds the figure")
 		return
 	}
-	key := fixedKey(t, "edge")
-	digest := sha256.Sum256([]byte("600 bytes"))
-	bare := testing.AllocsPerRun(200, func() { derSignature(t, key, digest[:]) })
 	s, c, dst := graceSigner(t), answer(), make([]byte, 0, 8<<10)
-	ours := testing.AllocsPerRun(200, func() {
+	made := testing.AllocsPerRun(200, func() {
 		if _, err := s.AppendSign(dst, c); err != nil {
 			t.Fatal(err)
 		}
 	})
-	t.Logf("crypto/ecdsa alone %.0f, AppendSign %.0f", bare, ours)
-	if ours > bare {
-		t.Errorf("AppendSign allocates %.0f times, crypto/ecdsa alone %.0f", ours, bare)
+	if made >= 1 { // a collection in between may empty the pool
+		t.Errorf("AppendSign allocates %.0f times, want 0", made)
 	}
 }
 
@@ -40,7 +36,7 @@ func BenchmarkBareECDSA(b *testing.B) {
 	}
 }
 
-// BenchmarkBareRFC6979 is the same signature without randomness, as GraceSigner makes it.
+// BenchmarkBareRFC6979 is the same signature without randomness: byte for byte the one that GraceSigner makes.
 func BenchmarkBareRFC6979(b *testing.B) {
 	key, message := fixedKey(b, "edge"), make([]byte, 600)
 	b.ReportAllocs()

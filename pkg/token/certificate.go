@@ -61,7 +61,7 @@ func IssueCertificate(signer crypto.Signer, c Certificate) (string, error) {
 		return "", fmt.Errorf("%w: %s: %w", ErrCertificate, c.Subject, err)
 	}
 	b := appendCertificate(nil, &c, jwk)
-	jws, err := appendJWS(nil, signer, certificateHeader, &scratch{payload: b})
+	jws, err := oneJWS(signer, certificateHeader, b)
 	if err != nil {
 		return "", fmt.Errorf("issue certificate for %s: %w", c.Subject, err)
 	}

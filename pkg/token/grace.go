@@ -147,7 +147,8 @@ func appendEntitlement(dst []byte, e *GraceEntitlement) []byte {
 // renewed makes a new one. The zero value signs nothing.
 type GraceSigner struct {
 	key    *ecdsa.PrivateKey
-	header []byte // encoded, with the dot
+	signer rawSigner // of key
+	header []byte    // encoded, with the dot
 	certs  []string
 	chain  Chain
 	keyID  string
@@ -165,7 +166,11 @@ func NewGraceSigner(key *ecdsa.PrivateKey, certs []string, roots Roots, at time.
 	if err != nil {
 		return nil, fmt.Errorf("grace signer: %w", err)
 	}
-	return &GraceSigner{key: key, header: header, certs: slices.Clone(certs), chain: *chain, keyID: keyID}, nil
+	signer, err := newRawSigner(key)
+	if err != nil {
+		return nil, fmt.Errorf("grace signer: %w", err)
+	}
+	return &GraceSigner{key: key, signer: signer, header: header, certs: slices.Clone(certs), chain: *chain, keyID: keyID}, nil
 }
 
 // WithRevocations returns a signer whose tokens carry the lists, those of Revocations.Lists, in place of the ones that s's carry. It costs a token its length
@@ -212,8 +217,8 @@ func (s *GraceSigner) ExpiresAt(asOf int64) int64 {
 }
 
 // AppendSign appends the token of c to dst. It sets in c what no caller may choose: Issuer, Audience, Environment, FreshUntil, ExpiresAt,
-// and cuts each OfflineUntil to ExpiresAt, so that the answer beside the token can show the same values. All its allocations are
-// those of crypto/ecdsa. Errors: ErrTooOld; ErrMalformed for claims that every app would refuse.
+// and cuts each OfflineUntil to ExpiresAt, so that the answer beside the token can show the same values. Where dst has room,
+// it allocates nothing. Errors: ErrTooOld; ErrMalformed for claims that every app would refuse.
 func (s *GraceSigner) AppendSign(dst []byte, c *GraceClaims) ([]byte, error) {
 	c.Issuer, c.Audience, c.Environment = s.chain.Leaf.Issuer, s.chain.Leaf.Audience, s.chain.Leaf.Environment
 	c.FreshUntil, c.ExpiresAt = c.AsOf+FreshSeconds, s.ExpiresAt(c.AsOf)
@@ -229,7 +234,7 @@ func (s *GraceSigner) AppendSign(dst []byte, c *GraceClaims) ([]byte, error) {
 	work := scratches.Get().(*scratch)
 	defer scratches.Put(work)
 	work.payload = AppendGraceClaims(work.payload[:0], c)
-	out, err := appendJWS(dst, s.key, s.header, work)
+	out, err := appendJWS(dst, s.signer, s.header, work)
 	if err != nil {
 		return dst, err
 	}

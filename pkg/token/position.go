@@ -31,7 +31,7 @@ type PositionClaims struct {
 
 // PositionSigner signs positions with a writer's key. It is immutable and safe for concurrent use.
 type PositionSigner struct {
-	key    *ecdsa.PrivateKey
+	signer rawSigner
 	header []byte
 	chain  Chain
 }
@@ -47,7 +47,11 @@ func NewPositionSigner(key *ecdsa.PrivateKey, certs []string, roots Roots, at ti
 	if err != nil {
 		return nil, fmt.Errorf("position signer: %w", err)
 	}
-	return &PositionSigner{key: key, header: header, chain: *chain}, nil
+	signer, err := newRawSigner(key)
+	if err != nil {
+		return nil, fmt.Errorf("position signer: %w", err)
+	}
+	return &PositionSigner{signer: signer, header: header, chain: *chain}, nil
 }
 
 // Certificate returns the leaf: whose key it is and until when.
@@ -63,7 +67,7 @@ func (s *PositionSigner) AppendSign(dst []byte, c PositionClaims) ([]byte, error
 	work := scratches.Get().(*scratch)
 	defer scratches.Put(work)
 	work.payload = appendPosition(work.payload[:0], &c)
-	return appendJWS(dst, s.key, s.header, work)
+	return appendJWS(dst, s.signer, s.header, work)
 }
 
 func appendPosition(dst []byte, c *PositionClaims) []byte {

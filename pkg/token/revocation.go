@@ -56,7 +56,7 @@ func SignRevocations(signer crypto.Signer, issuerCert string, c RevocationClaims
 	if err := decodeRevocations(payload); err != nil {
 		return "", fmt.Errorf("sign revocations: %w", err)
 	}
-	list, err := appendJWS(nil, signer, encodeHeader(append(header, '}')), &scratch{payload: payload})
+	list, err := oneJWS(signer, encodeHeader(append(header, '}')), payload)
 	if err != nil {
 		return "", fmt.Errorf("sign revocations: %w", err)
 	}

@@ -22,7 +22,7 @@ type SessionClaims struct {
 
 // SessionSigner signs session tokens of one environment. It is immutable and safe for concurrent use.
 type SessionSigner struct {
-	signer crypto.Signer
+	signer rawSigner
 	header []byte
 	keyID  string
 }
@@ -37,7 +37,11 @@ func NewSessionSigner(signer crypto.Signer) (*SessionSigner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("session signer: %w", err)
 	}
-	return &SessionSigner{signer: signer, header: sessionHeader(kid), keyID: kid}, nil
+	raw, err := newRawSigner(signer)
+	if err != nil {
+		return nil, fmt.Errorf("session signer: %w", err)
+	}
+	return &SessionSigner{signer: raw, header: sessionHeader(kid), keyID: kid}, nil
 }
 
 // sessionHeader is the encoded header of every session token under a key.

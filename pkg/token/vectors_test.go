@@ -239,7 +239,7 @@ func certificateJSON(t testing.TB, c Certificate) string {
 // rawJWS signs any header and payload.
 func rawJWS(t testing.TB, key *ecdsa.PrivateKey, header, payload string) string {
 	t.Helper()
-	out, err := appendJWS(nil, key, encodeHeader([]byte(header)), &scratch{payload: []byte(payload)})
+	out, err := oneJWS(key, encodeHeader([]byte(header)), []byte(payload))
 	if err != nil {
 		t.Fatal(err)
 	}
