@@ -184,6 +184,9 @@ type answer struct {
 		ExpiresAt    time.Time `json:"expires_at"`
 		OfflineUntil time.Time `json:"offline_until"`
 	} `json:"entitlements"`
+	Unconfirmed []struct {
+		Reference string `json:"reference"`
+	} `json:"unconfirmed"`
 	AppleToken string `json:"apple_app_account_token"`
 	GraceToken string `json:"grace_token"`
 }

@@ -64,8 +64,8 @@ func TestAPendingAnswerIsHeld(t *testing.T) {
 	held()
 	r.clock.Add(time.Minute)
 	for range 2 {
-		if res := <-got; res.a.State != "settled" || len(res.a.Entitlements) != 0 || res.took > 15*time.Second {
-			t.Errorf("given up: %+v after %s", res.a, res.took)
+		if res := <-got; res.a.State != "settled" || len(res.a.Entitlements) != 0 || len(res.a.Unconfirmed) != 1 || res.a.Unconfirmed[0].Reference != "intent_1" || res.took > 15*time.Second {
+			t.Errorf("given up: %+v after %s, want it said that intent_1 was not confirmed", res.a, res.took)
 		}
 	}
 	if r.edge.Watching() != 0 {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -284,6 +285,9 @@ func (c *apiCall) account(reader *store.Reader) (entitlement.AccountID, error) {
 }
 
 func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.AccountID, error) {
+	if err := checkAccountName(id); err != nil {
+		return "", err
+	}
 	notFound := problem.New(problem.NotFound, "No such account in this environment.")
 	kind, value, isAlias := strings.Cut(id, ":")
 	if !isAlias {
@@ -297,6 +301,29 @@ func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.Acc
 		err = notFound
 	}
 	return owner, err
+}
+
+// idForm is what ids look like behind their prefix; we give ULIDs.
+var idForm = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}$`)
+
+// checkID says whether an id can be one of ours: prefix is that of its kind. Error: an invalid-id problem.
+func checkID(prefix, id string) error {
+	if rest, ok := strings.CutPrefix(id, prefix); !ok || !idForm.MatchString(rest) {
+		return problem.Newf(problem.InvalidID, "An id of this kind begins with %s.", prefix)
+	}
+	return nil
+}
+
+// checkAccountName says whether an account can be called so: by its id, or by <alias_kind>:<value>. Error: an invalid-id problem.
+func checkAccountName(name string) error {
+	kind, value, isAlias := strings.Cut(name, ":")
+	if !isAlias {
+		return checkID("acc_", name)
+	}
+	if !slices.Contains(entitlement.AliasKinds, entitlement.AliasKind(kind)) || value == "" {
+		return problem.New(problem.InvalidID, "An alias is <kind>:<value>, and there is no such kind.")
+	}
+	return nil
 }
 
 // named returns the account that an alias leads to.
@@ -322,7 +349,7 @@ var playTokenHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // accountToWrite resolves {id} for an unsafe request. An account id needs no look: the state machine says whether it is there.
 func (c *apiCall) accountToWrite() (id entitlement.AccountID, err error) {
 	if text := c.r.PathValue("id"); !strings.Contains(text, ":") {
-		return entitlement.AccountID(text), nil
+		return entitlement.AccountID(text), checkID("acc_", text)
 	}
 	err = c.read(c.ctx(), func(reader *store.Reader) error {
 		id, err = c.account(reader)

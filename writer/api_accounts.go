@@ -320,6 +320,9 @@ func (c *apiCall) putGrant() (answer, error) {
 }
 
 func (c *apiCall) deleteGrant() (answer, error) {
+	if err := checkID("grant_", c.r.PathValue("grant_id")); err != nil {
+		return answer{}, err
+	}
 	return c.onAccount(http.StatusOK, store.TypeDeleteGrant, func(id entitlement.AccountID, key *store.Idempotency) any {
 		return store.DeleteGrant{Account: id, ID: c.r.PathValue("grant_id"), Idempotency: key}
 	})

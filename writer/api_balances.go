@@ -33,7 +33,7 @@ func (c *apiCall) consume() (answer, error) {
 	case req.Credit == "" || len(req.Credit) > maxAttributeNameBytes:
 		return answer{}, wrong("credit", "want the name of a credit, 1 to %d bytes", maxAttributeNameBytes)
 	case req.Amount < 1 || req.Amount > maxConsumption:
-		return answer{}, wrong("amount", "want 1 to %d", int64(maxConsumption))
+		return answer{}, problem.Newf(problem.InvalidAmount, "Field \"amount\": want 1 to %d.", int64(maxConsumption))
 	case req.ID == "" || len(req.ID) > maxDeviceBytes:
 		return answer{}, wrong("consumption_id", "want 1 to %d bytes, unique for the account", maxDeviceBytes)
 	}
@@ -72,6 +72,9 @@ func (c *apiCall) claimUnclaimed() (answer, error) {
 	}
 	if req.Account == "" {
 		return answer{}, wrong("account_id", "is missing")
+	}
+	if err := checkID("acc_", string(req.Account)); err != nil {
+		return answer{}, err
 	}
 	key, err := c.idempotency()
 	if err != nil {

@@ -3,6 +3,7 @@ package writer
 import (
 	"net/http"
 	"testing"
+	"time"
 )
 
 // TestSupportOverHTTP: what support does for one customer: a purchase that nobody has is given to them, one of another account comes with a restore, as the
@@ -62,13 +63,34 @@ func TestSupportOverHTTP(t *testing.T) {
 		{"the same again spends nothing", `{"credit": "coins", "amount": 70, "consumption_id": "door-1"}`, 200, "", 30.0},
 		{"another under its id", `{"credit": "coins", "amount": 7, "consumption_id": "door-1"}`, 422, "idempotency-mismatch", nil},
 		{"more than there are", `{"credit": "coins", "amount": 31, "consumption_id": "door-2"}`, 409, "insufficient-balance", "30"},
-		{"less than nothing", `{"credit": "coins", "amount": -1, "consumption_id": "door-3"}`, 400, "invalid-request", nil},
+		{"less than nothing", `{"credit": "coins", "amount": -1, "consumption_id": "door-3"}`, 400, "invalid-amount", nil},
 		{"of no credit", `{"amount": 1, "consumption_id": "door-4"}`, 400, "invalid-request", nil},
 		{"without an id", `{"credit": "coins", "amount": 1}`, 400, "invalid-request", nil},
 	}
 	for _, s := range steps {
 		if r := w.api("POST", consume, s.body); r.status != s.status || r.slug() != s.slug || r.json["balance"] != s.balance {
 			t.Errorf("%s: %d %s, want %d %s with balance %v", s.name, r.status, r.text, s.status, s.slug, s.balance)
+		}
+	}
+}
+
+// TestADebtIsShownToTheOperatorAlone: of coins that were spent and refunded the operator sees what is owed, where the policy says so, and an app sees none.
+func TestADebtIsShownToTheOperatorAlone(t *testing.T) {
+	for policy, owed := range map[string]float64{"debt": -70, "floor_zero": 0} {
+		w := oneWriter(t)
+		w.api("PUT", "/v1/catalog", `{"products": [{"provider": "stripe", "product_id": "price_coins", "kind": "consumable", "credits": {"coins": 100}}]}`)
+		w.api("PUT", "/v1/policy", `{"claw_back": "`+policy+`"}`)
+		id := w.account()
+		w.send(event("evt_1", "checkout.session.completed", with(checkout("cs_1", id), "line_items", lineItems(lineItem("li_1", "price_coins", 1)))))
+		if r := w.api("POST", "/v1/accounts/"+id+"/consumptions", `{"credit": "coins", "amount": 70, "consumption_id": "door-1"}`); r.json["balance"] != 30.0 {
+			t.Fatalf("%s: %d %s, want a balance of 30", policy, r.status, r.text)
+		}
+		w.send(event("evt_2", "charge.refunded", object{"id": "ch_1", "object": "charge", "payment_intent": "pi_cs_1", "livemode": false, "status": "succeeded", "currency": "eur",
+			"created": time.Now().Unix(), "amount": 4900, "amount_captured": 4900, "amount_refunded": 4900, "refunded": true}))
+		operator, _ := w.api("GET", "/v1/accounts/"+id, "").json["balances"].(object)
+		app, _ := w.api("GET", "/v1/accounts/"+id+"/entitlements", "").json["balances"].(object)
+		if operator["coins"] != owed || app["coins"] != 0.0 {
+			t.Errorf("%s: the operator sees %v, want %v; the app %v, want 0", policy, operator, owed, app)
 		}
 	}
 }

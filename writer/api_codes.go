@@ -232,6 +232,9 @@ func (c *apiCall) redeemCode(app entitlement.AccountID) (answer, error) {
 	case app != "":
 		account = app
 	}
+	if err := checkID("acc_", string(account)); err != nil {
+		return answer{}, err
+	}
 	who := []string{string(c.env) + " " + string(account)}
 	if from := addressOf(c.r); app != "" && from != "" {
 		who = append(who, from)

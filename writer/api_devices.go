@@ -51,6 +51,9 @@ func (c *apiCall) putDevice(app entitlement.AccountID) (answer, error) {
 	case app != "":
 		account = app
 	}
+	if err := checkID("acc_", string(account)); err != nil {
+		return answer{}, err
+	}
 	switch {
 	case req.Device == "":
 		return answer{}, wrong("device_id", "is missing")

@@ -94,6 +94,9 @@ func (c *apiCall) putIntent(app entitlement.AccountID) (answer, error) {
 	case app == "":
 		account = req.Account
 	}
+	if err := checkID("acc_", string(account)); err != nil {
+		return answer{}, err
+	}
 	switch {
 	case !req.Provider.Valid():
 		return answer{}, wrong("provider", "no such provider")
@@ -158,6 +161,9 @@ func checkDevice(id string) error {
 }
 
 func (c *apiCall) endIntent(app entitlement.AccountID) (answer, error) {
+	if err := checkID("intent_", c.r.PathValue("intent_id")); err != nil {
+		return answer{}, err
+	}
 	key, err := c.idempotency()
 	if err != nil {
 		return answer{}, err
@@ -167,6 +173,9 @@ func (c *apiCall) endIntent(app entitlement.AccountID) (answer, error) {
 }
 
 func (c *apiCall) submitIntent(app entitlement.AccountID) (answer, error) {
+	if err := checkID("intent_", c.r.PathValue("intent_id")); err != nil {
+		return answer{}, err
+	}
 	key, err := c.idempotency()
 	if err != nil {
 		return answer{}, err

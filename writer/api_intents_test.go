@@ -40,8 +40,8 @@ func TestPurchaseIntents(t *testing.T) {
 	want(w.api("POST", path, body(mine, "price_pro", "tablet")), 409, "purchase-in-progress")
 	want(w.do("POST", path, body(other, "price_pro", "phone"), auth(session)), 403, "forbidden")
 	foreign := want(w.api("POST", path, body(other, "price_pro", "tv")), 200, "").str("intent_id")
-	want(w.do("DELETE", path+"/"+foreign, "", auth(session)), 403, "forbidden")
-	want(w.do("POST", path+"/"+foreign+"/submitted", "", auth(session)), 403, "forbidden")
+	want(w.do("DELETE", path+"/"+foreign, "", auth(session)), 403, "other-account")
+	want(w.do("POST", path+"/"+foreign+"/submitted", "", auth(session)), 403, "other-account")
 	want(w.do("DELETE", path+"/"+id, "", auth(session)), 200, "")
 	id = want(w.api("POST", path, body(mine, "price_pro", "tablet"), header{"Idempotency-Key": "k"}), 200, "").str("intent_id")
 	if again := want(w.api("POST", path, body(mine, "price_pro", "tablet"), header{"Idempotency-Key": "k"}), 200, ""); again.str("intent_id") != id {

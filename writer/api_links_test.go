@@ -93,8 +93,8 @@ func TestWrongLinksAreRefused(t *testing.T) {
 	}
 	link := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q}`, id))
 	path := "/v1/link-tokens/" + link.str("token") + "/redeem"
-	if r := w.do("POST", path, `{}`, auth(productionKey)); r.slug() != "not-found" {
-		t.Errorf("a link of another environment = %d %s, want not-found", r.status, r.text)
+	if r := w.do("POST", path, `{}`, auth(productionKey)); r.slug() != "other-environment" {
+		t.Errorf("a link of another environment = %d %s, want other-environment", r.status, r.text)
 	}
 	if r := w.do("POST", path, `{}`, auth(readKey)); r.status != 403 {
 		t.Errorf("a read key = %d %s, want 403", r.status, r.text)

@@ -30,6 +30,9 @@ func (c *apiCall) merge() (answer, error) {
 	if req.From == "" {
 		return answer{}, wrong("from", "is missing")
 	}
+	if err := checkAccountName(req.From); err != nil {
+		return answer{}, err
+	}
 	from := entitlement.AccountID(req.From)
 	if strings.Contains(req.From, ":") || req.Preview {
 		var shown mergePreview
@@ -62,6 +65,9 @@ func (c *apiCall) merge() (answer, error) {
 }
 
 func (c *apiCall) undoMerge() (answer, error) {
+	if err := checkID("merge_", c.r.PathValue("merge_id")); err != nil {
+		return answer{}, err
+	}
 	return c.onAccount(http.StatusOK, store.TypeUndoMerge, func(id entitlement.AccountID, key *store.Idempotency) any {
 		return store.UndoMerge{Account: id, ID: c.r.PathValue("merge_id"), Idempotency: key}
 	})

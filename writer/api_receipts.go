@@ -106,6 +106,9 @@ func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request, restore
 	case req.Account != "" && req.Account != c.account:
 		return problem.New(problem.Forbidden, "The credential is another account's.")
 	}
+	if err := checkID("acc_", string(c.account)); err != nil {
+		return err
+	}
 	if err := w.speaks(entitlement.Apple); err != nil { // or the others could not read what is written here
 		return err
 	}

@@ -132,7 +132,11 @@ func (c *apiCall) beginSession() (answer, error) {
 	var req struct {
 		Device string `json:"device_id"`
 	}
-	if err := c.decodeLoosely(&req); err != nil {
+	decode := c.decodeLoosely
+	if strings.HasPrefix(bearer(c.r), apiKeyPrefix(c.env, scopeServer)) { // a backend, whose mistakes are told
+		decode = c.decode
+	}
+	if err := decode(&req); err != nil {
 		return answer{}, err
 	}
 	if err := checkDevice(req.Device); err != nil {

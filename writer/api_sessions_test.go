@@ -91,6 +91,7 @@ func TestSessionsAreRefused(t *testing.T) {
 		{"a read key", "/v1/sessions", `{}`, auth(readKey), 403, "forbidden"},
 		{"a device that is none", "/v1/sessions", `{"device_id": "a b"}`, auth(publicKey), 400, "invalid-request"},
 		{"no JSON", "/v1/sessions", `{`, auth(publicKey), 400, "invalid-request"},
+		{"a backend with an unknown field", "/v1/sessions", `{"device_id": "phone", "of_a_newer_app": 1}`, auth(serverKey), 400, "invalid-request"},
 		{"a key instead of the session", "/v1/sessions/login", `{}`, auth(publicKey), 401, "invalid-credential"},
 		{"nobody signs in", "/v1/sessions/login", `{}`, auth(present), 400, "invalid-request"},
 		{"somebody without a session", "/v1/sessions/login", `{"session_token": "x"}`, auth(present), 401, "invalid-credential"},

@@ -129,6 +129,7 @@ type accountShown struct {
 	Purchases    []purchaseShown         `json:"purchases"`
 	Doubles      []doubleShown           `json:"doubles"` // what is paid for twice
 	Grants       []grantShown            `json:"grants"`
+	Balances     map[string]int64        `json:"balances"` // what is left of each credit; below zero is what it owes, which answers to apps show as 0
 	Accesses     []accessShown           `json:"accesses"` // what it redeemed codes for
 	Devices      []deviceShown           `json:"devices"`
 	AppleToken   string                  `json:"apple_app_account_token"`
@@ -174,6 +175,9 @@ type grantShown struct {
 // showAccount answers with everything that we hold of an account.
 func (c *apiCall) showAccount(reader *store.Reader) (answer, error) {
 	id := entitlement.AccountID(c.r.PathValue("id"))
+	if err := checkAccountName(string(id)); err != nil {
+		return answer{}, err
+	}
 	if strings.Contains(string(id), ":") {
 		var err error
 		if id, err = c.account(reader); err != nil {
@@ -199,7 +203,7 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	}
 	shown := accountShown{AccountID: detail.ID, Environment: c.env, Revision: reader.Position().Revision().String(), CreatedAt: formatTime(account.CreatedAt),
 		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: showAliases(c.shownAliases(reader, detail.Aliases), len(detail.Merges) > 0), Merged: showMerges(detail.Merges),
-		Purchases: []purchaseShown{}, Grants: []grantShown{}, AppleToken: detail.ID.AppleAppAccountToken()}
+		Purchases: []purchaseShown{}, Grants: []grantShown{}, Balances: map[string]int64{}, AppleToken: detail.ID.AppleAppAccountToken()}
 	shown.Attributes, shown.Unread = c.attributesOf(reader, &detail)
 	if shown.Email, shown.Emails, err = c.emails(reader, id); err != nil {
 		return accountShown{}, err
@@ -227,6 +231,10 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	for _, g := range account.Grants {
 		shown.Grants = append(shown.Grants, grantShown{ID: g.ID, Entitlement: g.Entitlement, CreatedAt: formatTime(g.CreatedAt),
 			ExpiresAt: optionalTime(g.EndsAt), Reason: c.reasonOf(reader, &detail, g.ID)})
+	}
+	view := account.View(index, c.now().Unix(), nil)
+	for _, b := range view.Balances {
+		shown.Balances[b.Credit] = b.Amount
 	}
 	shown.Accesses = showAccesses(account.Accesses)
 	if shown.Devices, err = c.devices(reader, detail.Accounts); err != nil {

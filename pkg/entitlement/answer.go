@@ -9,7 +9,7 @@ import (
 )
 
 // AppendJSON appends the members `"entitlements"`, `"balances"`, `"purchase"` and `"trial"` of an answer (contract section 4) to dst, with commas
-// between and no braces around. exp is that of the token beside it and bounds every offline_until; 0 leaves them out. What ends never has no
+// between and no braces around; `"unconfirmed"` comes after them where there is any. exp is that of the token beside it and bounds every offline_until; 0 leaves them out. What ends never has no
 // time. Nothing is allocated but for text that needs escapes.
 func (v *View) AppendJSON(dst []byte, env Environment, exp int64) []byte {
 	dst = append(dst, `"entitlements":[`...)
@@ -50,7 +50,28 @@ func (v *View) AppendJSON(dst []byte, env Environment, exp int64) []byte {
 	}
 	dst = append(dst, `]},"trial":{"eligible":`...)
 	dst = strconv.AppendBool(dst, !v.TrialUsed)
-	return append(dst, '}')
+	dst = append(dst, '}')
+	for i := range v.Unconfirmed {
+		if i == 0 {
+			dst = append(dst, `,"unconfirmed":[`...)
+		} else {
+			dst = append(dst, ',')
+		}
+		dst = v.Unconfirmed[i].appendJSON(dst)
+	}
+	if len(v.Unconfirmed) > 0 {
+		dst = append(dst, ']')
+	}
+	return dst
+}
+
+// appendJSON appends what the buyer of w tells support, beside the account.
+func (w *Awaited) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"reference":`...)
+	dst = appendString(dst, w.ID)
+	dst = appendText(dst, "provider", string(w.Provider))
+	dst = appendText(dst, "product_id", string(w.Product))
+	return append(appendTime(dst, "submitted_at", w.ToldAt()), '}')
 }
 
 func (e *Entitlement) appendJSON(dst []byte, env Environment, exp int64) []byte {

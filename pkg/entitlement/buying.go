@@ -89,21 +89,36 @@ const soldBefore = 60
 // Bought reports whether the account has what an Awaited purchase waits for: a sale of the product, or of any where that is not known, by the
 // provider, live or under way at now.
 func (a *Account) Bought(x *CatalogIndex, w Awaited, now int64) bool {
+	return a.settles(x, w, func(item *Item) bool {
+		status, _ := item.standing(now, item.AccessUntil)
+		return status.Active() || status == StatusPending
+	})
+}
+
+// came reports whether the account ever had what an Awaited purchase waits for: what was refunded an hour later was confirmed all the same.
+func (a *Account) came(x *CatalogIndex, w Awaited) bool {
+	return a.settles(x, w, func(item *Item) bool {
+		return item.Term.StartsAt >= w.Since-soldBefore || item.AccessUntil == 0 || item.AccessUntil > w.Since
+	})
+}
+
+// settles reports whether the account has what an Awaited purchase waits for, in an item that counts.
+func (a *Account) settles(x *CatalogIndex, w Awaited, counts func(*Item) bool) bool {
 	for i := range a.Purchases {
-		if a.Purchases[i].settles(x, w, now) {
+		if a.Purchases[i].settles(x, w, counts) {
 			return true
 		}
 	}
 	return false
 }
 
-func (p *Purchase) settles(x *CatalogIndex, w Awaited, now int64) bool {
+func (p *Purchase) settles(x *CatalogIndex, w Awaited, counts func(*Item) bool) bool {
 	if p.Provider != w.Provider && providerOf(p.Store) != w.Provider {
 		return false
 	}
 	for i := range p.Items {
 		item := &p.Items[i]
-		if status, _ := item.standing(now, item.AccessUntil); !status.Active() && status != StatusPending {
+		if !counts(item) {
 			continue
 		}
 		if !item.Recurring && item.Term.StartsAt < w.Since-soldBefore {

@@ -181,8 +181,11 @@ type Access struct {
 	Reason     Reason `cbor:"7,keyasint,omitempty"` // why, where it is not that the payment was refunded
 }
 
-// Awaited is a purchase that the app told of: the account's state is pending until it is there (Account.Bought), a minute at most. It stays in the record
-// after that, so that a record does not depend on which came first.
+// AwaitSeconds is how long an account's state is pending for a purchase that the app told of (contract section 4).
+const AwaitSeconds = 60
+
+// Awaited is a purchase that the app told of: the account's state is pending until it is there (Account.Bought), a minute at most. Then, for a day, the
+// answer says that it was not confirmed. It stays in the record after that, so that a record does not depend on which came first.
 type Awaited struct {
 	ID       string    `cbor:"1,keyasint"` // of the intent, or "receipt:" and a hash
 	Provider Provider  `cbor:"2,keyasint"`
@@ -190,6 +193,12 @@ type Awaited struct {
 	Until    int64     `cbor:"4,keyasint"`           // exclusive, Unix seconds
 	Since    int64     `cbor:"5,keyasint,omitempty"` // when its intent was made: a sale that was made before is not it; 0: not known
 }
+
+// ToldAt is when the app told of it, Unix seconds.
+func (w *Awaited) ToldAt() int64 { return w.Until - AwaitSeconds }
+
+// ForgottenAt is when no answer speaks of it any more, Unix seconds.
+func (w *Awaited) ForgottenAt() int64 { return w.Until + unconfirmedSeconds }
 
 // Pointer leads from another name to the account that answers for it: from an account that was merged into another, or from the subject of a sign-in
 // token. It is the record of kind pointer.

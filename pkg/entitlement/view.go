@@ -43,6 +43,9 @@ const (
 	// happened, and locking a payer out is the worse error.
 	offlineRenewalSeconds = 24 * 3600
 
+	// unconfirmedSeconds is how long the answer says that a purchase was not confirmed: until its buyer has opened the app again, or written to support.
+	unconfirmedSeconds = 24 * 3600
+
 	secondsPerDay = 24 * 3600
 )
 
@@ -62,6 +65,9 @@ type View struct {
 
 	// PendingUntil is until when the state is pending because a purchase that the app told of is not confirmed; 0 is settled.
 	PendingUntil int64
+
+	// Unconfirmed is what the app told of and no provider confirmed in time, as the record has it: the buyer is to be told so, with what support needs.
+	Unconfirmed []Awaited
 
 	// NextChangeAt is the earliest instant after now at which the view changes by the passing of time alone, Unix seconds; 0 is never.
 	NextChangeAt int64
@@ -165,7 +171,8 @@ func (a *Account) View(x *CatalogIndex, now int64, urls ManageURLs) View {
 
 // ViewInto is View into a view whose memory is used again.
 func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs) {
-	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], sales: v.sales[:0], accesses: v.accesses[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0], NextChangeAt: math.MaxInt64}
+	*v = View{Entitlements: v.Entitlements[:0], Balances: v.Balances[:0], sales: v.sales[:0], accesses: v.accesses[:0], Blocked: v.Blocked[:0], Unmapped: v.Unmapped[:0],
+		Unconfirmed: v.Unconfirmed[:0], NextChangeAt: math.MaxInt64}
 	for i := range a.Purchases {
 		p := &a.Purchases[i]
 		v.TrialUsed = v.TrialUsed || p.TrialUsed
@@ -181,9 +188,14 @@ func (a *Account) ViewInto(v *View, x *CatalogIndex, now int64, urls ManageURLs)
 	v.addRedeemed(a.Accesses)
 	v.addAccesses(now)
 	for _, w := range a.Awaited {
-		if now < w.Until && !a.Bought(x, w, now) {
+		switch {
+		case now >= w.ForgottenAt() || a.Bought(x, w, now):
+		case now < w.Until:
 			v.PendingUntil = max(v.PendingUntil, w.Until)
 			v.changesAt(w.Until, now)
+		case !a.came(x, w):
+			v.Unconfirmed = append(v.Unconfirmed, w)
+			v.changesAt(w.ForgottenAt(), now)
 		}
 	}
 	if v.NextChangeAt == math.MaxInt64 {

@@ -224,6 +224,49 @@ func TestNothingChangesBeforeNextChange(t *testing.T) {
 	})
 }
 
+// What the app told of is pending for a minute; then the answer says for a day that it was not confirmed, with what support needs (R74, R84). What came is never said
+// to be missing, whatever became of it since.
+func TestWhatNobodyConfirmedIsSaid(t *testing.T) {
+	told := Awaited{ID: "intent_1", Provider: Stripe, Product: "price_pro_monthly", Since: start, Until: start + 10 + AwaitSeconds}
+	receipt := Awaited{ID: "receipt:ab", Provider: Stripe, Until: start + 10 + AwaitSeconds}
+	const said = `,"unconfirmed":[{"reference":"intent_1","provider":"stripe","product_id":"price_pro_monthly","submitted_at":"2026-09-21T14:13:30Z"}]`
+	began := func(at int64) func(*Item) { return func(i *Item) { i.Term.StartsAt = at } }
+	tests := []struct {
+		name      string
+		awaited   []Awaited
+		purchases []Purchase
+		after     int64 // seconds since start
+		state     string
+		said      string
+		change    int64 // NextChangeAt, seconds since start; 0: it is of no concern here
+	}{
+		{"in the minute", []Awaited{told}, nil, 69, StatePending, "", 70},
+		{"after it", []Awaited{told}, nil, 70, StateSettled, said, 70 + day},
+		{"a day after it", []Awaited{told}, nil, 70 + day - 1, StateSettled, said, 70 + day},
+		{"later", []Awaited{told}, nil, 70 + day, StateSettled, "", 0},
+		{"a receipt, of which the product is not known", []Awaited{receipt}, nil, 70, StateSettled, `,"unconfirmed":[{"reference":"receipt:ab","provider":"stripe","product_id":null,"submitted_at":"2026-09-21T14:13:30Z"}]`, 0},
+		{"it came", []Awaited{told}, []Purchase{purchase("stripe:sub_1", item(Live, end))}, 70, StateSettled, "", 0},
+		{"it came and was refunded", []Awaited{told}, []Purchase{purchase("stripe:sub_1", item(Revoked, start+40, because(ReasonRefunded)))}, 70, StateSettled, "", 0},
+		{"it is under way at the provider, for days", []Awaited{told}, []Purchase{purchase("stripe:sub_1", item(Pending, 0))}, 70, StateSettled, "", 0},
+		{"one that ended before", []Awaited{told}, []Purchase{purchase("stripe:sub_1", item(Ended, start-day, began(start-30*day)))}, 70, StateSettled, said, 0},
+		{"something else", []Awaited{told}, []Purchase{purchase("stripe:sub_1", item(Live, end, of("price_extra")))}, 70, StateSettled, said, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := Account{ID: "acc_1", Awaited: tt.awaited, Purchases: tt.purchases}
+			v := a.View(NewCatalogIndex(&testCatalog), start+tt.after, testURLs)
+			text := string(v.AppendJSON(nil, Sandbox, 0))
+			_, got, _ := strings.Cut(text, `"trial":{"eligible":true}`)
+			if v.State() != tt.state || got != tt.said {
+				t.Errorf("%s with %s, want %s with %s", v.State(), got, tt.state, tt.said)
+			}
+			if tt.change != 0 && v.NextChangeAt != start+tt.change {
+				t.Errorf("it changes at %d, want %d", v.NextChangeAt-start, tt.change)
+			}
+		})
+	}
+}
+
 func TestBlockedGroups(t *testing.T) {
 	lifetime := item(Live, 0, oneTime, of("price_lifetime"))
 	tests := []struct {

@@ -19,6 +19,9 @@ const (
 	Forbidden           Slug = "forbidden"
 	UnknownEnvironment  Slug = "unknown-environment"
 	NotFound            Slug = "not-found"
+	InvalidID           Slug = "invalid-id"
+	OtherEnvironment    Slug = "other-environment"
+	OtherAccount        Slug = "other-account"
 	MethodNotAllowed    Slug = "method-not-allowed"
 	NotAcceptable       Slug = "not-acceptable"
 	BodyTooLarge        Slug = "body-too-large"
@@ -34,6 +37,7 @@ const (
 
 	// Accounts and buying.
 	AliasTaken          Slug = "alias-taken"
+	SameAccount         Slug = "same-account"
 	AlreadyMerged       Slug = "already-merged"
 	MergeFinal          Slug = "merge-final"
 	LinkUsed            Slug = "link-used"
@@ -47,6 +51,7 @@ const (
 	PurchaseInProgress  Slug = "purchase-in-progress"
 	TrialUsed           Slug = "trial-used"
 	InsufficientBalance Slug = "insufficient-balance"
+	InvalidAmount       Slug = "invalid-amount"
 
 	// Answers of edges to apps.
 	SessionEnded   Slug = "session-ended"
@@ -78,6 +83,9 @@ var kinds = []Kind{
 	{Forbidden, "Forbidden", http.StatusForbidden, "Use a credential whose scope or account covers this request."},
 	{UnknownEnvironment, "Unknown environment", http.StatusNotFound, "Use production or sandbox in the path."},
 	{NotFound, "Not found", http.StatusNotFound, "Check the id and the environment of the key; for an account, create it first."},
+	{InvalidID, "Invalid id", http.StatusNotFound, "Send an id as it was given, or an alias as <kind>:<value>."},
+	{OtherEnvironment, "Other environment", http.StatusConflict, "Use it with a key or session of the environment that it was made in: production and sandbox share nothing."},
+	{OtherAccount, "Other account", http.StatusForbidden, "Use the session of the account that it was made for; this one's own is asked for anew."},
 	{MethodNotAllowed, "Method not allowed", http.StatusMethodNotAllowed, "Use a method that the Allow header lists."},
 	{NotAcceptable, "Not acceptable", http.StatusNotAcceptable, "Accept a media type that this address offers."},
 	{BodyTooLarge, "Body too large", http.StatusRequestEntityTooLarge, "Send a smaller body; the detail says the limit."},
@@ -91,6 +99,7 @@ var kinds = []Kind{
 	{StaleSignature, "Stale signature", http.StatusUnauthorized, "Sign and send again now, and check the clocks; nothing was stored."},
 
 	{AliasTaken, "Alias taken", http.StatusConflict, "Use the account in owner, or merge the two accounts."},
+	{SameAccount, "Same account", http.StatusBadRequest, "Name two different accounts: one cannot be merged with itself."},
 	{AlreadyMerged, "Already merged", http.StatusConflict, "Use the account in owner, which answers for both; or undo the earlier merge first."},
 	{MergeFinal, "Merge final", http.StatusConflict, "A merge can be undone for 30 days; this one cannot any more."},
 	{LinkUsed, "Link used", http.StatusConflict, "Ask for a new link: another account has redeemed this one."},
@@ -104,6 +113,7 @@ var kinds = []Kind{
 	{PurchaseInProgress, "Purchase in progress", http.StatusConflict, "Finish or leave the purchase on the other device, then ask again."},
 	{TrialUsed, "Trial used", http.StatusConflict, "Offer the product without a trial."},
 	{InsufficientBalance, "Insufficient balance", http.StatusConflict, "Offer credits for sale; nothing was consumed."},
+	{InvalidAmount, "Invalid amount", http.StatusBadRequest, "Send a whole number above zero; nothing was consumed."},
 
 	{SessionEnded, "Session ended", http.StatusUnauthorized, "Sign the user in again; the entitlements that the app holds stay valid until their own end."},
 	{NotYet, "Not yet", http.StatusServiceUnavailable, "Ask again after Retry-After or ask another edge: this one does not have the revision yet."},

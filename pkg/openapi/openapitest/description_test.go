@@ -66,6 +66,46 @@ func TestEachOperationIsWhole(t *testing.T) {
 	}
 }
 
+// TestEveryWriteAnswersWithARevision: whoever wrote can ask any edge for an answer that is not older. That answers are as described, the tests of both programs see for each
+// route.
+func TestEveryWriteAnswersWithARevision(t *testing.T) {
+	writes := 0
+	for _, o := range load(t).operations {
+		if o.method == http.MethodGet {
+			continue
+		}
+		for status, content := range o.answers {
+			if status/100 != 2 {
+				continue
+			}
+			writes++
+			s := content["application/json"]
+			if s == nil {
+				t.Errorf("%s answers %d without JSON, so without a revision", o.route(), status)
+				continue
+			}
+			demanded := s.demands("revision")
+			if slices.Contains(o.tags, openapi.TagWebhooks) { // a test of the address is answered as its provider wants it, and stored nowhere
+				demanded = slices.ContainsFunc(s.oneOf, func(one *schema) bool { return one.demands("revision") })
+			}
+			if !demanded {
+				t.Errorf("%s answers %d without a revision", o.route(), status)
+			}
+		}
+	}
+	if writes < 30 {
+		t.Errorf("only %d answers to writes were judged", writes)
+	}
+}
+
+// demands reports whether every value of s has the member.
+func (s *schema) demands(member string) bool {
+	if s == nil {
+		return false
+	}
+	return slices.Contains(s.required, member) || s.ref.demands(member) || slices.ContainsFunc(s.allOf, func(part *schema) bool { return part.demands(member) })
+}
+
 // TestExamplesAreValid: every body and every parameter has an example, and every example is what its schema says.
 func TestExamplesAreValid(t *testing.T) {
 	d := load(t)

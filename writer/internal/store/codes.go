@@ -246,6 +246,9 @@ func (c *command) redeemCode(body *RedeemCode) Result {
 	key := codeKey(c.Env, body.Hash)
 	var row codeRow
 	if !c.decode(bucketCodes, key, &row) {
+		if c.elsewhere(bucketCodes, key) {
+			return rejected(SlugOtherEnvironment, "the code is of the other environment")
+		}
 		return Result{Rejection: &Rejection{Slug: SlugNotFound, Detail: NoSuchCode}}
 	}
 	if row.By != "" && c.survivor(by) != c.survivor(row.By) {
@@ -294,6 +297,13 @@ func (c *command) redeemCode(body *RedeemCode) Result {
 
 // NoSuchCode is the detail of the rejection of a code that was guessed, or mistyped.
 const NoSuchCode = "no such code"
+
+// elsewhere reports whether a row that the environment lacks is another one's. Keys of the bucket begin with the environment.
+func (c *command) elsewhere(bucket, key []byte) bool {
+	return slices.ContainsFunc(entitlement.Environments, func(env entitlement.Environment) bool {
+		return env != c.Env && c.get(bucket, append([]byte{envByte(env)}, key[1:]...)) != nil
+	})
+}
 
 // redeemed is the code with what it gave.
 func (c *command) redeemed(row *codeRow) *Code {

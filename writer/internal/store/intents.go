@@ -17,11 +17,9 @@ import (
 const (
 	// intentSeconds is how long an intent holds its leases: longer than a checkout takes, and short enough that one who left it loses no sale.
 	intentSeconds = 5 * 60
-	// awaitSeconds is how long the state is pending after somebody said that they paid (contract section 4).
-	awaitSeconds = 60
 	// keptSeconds is how long an intent's row stays after it: a request that comes late is told what became of it.
 	keptSeconds = 24 * 3600
-	// maxAwaited bounds what an account waits for at once: nobody buys more within a minute.
+	// maxAwaited bounds what an account waits for at once, and what of it was not confirmed within a day: nobody buys more.
 	maxAwaited = 8
 
 	leaseTrial = "trial"
@@ -232,13 +230,16 @@ func (c *command) intent(id string, caller entitlement.AccountID) (row intentRow
 		return row, &Rejection{Slug: SlugNotFound, Detail: "no such purchase intent; one is forgotten a day after it expired"}
 	}
 	if caller != "" && c.survivor(caller) != c.survivor(row.Account) {
-		return row, &Rejection{Slug: SlugForbidden, Detail: "the purchase intent is another account's"}
+		return row, &Rejection{Slug: SlugOtherAccount, Detail: "the purchase intent is another account's"}
 	}
 	return row, nil
 }
 
 func (c *command) endIntent(body *EndIntent) Result {
 	row, rejection := c.intent(body.ID, body.Account)
+	if rejection == nil && row.Submitted != 0 {
+		rejection = c.awaitNoMore(row.Account, body.ID)
+	}
 	if rejection == nil {
 		c.endRow(body.ID)
 	}
@@ -275,9 +276,9 @@ func (c *command) submitIntent(body *SubmitIntent) Result {
 	// The payment may have taken longer than the intent was good for: what was submitted is awaited all the same.
 	began := row.ExpiresAt - intentSeconds
 	row.Submitted = c.now
-	row.ExpiresAt = max(row.ExpiresAt, c.now+awaitSeconds)
+	row.ExpiresAt = max(row.ExpiresAt, c.now+entitlement.AwaitSeconds)
 	result.Intent.ExpiresAt = row.ExpiresAt
-	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Since: began, Until: c.now + awaitSeconds})
+	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Since: began, Until: c.now + entitlement.AwaitSeconds})
 	if result.Rejection == nil {
 		c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	}
@@ -288,7 +289,7 @@ func (c *command) awaitPurchase(body *AwaitPurchase) Result {
 	if body.ID == "" || len(body.ID) > maxIDBytes || !body.Provider.Valid() || len(body.Product) > maxAliasBytes {
 		return rejected(SlugInvalidRequest, "id, provider or product of what is awaited")
 	}
-	return Result{Account: body.Account, Rejection: c.await(body.Account, entitlement.Awaited{ID: body.ID, Provider: body.Provider, Product: body.Product, Until: c.now + awaitSeconds})}
+	return Result{Account: body.Account, Rejection: c.await(body.Account, entitlement.Awaited{ID: body.ID, Provider: body.Provider, Product: body.Product, Until: c.now + entitlement.AwaitSeconds})}
 }
 
 // await makes the account's state pending as long as what it waits for is not there, which is judged when the record is read: so the record depends on
@@ -298,12 +299,33 @@ func (c *command) await(id entitlement.AccountID, w entitlement.Awaited) *Reject
 	if a == nil {
 		return &Rejection{Slug: SlugNotFound, Detail: "account"}
 	}
-	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(old entitlement.Awaited) bool { return old.Until <= c.now && old.ID != w.ID })
+	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(old entitlement.Awaited) bool { return old.ForgottenAt() <= c.now && old.ID != w.ID })
 	known := slices.ContainsFunc(a.acc.Awaited, func(old entitlement.Awaited) bool { return old.ID == w.ID })
+	if !known && len(a.acc.Awaited) == maxAwaited { // of what was not confirmed the oldest gives way
+		oldest := 0
+		for i := range a.acc.Awaited {
+			if a.acc.Awaited[i].Until < a.acc.Awaited[oldest].Until {
+				oldest = i
+			}
+		}
+		if a.acc.Awaited[oldest].Until <= c.now {
+			a.acc.Awaited = slices.Delete(a.acc.Awaited, oldest, oldest+1)
+		}
+	}
 	if !known && len(a.acc.Awaited) < maxAwaited {
 		a.acc.Awaited = append(a.acc.Awaited, w)
 		slices.SortFunc(a.acc.Awaited, func(a, b entitlement.Awaited) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
 	}
+	return c.commit(nil)
+}
+
+// awaitNoMore forgets a purchase that the account waits for: nobody paid after all.
+func (c *command) awaitNoMore(id entitlement.AccountID, what string) *Rejection {
+	a := c.account(id)
+	if a == nil {
+		return nil // erased since
+	}
+	a.acc.Awaited = slices.DeleteFunc(slices.Clone(a.acc.Awaited), func(w entitlement.Awaited) bool { return w.ID == what })
 	return c.commit(nil)
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -78,7 +79,7 @@ func TestWhoMayBuyWhat(t *testing.T) {
 			{what: "another device", command: ask("i3", "acc_1", stripe, "price_pro_monthly", "tablet", false), slug: SlugPurchaseInProgress},
 			{what: "the first one is over", command: endOf("i1", "acc_1")},
 			{what: "still leased", command: ask("i4", "acc_1", stripe, "price_pro_monthly", "tablet", false), slug: SlugPurchaseInProgress},
-			{what: "given back by a stranger", command: endOf("i2", "acc_2"), slug: SlugForbidden},
+			{what: "given back by a stranger", command: endOf("i2", "acc_2"), slug: SlugOtherAccount},
 			{what: "given back", command: endOf("i2", "acc_1")},
 			{what: "free", command: ask("i5", "acc_1", stripe, "price_pro_monthly", "tablet", false), intent: "i5", trial: true},
 			{what: "no such intent", command: endOf("i9", ""), slug: SlugNotFound},
@@ -120,7 +121,7 @@ func TestWhoMayBuyWhat(t *testing.T) {
 			{what: "phone", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
 			{what: "paid", command: submit("i1", "acc_1"), intent: "i1", trial: true},
 			{what: "paid, said again", command: submit("i1", ""), intent: "i1", trial: true},
-			{what: "said by a stranger", command: submit("i1", "acc_2"), slug: SlugForbidden},
+			{what: "said by a stranger", command: submit("i1", "acc_2"), slug: SlugOtherAccount},
 			{what: "nobody buys now", after: 30, command: ask("i2", "acc_1", stripe, "price_pro_monthly", "phone", false), slug: SlugPurchasePending},
 			{what: "not confirmed", after: 31, command: ask("i3", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i3", trial: true},
 		}},
@@ -225,6 +226,53 @@ func TestWhatIsAwaitedComes(t *testing.T) {
 			t.Errorf("%d s after the first time it is %s, want %s", 30+after, v.State(), want)
 		}
 	}
+}
+
+// What was not confirmed is remembered for a day, though others are told of meanwhile; of too many the oldest goes. A purchase that is called off is not awaited.
+func TestWhatWasNotConfirmedIsRemembered(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(shopCatalog())
+	m.apply(create("acc_1"))
+	unconfirmed := func() (references []string) {
+		v := m.account("acc_1").View(m.shop(), m.now, nil)
+		for _, w := range v.Unconfirmed {
+			references = append(references, w.ID)
+		}
+		return references
+	}
+	tell := func(n int) {
+		m.apply(NewCommand(TypeAwait, sandbox, "", &AwaitPurchase{Account: "acc_1", ID: fmt.Sprintf("receipt:%d", n), Provider: entitlement.Stripe}))
+		m.now += entitlement.AwaitSeconds
+	}
+	for n := range maxAwaited {
+		tell(n)
+	}
+	if got := unconfirmed(); len(got) != maxAwaited || got[0] != "receipt:0" {
+		t.Errorf("after %d: %v", maxAwaited, got)
+	}
+	tell(maxAwaited)
+	if got := unconfirmed(); len(got) != maxAwaited || got[0] != "receipt:1" {
+		t.Errorf("after one more: %v", got)
+	}
+	m.apply(ask("i1", "acc_1", entitlement.Apple, "coins", "phone", false))
+	m.apply(submit("i1", ""))
+	if a := m.account("acc_1"); !slices.ContainsFunc(a.Awaited, func(w entitlement.Awaited) bool { return w.ID == "i1" }) {
+		t.Errorf("submitted, and not awaited: %+v", a.Awaited)
+	}
+	m.apply(endOf("i1", "acc_1"))
+	if v := m.account("acc_1").View(m.shop(), m.now, nil); v.State() != entitlement.StateSettled {
+		t.Errorf("called off, and %s", v.State())
+	}
+	m.check()
+	m.now += day
+	if got := unconfirmed(); len(got) != 0 {
+		t.Errorf("a day later: %v", got)
+	}
+	tell(100)
+	if got := m.account("acc_1").Awaited; len(got) != 1 {
+		t.Errorf("the record still has %+v", got)
+	}
+	m.check()
 }
 
 // applyAll applies commands in one batch.

@@ -165,6 +165,9 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	key := linkTokenKey(c.Env, body.Hash)
 	var row linkRow
 	if len(body.Hash) != linkHashBytes || !c.decode(bucketLinkTokens, key, &row) {
+		if c.elsewhere(bucketLinkTokens, key) {
+			return rejected(SlugOtherEnvironment, "the link is of the other environment")
+		}
 		return rejected(SlugNotFound, "link")
 	}
 	if by == "" {

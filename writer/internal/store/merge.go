@@ -145,8 +145,11 @@ func (c *command) writeGroup(g *mergedGroup) {
 }
 
 func (c *command) mergeAccounts(body *MergeAccounts) Result {
-	if body.ID == "" || len(body.ID) > maxIDBytes || body.From == body.Into {
-		return rejected(SlugInvalidRequest, sameAccount)
+	if body.ID == "" || len(body.ID) > maxIDBytes {
+		return rejected(SlugInvalidRequest, "merge id")
+	}
+	if body.From == body.Into {
+		return rejected(SlugSameAccount, sameAccount)
 	}
 	if !c.exists(body.From) || !c.exists(body.Into) {
 		return rejected(SlugNotFound, "account")
@@ -323,7 +326,7 @@ func (r *Reader) PreviewMerge(env entitlement.Environment, from, into entitlemen
 	}
 	switch {
 	case from == into:
-		return refuse(SlugInvalidRequest, sameAccount, "")
+		return refuse(SlugSameAccount, sameAccount, "")
 	case p.FromAll[0] != from:
 		return refuse(SlugAlreadyMerged, mergedBefore, p.FromAll[0])
 	case p.IntoAll[0] == from:

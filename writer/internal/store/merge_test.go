@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -64,7 +66,7 @@ func TestMergeShowsBothAndUndoGivesEachItsOwn(t *testing.T) {
 	}
 	refused(SlugAlreadyMerged, "acc_c", mergeOf("merge_3", "acc_a", "acc_c"))
 	refused(SlugAlreadyMerged, "acc_c", mergeOf("merge_3", "acc_c", "acc_a"))
-	refused(SlugInvalidRequest, "", mergeOf("merge_3", "acc_c", "acc_c"))
+	refused(SlugSameAccount, "", mergeOf("merge_3", "acc_c", "acc_c"))
 	refused(SlugNotFound, "", mergeOf("merge_3", "acc_x", "acc_c"))
 	refused(SlugNotFound, "", undo("merge_9", "acc_a"))
 	// What is told of an account meanwhile is its own: a payment for a, after the merges.
@@ -209,6 +211,106 @@ func TestUndoneMergesLeaveNoTrace(t *testing.T) {
 				rt.Logf("%s: %+v, want %+v", id, m.account(id), never.account(id))
 			}
 			rt.Fatalf("after every undo the state's hash is %s, want %s", got, want)
+		}
+	})
+}
+
+// rows is all that a state holds but what tells what happened: events, answers that are kept for repeats, and the change log.
+func (m *machine) rows() map[string]string {
+	m.t.Helper()
+	told := [][]byte{bucketMeta, bucketChanges, bucketEvents, bucketConflicts, bucketEventOrder, bucketSubjects, bucketIdempotency, bucketIdemOrder, bucketSegments}
+	rows := map[string]string{}
+	m.read(func(r *Reader) error {
+		for _, name := range buckets {
+			if slices.ContainsFunc(told, func(b []byte) bool { return bytes.Equal(b, name) }) {
+				continue
+			}
+			if err := r.tx.Bucket(name).ForEach(func(k, v []byte) error {
+				rows[string(name)+" "+string(k)] = string(v)
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return rows
+}
+
+// TestMergeThenUndoIsTheIdentity: whatever purchases, refunds, grants, spends, codes, intents and names accounts have, in whatever way they are merged and the merges are
+// undone, afterwards not one row is another than before.
+func TestMergeThenUndoIsTheIdentity(t *testing.T) {
+	ids := []entitlement.AccountID{"acc_a", "acc_b", "acc_c", "acc_d"}
+	catalog := NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
+		{Provider: entitlement.Stripe, ID: "price_pro_monthly", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly", Group: "pro", TrialDays: 7},
+		{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
+		{Provider: entitlement.Apple, ID: "course", Kind: entitlement.KindPackage, Accesses: []entitlement.ModuleAccess{{Module: "algebra", DurationDays: 30}}, Deliver: entitlement.DeliverCode, Stack: entitlement.StackExtend}}}})
+	rapid.Check(t, func(rt *rapid.T) {
+		account := func(what string) entitlement.AccountID { return rapid.SampledFrom(ids).Draw(rt, what) }
+		number := func(what string, most int) int { return rapid.IntRange(0, most).Draw(rt, what) }
+		m := newMachine(t, 1<<20)
+		m.apply(catalog)
+		for _, id := range ids {
+			m.apply(create(id))
+		}
+		for i := range rapid.IntRange(5, 40).Draw(rt, "steps") {
+			id, n := account("of"), number("which", 5)
+			switch number("step", 9) {
+			case 0:
+				m.apply(grant(id, fmt.Sprint(n)))
+			case 1:
+				m.apply(record(event(fmt.Sprintf("evt_%d", i), subscription(fmt.Sprintf("sub_%d", n), int64(i), entitlement.Active, id))))
+			case 2:
+				m.apply(pack(fmt.Sprint(n), id, int64(1000+n), number("refunded", 3) == 0))
+			case 3:
+				m.apply(consume(fmt.Sprint(n), id, int64(1+number("amount", 60))))
+			case 4:
+				m.apply(sale(fmt.Sprint(100+n), 0, number("refunded", 5) == 0))
+				m.apply(putCode(fmt.Sprint(n), PutCode{Purchase: entitlement.PurchaseID(fmt.Sprintf("apple:%d", 100+n))}))
+			case 5:
+				m.apply(redeemCode(fmt.Sprint(n), id))
+			case 6:
+				m.apply(ask(fmt.Sprintf("intent_%d", i), id, entitlement.Stripe, "price_pro_monthly", fmt.Sprint(n%2), false))
+				if n == 0 {
+					m.apply(submit(fmt.Sprintf("intent_%d", i), ""))
+				}
+			case 7:
+				m.apply(NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: id, Alias: *subjectAlias(fmt.Sprint(n))}))
+			case 8:
+				m.apply(NewCommand(TypeEndSessions, sandbox, "", &EndSessions{Account: id}))
+			case 9:
+				m.apply(NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: id, Purchase: entitlement.PurchaseID(fmt.Sprintf("stripe:sub_%d", n))}))
+			}
+		}
+		before := m.rows()
+		var open []Command
+		for i := range rapid.IntRange(1, 5).Draw(rt, "merges") {
+			name, from := fmt.Sprintf("merge_%d", i), account("from")
+			if m.apply(mergeOf(name, from, account("into"))).Rejection == nil {
+				open = append(open, undo(name, from))
+			}
+		}
+		if merged := m.rows(); len(open) > 0 && maps.Equal(merged, before) {
+			rt.Fatal("the merges left no trace while they stood")
+		}
+		for len(open) > 0 {
+			at := number("undone", len(open)-1)
+			if result := m.apply(open[at]); result.Rejection != nil {
+				rt.Fatalf("undo: %+v", result.Rejection)
+			}
+			open = slices.Delete(open, at, at+1)
+		}
+		m.check()
+		after := m.rows()
+		for key, was := range before {
+			if after[key] != was {
+				rt.Errorf("%q is %x, and was %x", key, after[key], was)
+			}
+		}
+		for key, is := range after {
+			if _, had := before[key]; !had {
+				rt.Errorf("%q is there, with %x", key, is)
+			}
 		}
 	})
 }

@@ -23,6 +23,8 @@ function show(s: Snapshot): void {
   element('message').textContent = s.status === 'verified' ? '' : s.message;
   element('warning').hidden = !s.warning;
   element('warning').textContent = s.warning?.message ?? '';
+  element('unconfirmed').hidden = s.unconfirmed.length === 0;
+  element('unconfirmed').textContent = s.unconfirmed.map((u) => u.message).join(' ');
   element('account').textContent = s.accountId ? `${s.accountId}${s.anonymous ? ' (not signed in)' : ''}` : '–';
   element('expires').textContent = pro?.active ? day(pro.expiresAt) : '–';
   element('offline').textContent = pro?.active ? moment(pro.offlineUntil) : '–';

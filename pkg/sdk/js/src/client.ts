@@ -9,7 +9,7 @@ import { confirm, readIntent, type Offer, type Purchase, type PurchaseIntent, ty
 import { canStream, readEvents } from './stream.js';
 import { compare, Reader, type Token } from './token.js';
 import { parseRoot, webCryptoVerifier, type Point, type Verifier } from './verifier.js';
-import { beside, date, english, entitlementsOf, fill, nothingBeside, type Beside, type Entitlement, type Snapshot, type Warning, type Words } from './view.js';
+import { beside, date, english, entitlementsOf, fill, nothingBeside, unconfirmedOf, type Beside, type Entitlement, type Snapshot, type Warning, type Words } from './view.js';
 
 export const version = '0.1.0';
 
@@ -376,6 +376,7 @@ export class Latchkey {
       clock: { trusted: iso(trusted), device: iso(this.clock.wall()), device_ahead_seconds: Math.round((this.clock.wall() - trusted) / 1000), proven: this.anchor.proven },
       answer: c ? { revision: c.revision, as_of: iso(c.asOf * 1000), expires_at: iso(c.expiresAt * 1000), edge_key: this.held!.leaf, entitlements: c.entitlements } : null,
       purchases: Object.fromEntries(Object.entries(this.beside.entitlements).map(([id, d]) => [id, { purchase_id: d.purchaseId, product_id: d.productId, store: d.store }])),
+      unconfirmed: this.beside.unconfirmed ?? [],
       revocations: this.reader.revocations.counters(),
       log: [...this.logged],
     };
@@ -421,12 +422,13 @@ export class Latchkey {
       accountId: this.session?.accountId,
       anonymous: this.session?.anonymous ?? true,
       status,
-      message: fill(this.words[status], since, until),
+      message: fill(this.words[status], { since, until }),
       entitlements,
       balances: token?.claims.balances ?? {},
       asOf: since,
       graceUntil: until,
       pending: token !== undefined && this.beside.pending,
+      unconfirmed: token ? unconfirmedOf(this.beside.unconfirmed, token.claims.subject, this.words) : [],
       warning: this.warning && { ...this.warning, message: this.words[this.warning.code] },
       manageUrl: managed?.display.manageUrl,
       purchase: token ? this.beside.purchase : nothingBeside.purchase,
@@ -664,6 +666,8 @@ export class Latchkey {
       monotonic: () => this.monotonic(),
       later: this.later,
       words: this.words,
+      account: () => this.session?.accountId ?? '–',
+      time: () => new Date(this.at() * 1000),
       receipts,
     });
     const expected = options.optimistic ?? [];

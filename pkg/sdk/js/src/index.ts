@@ -7,4 +7,4 @@ export type { Offer, Purchase, PurchaseIntent, PurchaseOptions, PurchaseOutcome,
 export { webCryptoVerifier } from './verifier.js';
 export type { Verifier } from './verifier.js';
 export { english } from './view.js';
-export type { Display, Entitlement, Snapshot, Warning, Words } from './view.js';
+export type { Display, Entitlement, Snapshot, Unconfirmed, Warning, Words } from './view.js';

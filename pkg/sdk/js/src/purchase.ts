@@ -2,7 +2,7 @@
 import { isObject, type Json } from './bytes.js';
 import type { Reply } from './edges.js';
 import type { Later } from './platform.js';
-import type { Words } from './view.js';
+import { fill, storeName, type Words } from './view.js';
 
 /** What the store gave the app as proof. */
 export type Receipt =
@@ -103,6 +103,9 @@ interface Means {
   monotonic(): number;
   later: Later;
   words: Words;
+  /** The present account, and the trusted time: for support. */
+  account(): string;
+  time(): Date;
 }
 
 /** Shows the receipts until they are recorded, then waits for a signed answer that contains them; for as long as a user has patience. */
@@ -145,7 +148,9 @@ async function finish(means: Means, reply: Reply, results: Purchase['results'], 
 }
 
 function result(means: Means, outcome: PurchaseOutcome, results: Purchase['results']): Purchase {
-  return { outcome, message: means.words[`purchase_${outcome}`], finish: results.length > 0 && results.every((r) => r.finish), results };
+  const stores = new Set(means.receipts.map((r) => storeName(r.provider)));
+  const message = fill(means.words[`purchase_${outcome}`], { account: means.account(), store: [...stores].join(', '), since: means.time() });
+  return { outcome, message, finish: results.length > 0 && results.every((r) => r.finish), results };
 }
 
 function wire(receipt: Receipt): Json {

@@ -38,6 +38,19 @@ export interface Display {
   manageUrl?: string;
 }
 
+/** A purchase that the app told of and that nobody confirmed within a minute; not signed. It is listed for a day, unless it comes. */
+export interface Unconfirmed {
+  /** What support finds it by: the intent's id, or `receipt:` and a hash. */
+  readonly reference: string;
+  /** Through whom: `apple`, `google`, `stripe` and so on. */
+  readonly provider: string;
+  readonly productId: string | undefined;
+  /** When the app told of it. */
+  readonly at: Date | undefined;
+  /** For the user: that it was not confirmed, and what support needs. */
+  readonly message: string;
+}
+
 /** Something that the user or the developer should know; it never takes access away. */
 export interface Warning {
   /** `answer_refused`: an edge's answer is not signed as it must be, and was ignored. `session_ended`: sign in again. */
@@ -63,6 +76,8 @@ export interface Snapshot {
   readonly graceUntil: Date | undefined;
   /** A payment is being confirmed: say so, and do not offer to buy. */
   readonly pending: boolean;
+  /** Payments that could not be confirmed: show each one's message. */
+  readonly unconfirmed: readonly Unconfirmed[];
   readonly warning: Warning | undefined;
   /** Where the active subscription is managed, if that is on the web. */
   readonly manageUrl: string | undefined;
@@ -76,10 +91,20 @@ export interface Snapshot {
 /** The unsigned part of an answer that is kept for display. It lies in storage beside the token. */
 export interface Beside {
   pending: boolean;
+  /** Absent in what an earlier version has stored. */
+  unconfirmed?: Told[];
   entitlements: Record<string, Display>;
   purchase: { allowed: boolean; reason?: string };
   trialEligible?: boolean;
   appleAppAccountToken?: string;
+}
+
+/** A purchase that the app told of, as it is stored. */
+export interface Told {
+  reference: string;
+  provider: string;
+  productId?: string;
+  submittedAt?: string;
 }
 
 export const nothingBeside: Beside = { pending: false, entitlements: {}, purchase: { allowed: true } };
@@ -92,8 +117,15 @@ export function beside(answer: Json): Beside {
   }
   const purchase = isObject(answer['purchase']) ? answer['purchase'] : {};
   const trial = isObject(answer['trial']) ? answer['trial'] : {};
+  const unconfirmed: Told[] = [];
+  for (const u of Array.isArray(answer['unconfirmed']) ? answer['unconfirmed'] : []) {
+    if (!isObject(u)) continue;
+    const { reference, provider, ...more } = strings(u, { reference: 'reference', provider: 'provider', productId: 'product_id', submittedAt: 'submitted_at' });
+    if (reference !== undefined && provider !== undefined) unconfirmed.push({ reference, provider, ...more });
+  }
   return {
     pending: answer['state'] === 'pending',
+    ...(unconfirmed.length > 0 ? { unconfirmed } : {}),
     entitlements,
     purchase: { allowed: purchase['allowed'] !== false, ...strings(purchase, { reason: 'reason' }) },
     ...(typeof trial['eligible'] === 'boolean' ? { trialEligible: trial['eligible'] } : {}),
@@ -122,7 +154,10 @@ function strings<T extends Record<string, string>>(o: Json, names: T): { [K in k
   return out;
 }
 
-/** The words for the user. Give others in `configure({words})` to translate them; `{since}` and `{until}` are filled in. */
+/**
+ * The words for the user. Give others in `configure({words})` to translate them; `{since}` and `{until}` are filled in, and of a purchase what support needs:
+ * `{account}`, `{store}`, `{since}` and `{reference}`.
+ */
 export interface Words {
   verified: string;
   verified_offline: string;
@@ -136,6 +171,7 @@ export interface Words {
   purchase_unconfirmed: string;
   purchase_owned_by_other: string;
   purchase_refused: string;
+  not_confirmed: string;
   buy_active_subscription: string;
   buy_already_owned: string;
   buy_purchase_pending: string;
@@ -153,9 +189,10 @@ export const english: Words = {
   session_ended: 'Please sign in again. Until then, what was confirmed last counts.',
   purchase_confirmed: 'Thank you. Your purchase is active.',
   purchase_processing: 'Your payment is still being processed. You need not do anything.',
-  purchase_unconfirmed: 'We could not confirm your purchase yet. Do not pay again: it is not lost. Try “Restore” in a few minutes, or write to support and give your account id.',
+  purchase_unconfirmed: 'We could not confirm your purchase yet. Do not pay again: it is not lost. Try “Restore” in a few minutes, or write to support and give this: account {account}, {store}, {since}.',
   purchase_owned_by_other: 'This purchase belongs to another account. Sign in there, or tap “Restore” to bring it here.',
-  purchase_refused: 'The store did not confirm this purchase. If you were charged, write to support and give your account id.',
+  purchase_refused: 'The store did not confirm this purchase. If you were charged, write to support and give this: account {account}, {store}, {since}.',
+  not_confirmed: 'Your payment was not confirmed. Do not pay again. If you were charged, write to support and give this: account {account}, {store}, {since}, {reference}.',
   buy_active_subscription: 'You have this already. Manage it where you bought it.',
   buy_already_owned: 'You own this already.',
   buy_purchase_pending: 'A payment for this is under way. Do not pay again.',
@@ -163,13 +200,30 @@ export const english: Words = {
   buy_trial_used: 'You have had a trial already.',
 };
 
-/** Fills {since} and {until} in. */
-export function fill(words: string, since: Date | undefined, until: Date | undefined): string {
-  return words.replace('{since}', shown(since)).replace('{until}', shown(until));
+/** Fills in what stands between braces. */
+export function fill(words: string, values: Record<string, Date | string | undefined>): string {
+  return words.replace(/\{(\w+)\}/g, (name, key: string) => (key in values ? shown(values[key]) : name));
 }
 
-function shown(date: Date | undefined): string {
+function shown(date: Date | string | undefined): string {
+  if (typeof date === 'string') return date;
   return date ? date.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }) : '–';
+}
+
+const stores: Record<string, string> = { apple: 'App Store', google: 'Google Play', stripe: 'Stripe', revenuecat: 'RevenueCat', adapty: 'Adapty', iaptic: 'iaptic', web2wave: 'Web2Wave' };
+
+/** How a user reads whom they paid. */
+export function storeName(provider: string): string {
+  return stores[provider] ?? provider;
+}
+
+/** What of the purchases that the app told of was not confirmed, with words for the user. */
+export function unconfirmedOf(told: Told[] | undefined, account: string, words: Words): Unconfirmed[] {
+  return (told ?? []).map(({ reference, provider, productId, submittedAt }) => {
+    const time = Date.parse(submittedAt ?? '');
+    const at = Number.isNaN(time) ? undefined : new Date(time);
+    return { reference, provider, productId, at, message: fill(words.not_confirmed, { account, store: storeName(provider), since: at, reference }) };
+  });
 }
 
 /** Judges the entitlements of a token at the trusted second at. usable says whether the token counts at all then. */

@@ -50,7 +50,7 @@ test('until then it is optimistic: shown, never active, and for 24 h at most', a
   assert.equal(value.outcome, 'unconfirmed');
   assert.equal(value.finish, false);
   assert.ok(took <= 20, `${took} s`);
-  assert.match(value.message, /Do not pay again/);
+  for (const part of [/Do not pay again/, /acc_\d/, /App Store/, /20\d\d/]) assert.match(value.message, part);
   world.kill(client);
   const again = await world.start();
   pro = again.entitlements().entitlements['pro']!;
@@ -111,6 +111,33 @@ for (const [outcome, want] of Object.entries(refusals)) {
     assert.ok(world.requests.some((r) => r.path === '/v1/restores'));
   });
 }
+
+test('R84: what nobody confirmed within a minute is said plainly, with what support needs, until it comes', async () => {
+  const { world, client, account } = await shop();
+  world.told.set(account, { pending: true, unconfirmed: [] });
+  await client.submitPurchaseIntent('intent_1');
+  assert.deepEqual([client.entitlements().pending, client.entitlements().unconfirmed], [true, []]);
+  const submitted = new Date(world.time * 1000);
+  world.told.set(account, { pending: false, unconfirmed: [{ reference: 'intent_1', provider: 'stripe', product_id: 'price_pro_monthly', submitted_at: submitted.toISOString().replace('.000', '') }, 'junk', { reference: 1 }] });
+  await client.refresh({ force: true });
+  const said = (s: { pending: boolean; unconfirmed: readonly { reference: string; message: string; at: Date | undefined }[] }) => {
+    assert.equal(s.pending, false);
+    assert.equal(s.unconfirmed.length, 1);
+    const one = s.unconfirmed[0]!;
+    assert.deepEqual([one.reference, one.at], ['intent_1', submitted]);
+    for (const part of [/not confirmed/, /Do not pay again/, new RegExp(account), /Stripe/, /intent_1/, new RegExp(String(submitted.getFullYear()))]) assert.match(one.message, part);
+  };
+  said(client.entitlements());
+  assert.match(JSON.stringify(client.diagnostics()), /"unconfirmed":\[\{"reference":"intent_1"/);
+  world.kill(client);
+  world.moods.forEach((mood) => (mood.down = true));
+  const again = await world.start();
+  said(again.entitlements());
+  world.moods.forEach((mood) => (mood.down = false));
+  world.told.delete(account);
+  await again.refresh({ force: true });
+  assert.deepEqual(again.entitlements().unconfirmed, []);
+});
 
 test('receipts go to the next edge when the first cannot pass them on', async () => {
   const { world, client, account } = await shop();

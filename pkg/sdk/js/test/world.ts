@@ -79,6 +79,8 @@ export class World {
   readonly requests: { edge: number; method: string; path: string; credential: string; body: unknown; key: string | undefined }[] = [];
   readonly stored = new Map<string, string>();
   readonly receipts = new Map<string, object>();
+  /** What the account told of: whether it is pending, and what nobody confirmed. */
+  readonly told = new Map<string, { pending: boolean; unconfirmed: unknown[] }>();
   /** The problem that every purchase intent is answered with; empty: they are allowed. */
   refusal = '';
   streams: { account: string; edge: number; push: (text: string) => void; end: () => void }[] = [];
@@ -195,7 +197,8 @@ export class World {
     );
     this.lastToken = token;
     const body: Record<string, unknown> = {
-      account_id: accountId, environment: 'production', revision: `${this.epoch}-${account.revision}`, state: 'settled', stale: now >= asOf + 60,
+      account_id: accountId, environment: 'production', revision: `${this.epoch}-${account.revision}`, state: this.told.get(accountId)?.pending ? 'pending' : 'settled', stale: now >= asOf + 60,
+      ...(this.told.get(accountId)?.unconfirmed.length ? { unconfirmed: this.told.get(accountId)!.unconfirmed } : {}),
       entitlements: account.entitlements.map((e) => ({ id: e.id, store: 'stripe', manage_url: 'https://pay.example/manage', purchase_id: 'stripe:sub_1', product_id: 'price_pro_monthly', price: { amount: '9.99', currency: 'EUR' } })),
       purchase: { allowed: true }, trial: { eligible: true }, apple_app_account_token: 'uuid', grace_token: token,
     };
