@@ -124,6 +124,7 @@ type entered struct {
 	Anonymous bool              `json:"anonymous"`
 	Merge     string            `json:"merge_id"`
 	Moved     []string          `json:"moved"`
+	Intent    string            `json:"intent_id"`
 	Metadata  map[string]string `json:"metadata"`
 }
 
@@ -196,7 +197,11 @@ func (l *linking) installFirst() {
 	if intent.Metadata["account_id"] != phone.Account || intent.Metadata["environment"] != "sandbox" {
 		l.t.Fatalf("the checkout is to carry %v, want the phone's account and its environment", intent.Metadata)
 	}
+	confirmed := l.pending(phone, intent.Intent)
 	l.simulate("buy", map[string]any{"provider": "stripe", "product": "price_pro_monthly", "account": intent.Metadata["account_id"], "as": "install-first"})
+	if v := <-confirmed; v.State != "settled" || !v.pro().Active {
+		l.t.Errorf("who waited for the payment is told %s with %+v, want it settled with pro", v.State, v.pro())
+	}
 	var held entered
 	l.backend(http.MethodGet, "/v1/accounts/"+phone.Account, nil, &held)
 	l.shows("paid on the web", phone.user(), held.Revision, true)
@@ -209,6 +214,35 @@ func (l *linking) installFirst() {
 	for _, a := range []account{phone.user(), in.user(), web} {
 		l.shows("after the link", a, in.Revision, true)
 	}
+}
+
+// pending says that the user paid: from the answer on every edge calls the purchase pending, nowhere free. It returns what a request is answered with that is held until
+// the payment is confirmed (R74, R83).
+func (l *linking) pending(phone entered, intent string) <-chan view {
+	l.t.Helper()
+	submitted := l.app("/v1/purchase-intents/"+intent+"/submitted", phone.Session, map[string]any{})
+	for edge := range l.info().Edges {
+		if v := l.mustAsk(phone.user(), edge, submitted.Revision); v.State != "pending" {
+			l.t.Errorf("paid and not confirmed: edge %d says %s, want pending", edge, v.State)
+		}
+	}
+	confirmed := make(chan view, 1)
+	go func() {
+		v := view{State: "pending"}
+		for v.State == "pending" { // a request is held for 20 s at most
+			got, err := l.ask(phone.user(), len(l.info().Edges)-1, "?wait=20&min_revision="+submitted.Revision)
+			if err == nil {
+				v.State = ""
+				err = got.into(&v)
+			}
+			if err != nil {
+				l.t.Errorf("waiting for the payment: %s, %v", got, err)
+				break
+			}
+		}
+		confirmed <- v
+	}()
+	return confirmed
 }
 
 // payFirst: paid in a funnel at night, with an e-mail address; next morning the app is installed and signs in by Apple, which hides the address (R36).

@@ -424,6 +424,7 @@ type view struct {
 	AsOf         time.Time     `json:"as_of"`
 	FreshUntil   time.Time     `json:"fresh_until"`
 	Stale        bool          `json:"stale"`
+	State        string        `json:"state"`
 	Entitlements []entitlement `json:"entitlements"`
 	Token        string        `json:"grace_token"`
 }

@@ -73,7 +73,9 @@ func Mismatches(e Evidence, p Policy, x *CatalogIndex, claimed bool, now int64) 
 	if since := f.disagreeSince(folded.Provider, now); since != 0 {
 		out = append(out, Mismatch{Kind: ProvidersDisagree, Since: since})
 	}
-	slices.SortFunc(out, func(a, b Mismatch) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Item, b.Item), cmp.Compare(a.Since, b.Since)) })
+	slices.SortFunc(out, func(a, b Mismatch) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Item, b.Item), cmp.Compare(a.Since, b.Since))
+	})
 	return out
 }
 
