@@ -107,7 +107,7 @@ func TestWrongLinksAreRefused(t *testing.T) {
 	}
 }
 
-// TestALinkIsMailed: to the address that the backend names, by the customer's own backend here; the address is in no log, and a repeat sends the same link.
+// TestALinkIsMailed: to the address that the backend names, by the customer's own backend here; the address is in no log, and a repeat sends the same link (R37, R116).
 func TestALinkIsMailed(t *testing.T) {
 	sent := make(chan map[string]string, 8)
 	backend := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Wherever an account id stands, a name does that a provider told of; what is given by the API comes first. A Play token is kept as its hash alone.
+// Wherever an account id stands, a name does that a provider told of; what is given by the API comes first. A Play token is kept as its hash alone (R38, R39).
 func TestAnAccountIsFoundByWhatProvidersCallIt(t *testing.T) {
 	w := oneWriter(t)
 	mine, other := w.account(), w.account()

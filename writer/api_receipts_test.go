@@ -174,7 +174,7 @@ func (r reply) result(t testing.TB) (outcome string, finish, pro bool) {
 	return outcome, finish, pro
 }
 
-// TestWhatBecomesOfAReceipt defends R22, R104, R108.
+// TestWhatBecomesOfAReceipt defends R22, R76, R104, R108: who has paid and is shown as free hands in what the store gave, and is healed.
 func TestWhatBecomesOfAReceipt(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f, s, play := startAppStore(t), startStripe(t), startPlay(t)

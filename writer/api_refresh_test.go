@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestARefreshTellsWhatChanged: a message that was lost, a sale of which none ever came, and a provider that does not answer (R105).
+// TestARefreshTellsWhatChanged: a message that was lost, a sale of which none ever came, and a provider that does not answer (R92, R105).
 func TestARefreshTellsWhatChanged(t *testing.T) {
 	s := startStripe(t)
 	w := pullingWriter(t, s)

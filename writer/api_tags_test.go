@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestATaggedCustomersPaymentFindsItsAccount: the tag is at Stripe, with the environment, and a payment that had waited for its account is there.
+// TestATaggedCustomersPaymentFindsItsAccount: the tag is at Stripe, with the environment, and a payment that had waited for its account is there (R31, R33).
 func TestATaggedCustomersPaymentFindsItsAccount(t *testing.T) {
 	s := startStripe(t)
 	w := pullingWriter(t, s)

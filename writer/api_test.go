@@ -151,7 +151,7 @@ func TestRefusedRequests(t *testing.T) {
 	}
 }
 
-// TestAccounts goes through an account's life: made, found by its aliases, changed, shown whole.
+// TestAccounts goes through an account's life: made, found by its aliases, changed, shown whole (R30).
 func TestAccounts(t *testing.T) {
 	w := oneWriter(t)
 	subject := "https://login.example.com|user/1"
@@ -210,7 +210,7 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestEntitlementsAnswer shows that the check has every member that the contract names.
+// TestEntitlementsAnswer shows that the check has every member that the contract names (R61, R86).
 func TestEntitlementsAnswer(t *testing.T) {
 	w := oneWriter(t)
 	acc := w.account()

@@ -58,7 +58,7 @@ func mailingWriter(t *testing.T, s *fakeStripe, p *postOffice) *testWriter {
 func owedSeries() string { return `latchkey_writer_codes_owed{environment="sandbox"}` }
 
 // TestACodeIsMailedToItsBuyer: to the address of the checkout, once; a mail that was refused is sent again with the same code. The code works, and neither it
-// nor the address is in a file or a log.
+// nor the address is in a file or a log (R68, R116).
 func TestACodeIsMailedToItsBuyer(t *testing.T) {
 	s, p := startStripe(t), startPostOffice(t, 1)
 	w := mailingWriter(t, s, p)

@@ -9,7 +9,7 @@ import (
 	"github.com/latchkey/latchkey/deploy/system"
 )
 
-// TestSampleAppInABrowser: what a user of an app with the SDK sees, in Chromium before a real edge and the simulated stores (R5, R87, R133, R142): a purchase
+// TestSampleAppInABrowser: what a user of an app with the SDK sees, in Chromium before a real edge and the simulated stores (R5, R85, R87, R88, R93, R133, R142): a purchase
 // shows; a refund locks within a second, by stream; without a network it works for 24 hours and not longer, whatever the page's clock is set to; answers
 // that are not signed as they must be change nothing and are warned of. Screenshots go to build/screenshots of the SDK.
 func TestSampleAppInABrowser(t *testing.T) {

@@ -43,7 +43,7 @@ func (m *mailbox) codes(address string) (codes []string, err error) {
 }
 
 // courseByCode: a package is bought on the web by somebody without an account, who gives the code that comes by mail to a friend. The friend redeems it in the app,
-// at an edge, and has the course at every edge until the buyer gets the money back. Nobody else can use it, and neither code nor address is in any file.
+// at an edge, and has the course at every edge until the buyer gets the money back. Nobody else can use it, and neither code nor address is in any file (R67, R68, R70).
 func (l *linking) courseByCode() {
 	const buyer = "buyer@example.com"
 	l.simulate("buy", map[string]any{"provider": "stripe", "product": "price_course_pack", "account": "visitor-4712", "email": buyer, "quantity": 2, "as": "course"})

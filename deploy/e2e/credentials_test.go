@@ -47,7 +47,7 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 }
 
 // TestABackendReadsAtEdges: with a key that may only read, made by the command, a company's backend asks any edge about any account; nothing else opens with it, and once
-// it is revoked nothing does.
+// it is revoked nothing does (R86).
 func TestABackendReadsAtEdges(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), "--edges", "2")

@@ -250,7 +250,7 @@ func TestAuthenticMessagesAreAlwaysTaken(t *testing.T) {
 }
 
 // TestWriterAnswersShowAtEveryEdge: with the revision of any write an edge answers at that revision or newer, or says that it cannot
-// yet (I11), and never waits long on a healthy system.
+// yet (I11), and never waits long on a healthy system (R73, R93).
 func TestWriterAnswersShowAtEveryEdge(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), threeWriters...)

@@ -391,7 +391,7 @@ func TestTrialUsed(t *testing.T) {
 	}
 }
 
-// The answer, field by field, as the contract shows it.
+// The answer, field by field, as the contract shows it: the plan that the backend says, and the price and currency that its provider reported, whatever the channel (R61).
 func TestAnswer(t *testing.T) {
 	v := viewOf(start, purchase("stripe:sub_1", item(Live, end+day)), purchase("stripe:pi_2", item(Live, 0, oneTime, of("price_coins_100"))))
 	v.TrialUsed = true

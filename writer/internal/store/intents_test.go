@@ -294,7 +294,7 @@ func (m *machine) applyAll(commands []Command) []Result {
 	return results
 }
 
-// Two devices and two stores at once, 10,000 times: whoever asks first and does as told, nobody pays twice and nobody has two trials.
+// Two devices and two stores at once, 10,000 times: whoever asks first and does as told, nobody pays twice and nobody has two trials (R62, R63).
 func TestRacesForOneSubscriptionAndOneTrial(t *testing.T) {
 	const races, together = 10_000, 1_000
 	type buyer struct {

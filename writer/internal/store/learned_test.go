@@ -67,7 +67,7 @@ func TestNamesAreLearnedInAnyOrder(t *testing.T) {
 	}
 }
 
-// Every kind of alias leads to its account: given by the API, and learned where a provider tells of it.
+// Every kind of alias leads to its account: given by the API, and learned where a provider tells of it (R38).
 func TestEveryAliasLeadsToItsAccount(t *testing.T) {
 	alias := func(kind entitlement.AliasKind, value string) entitlement.Alias {
 		return entitlement.Alias{Kind: kind, Value: value}

@@ -135,7 +135,7 @@ test('R87: offline for 24 hours and not longer, whatever the device clock says',
   }
 });
 
-test('a listener hears of each end without asking', async () => {
+test('R82: a listener hears of each end without asking', async () => {
   const { world, client } = await payer();
   const seen: string[] = [];
   client.subscribe((s) => seen.push(`${s.status} ${s.entitlements['pro']!.active}`));
@@ -186,7 +186,7 @@ test('a stored token of another account is never shown', async () => {
   assert.equal(again.isActive('pro'), false);
 });
 
-test('R14 of complaints: a purchase before login is there after it, whether the identity is new or known', async () => {
+test('R81, complaint 14: a purchase before login is there after it, whether the identity is new or known', async () => {
   const fresh = await payer();
   const s = await fresh.client.logIn({ identityToken: 'new@idp' });
   assert.equal(s.accountId, fresh.account);
@@ -240,7 +240,7 @@ test('a login that is refused changes nothing', async () => {
   assert.equal(client.isActive('pro'), true);
 });
 
-test('one request at a time: many callers share one, a forced one comes after', async () => {
+test('R80: one request at a time: many callers share one, a forced one comes after', async () => {
   const { world, client } = await payer();
   await world.pass(70);
   const before = asked(world).length;
@@ -484,7 +484,7 @@ test('without a verifier it refuses to start', async () => {
   }
 });
 
-test('R90, R91: the settings screen has the account, the end and where to manage it; an address that is not https is left out', async () => {
+test('R89, R90, R91: the settings screen has the account, the end and where to manage it; an address that is not https is left out', async () => {
   const { world, client } = await payer();
   const s = client.entitlements();
   assert.equal(s.manageUrl, 'https://pay.example/manage');
