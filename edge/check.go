@@ -156,8 +156,8 @@ func (e *Edge) known(env *environment, x *replica.Reading, ses *session, now int
 		return nil, err
 	case !found:
 		return nil, problem.New(problem.UnknownAccount, "This edge has no record of the session's account.").After(retryAfter)
-	case ses.issuedAt < k.sessionsFrom:
-		return nil, problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
+	case ses.ended(k):
+		return nil, problem.New(problem.SessionEnded, "This session was ended, or all of the account, after it was issued.")
 	}
 	return k, nil
 }

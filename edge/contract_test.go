@@ -56,7 +56,15 @@ func TestWhatACheckIsAnswered(t *testing.T) {
 	ended.SessionsFrom = r.clock.Now().Unix() + 1
 	r.writer.PutAccount(entitlement.Sandbox, ended)
 	r.writer.PutAccount(entitlement.Sandbox, entitlement.Account{ID: "acc_01EMPTY", CreatedAt: 1})
+	out := entitlement.Account{ID: "acc_01OUT"}
+	out.SignOut("phone-1", r.clock.Now().Unix(), r.clock.Now().Unix())
+	r.writer.PutAccount(entitlement.Sandbox, out)
+	merged := entitlement.Account{ID: "acc_01MERGED"} // into alice's
+	merged.SignOut("phone-1", r.clock.Now().Unix(), r.clock.Now().Unix())
+	r.writer.Put(replication.Record{Env: entitlement.Sandbox, Kind: replication.KindPointer, Key: "acc_01MERGED",
+		Value: entitlement.Encode(&entitlement.Pointer{Account: alice, SignedOut: merged.SignedOut})})
 	r.atRevision()
+	tablet := func(c *token.SessionClaims) { c.Device = "tablet-1" }
 	at := r.writer.Position().Revision()
 	newer, older := replication.Revision{Epoch: at.Epoch, N: at.N + 1}, replication.Revision{Epoch: at.Epoch - 1, N: at.N}
 	good := r.writer.Session(entitlement.Sandbox, alice)
@@ -92,6 +100,11 @@ func TestWhatACheckIsAnswered(t *testing.T) {
 		{"the audience of production", "", session(func(c *token.SessionClaims) { c.Audience = replicationtest.Audience(entitlement.Production) }), "", 401, "invalid-credential"},
 		{"the environment of production under sandbox's key", "", session(func(c *token.SessionClaims) { c.Environment = "production" }), "", 401, "invalid-credential"},
 		{"a session that was ended", "", r.writer.Session(entitlement.Sandbox, "acc_01ENDED"), "", 401, "session-ended"},
+		{"a device that was signed out", "", r.writer.Session(entitlement.Sandbox, "acc_01OUT"), "", 401, "session-ended"},
+		{"another device of the account", "", r.writer.Session(entitlement.Sandbox, "acc_01OUT", tablet), "", 200, ""},
+		{"the device, signed in again", "", r.writer.Session(entitlement.Sandbox, "acc_01OUT", func(c *token.SessionClaims) { c.IssuedAt++ }), "", 200, ""},
+		{"a device that was signed out of a merged account", "", r.writer.Session(entitlement.Sandbox, "acc_01MERGED"), "", 401, "session-ended"},
+		{"that device in the account which survives", "", good, "", 200, ""},
 		{"an account that is not there", "", r.writer.Session(entitlement.Sandbox, "acc_01NOBODY"), "", 503, "unknown-account"},
 		{"sandbox's account with production's session", "", r.writer.Session(entitlement.Production, alice), "", 503, "unknown-account"},
 		{"a session of an older history is covered", "", session(func(c *token.SessionClaims) { c.Revision = older.String() }), "", 200, ""},

@@ -113,7 +113,7 @@ func (e *Edge) signedIn(x *replica.Reading, text string, now int64) (*session, e
 	if ses := in.session.Load(); ses != nil && ses.account == p.Account {
 		return ses, nil
 	}
-	ses := &session{env: in.env, account: p.Account, issuedAt: in.issuedAt, expiresAt: in.expiresAt}
+	ses := &session{env: in.env, account: p.Account, issuedAt: in.issuedAt, expiresAt: in.expiresAt, signIn: true}
 	in.session.Store(ses)
 	return ses, nil
 }

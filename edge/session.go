@@ -24,6 +24,7 @@ type session struct {
 	issuedAt  int64
 	expiresAt int64
 	floor     replication.Revision // where the account existed
+	signIn    bool                 // a token of an identity provider stands for it: signing a device out does not end it
 	backend   bool                 // the customer's own backend asks, with an API key: nothing is signed
 }
 
@@ -175,6 +176,14 @@ func (s *state) begins(text string) bool {
 		}
 	}
 	return false
+}
+
+// ended reports whether the session of the account does not count any more.
+func (s *session) ended(k *known) bool {
+	if s.signIn || s.backend {
+		return s.issuedAt < k.sessionsFrom
+	}
+	return entitlement.SessionEnded(k.sessionsFrom, k.signedOut, s.account, s.device, s.issuedAt)
 }
 
 // at returns the session unless it has expired. Error: token.ErrExpired.

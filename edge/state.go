@@ -140,6 +140,7 @@ type known struct {
 	appleToken string
 
 	sessionsFrom int64 // session tokens issued before are refused
+	signedOut    []entitlement.SignedOut
 
 	from, until int64 // the view holds from <= now < until
 	view        entitlement.View
@@ -201,6 +202,9 @@ func (env *environment) account(x *replica.Reading, id entitlement.AccountID, no
 		return nil, false, err
 	}
 	sum := maphash.Bytes(valueSeed, value) + uint64(pointer.SessionsFrom)
+	for _, o := range pointer.SignedOut {
+		sum += maphash.String(valueSeed, o.Device) ^ uint64(o.From)
+	}
 	if k != nil && k.value == sum && k.from <= now && now < k.until {
 		k.generation.Store(x.Generation)
 		return k, true, nil
@@ -213,8 +217,8 @@ func (env *environment) account(x *replica.Reading, id entitlement.AccountID, no
 		return nil, false, fmt.Errorf("account record: %w", err)
 	}
 	fresh.owner, fresh.appleToken = account.ID, id.AppleAppAccountToken()
-	if fresh.sessionsFrom = account.SessionsFrom; pointer.Account != "" {
-		fresh.sessionsFrom = pointer.SessionsFrom
+	if fresh.sessionsFrom, fresh.signedOut = account.SessionsFrom, account.SignedOut; pointer.Account != "" {
+		fresh.sessionsFrom, fresh.signedOut = pointer.SessionsFrom, pointer.SignedOut
 	}
 	fresh.view = account.View(env.catalog, now, urls)
 	if fresh.until = fresh.view.NextChangeAt; fresh.until == 0 {

@@ -28,7 +28,7 @@ const (
 const (
 	defaultSessionTTL = 30 * 24 * 3600
 	minSessionTTL     = 60
-	maxSessionTTL     = 366 * 24 * 3600
+	maxSessionTTL     = entitlement.MaxSessionSeconds
 )
 
 // maxGrantDays is a hundred years: who wants longer says null, which never ends.

@@ -2,6 +2,7 @@ package writer
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -64,8 +65,11 @@ const (
 	clawBackDebt  = "debt"       // the balance may fall below zero
 )
 
-// trialByStore is by what a person who used a trial is known: the account, and what a store calls them.
-const trialByStore = "account_and_store"
+// By what a person who used a trial is known.
+const (
+	trialByStore   = "account_and_store" // the account, and what a store calls them
+	trialByPayment = "payment"           // these, and the card that they pay with
+)
 
 // Whether what a provider shares beside the owner gives access.
 const (
@@ -83,12 +87,18 @@ func (c *apiCall) showPolicy(reader *store.Reader) (answer, error) {
 
 func showPolicy(p *entitlement.Policy) policyShown {
 	shown := policyShown{BillingGrace: p.BillingGrace, SandboxAccess: cmp.Or(p.SandboxAccess, entitlement.SandboxTesters), Sharing: sharingProvider}
+	if shown.BillingGrace == nil {
+		shown.BillingGrace = map[entitlement.Provider]int64{} // an object, even if it is empty
+	}
 	if p.SharingOff {
 		shown.Sharing = sharingOff
 	}
 	shown.Transfer, shown.ClawBack, shown.TrialLock = cmp.Or(p.Transfer, entitlement.TransferAlways), clawBackFloor, trialByStore
 	if p.Debt {
 		shown.ClawBack = clawBackDebt
+	}
+	if p.TrialByPayment {
+		shown.TrialLock = trialByPayment
 	}
 	return shown
 }
@@ -115,11 +125,16 @@ func (p *policyShown) policy() (entitlement.Policy, error) {
 	default:
 		return entitlement.Policy{}, wrong("claw_back", "want %s or %s", clawBackFloor, clawBackDebt)
 	}
-	if p.TrialLock != "" && p.TrialLock != trialByStore {
-		return entitlement.Policy{}, wrong("trial_lock", "want %s", trialByStore)
+	switch p.TrialLock {
+	case "", trialByStore, trialByPayment:
+	default:
+		return entitlement.Policy{}, wrong("trial_lock", "want %s or %s", trialByStore, trialByPayment)
+	}
+	if p.BillingGrace == nil { // not given: {} is none at all
+		p.BillingGrace = maps.Clone(entitlement.DefaultPolicy.BillingGrace)
 	}
 	policy := entitlement.Policy{BillingGrace: p.BillingGrace, SandboxAccess: p.SandboxAccess, SharingOff: p.Sharing == sharingOff,
-		Transfer: p.Transfer, Debt: p.ClawBack == clawBackDebt}
+		Transfer: p.Transfer, Debt: p.ClawBack == clawBackDebt, TrialByPayment: p.TrialLock == trialByPayment}
 	if policy.Transfer == entitlement.TransferAlways {
 		policy.Transfer = "" // what holds where nothing is said
 	}
@@ -149,6 +164,9 @@ func (c *apiCall) putPolicy() (answer, error) {
 	policy, err := req.policy()
 	if err != nil {
 		return answer{}, err
+	}
+	if policy.TrialByPayment && c.sealer == nil {
+		return answer{}, problem.New(problem.NotConfigured, "trial_lock payment knows cards by an index that is made with contacts.key, and none is configured. Configure one on every writer, 64 hexadecimal digits by lot, and put the policy again.")
 	}
 	result, err := c.commit(store.TypePutPolicy, store.PutPolicy{Policy: policy, Idempotency: key})
 	return answer{status: http.StatusOK, body: written{Revision: result.Revision.String()}}, err

@@ -104,6 +104,18 @@ func (w *Writer) withBuyer(command store.RecordEvent, env entitlement.Environmen
 	return command
 }
 
+// withCard adds to an event the index of the card that its message tells of: of the fingerprint itself nothing is proposed.
+func (w *Writer) withCard(command store.RecordEvent, env entitlement.Environment, adapter provider.Adapter, body []byte) store.RecordEvent {
+	teller, ok := adapter.(provider.CardTeller)
+	if !ok || w.sealer == nil || command.Event.Kind != entitlement.Proof || w.store.Position().Rules < store.RulesBuyers {
+		return command
+	}
+	if customer, fingerprint, ok := teller.Card(body); ok {
+		command.Card, command.CardOf = hex.EncodeToString(w.sealer.cardIndex(env, fingerprint)), customer
+	}
+	return command
+}
+
 func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 	q := c.r.URL.Query()
 	limit, err := pageLimit(q.Get("limit"))

@@ -37,8 +37,8 @@ func (w *Writer) forAccount(f func(*apiCall, entitlement.AccountID) (answer, err
 				switch {
 				case err != nil:
 					return err
-				case found && caller.issuedAt < account.SessionsFrom:
-					return problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
+				case found && caller.ended(account):
+					return problem.New(problem.SessionEnded, sessionOver)
 				}
 				return nil // one that is not there yet is found missing by the command itself
 			})

@@ -228,7 +228,17 @@ type receiptsCaller struct {
 	env      entitlement.Environment
 	account  entitlement.AccountID
 	issuedAt int64  // of the session
+	device   string // that the session names
+	signIn   bool   // a token of an identity provider stands for the session
 	who      []byte // as idempotencyOf takes it
+}
+
+// ended reports whether the caller's session of the account does not count any more.
+func (c *receiptsCaller) ended(account *entitlement.Account) bool {
+	if c.signIn {
+		return c.issuedAt < account.SessionsFrom
+	}
+	return account.SessionEnded(c.device, c.issuedAt)
 }
 
 // receiptsCaller reads the credential: a key of scope sk, or the session that an app has.
@@ -253,13 +263,13 @@ func (w *Writer) receiptsCaller(r *http.Request) (receiptsCaller, error) {
 		return receiptsCaller{env: env, who: hash[:]}, err
 	}
 	if user, ok, err := w.signedInUser(r.Context(), text); ok || err != nil {
-		return receiptsCaller{env: user.env, account: user.account, issuedAt: user.issuedAt, who: []byte("user\x00" + string(user.account))}, err
+		return receiptsCaller{env: user.env, account: user.account, issuedAt: user.issuedAt, signIn: true, who: []byte("user\x00" + string(user.account))}, err
 	}
 	claims, err := w.appSession(text)
 	if err != nil {
 		return receiptsCaller{}, err
 	}
-	return receiptsCaller{env: entitlement.Environment(claims.Environment), account: entitlement.AccountID(claims.Subject), issuedAt: claims.IssuedAt,
+	return receiptsCaller{env: entitlement.Environment(claims.Environment), account: entitlement.AccountID(claims.Subject), issuedAt: claims.IssuedAt, device: claims.Device,
 		who: sessionCaller(claims)}, nil
 }
 
@@ -295,6 +305,9 @@ func (w *Writer) sessionOf(text string) (token.SessionClaims, error) {
 	return token.SessionClaims{}, err
 }
 
+// sessionOver says why a session counts no more.
+const sessionOver = "This session was ended, or all of the account, after it was issued."
+
 // checkAccount refuses an account that is not there, and a session that was ended.
 func (c *receipts) checkAccount(reader *store.Reader, caller receiptsCaller) error {
 	account, found, err := reader.Own(c.env, c.account)
@@ -305,8 +318,8 @@ func (c *receipts) checkAccount(reader *store.Reader, caller receiptsCaller) err
 		return problem.New(problem.NotFound, "No such account in this environment.")
 	case !found:
 		return problem.New(problem.InvalidCredential, "The session's account is not there.")
-	case caller.account != "" && caller.issuedAt < account.SessionsFrom:
-		return problem.New(problem.SessionEnded, "The account's sessions were ended after this one was issued.")
+	case caller.account != "" && caller.ended(account):
+		return problem.New(problem.SessionEnded, sessionOver)
 	}
 	return nil
 }

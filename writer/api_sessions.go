@@ -124,7 +124,7 @@ func (c *apiCall) decodeLoosely(v any) error {
 }
 
 func stored(claims token.SessionClaims) *store.Session {
-	return &store.Session{Account: entitlement.AccountID(claims.Subject), IssuedAt: claims.IssuedAt}
+	return &store.Session{Account: entitlement.AccountID(claims.Subject), IssuedAt: claims.IssuedAt, Device: claims.Device, SignIn: claims.Issuer == ""}
 }
 
 // beginSession makes an anonymous account and its first session.
@@ -207,7 +207,7 @@ func (c *appCall) login() (answer, error) {
 	return c.enter(http.StatusOK, command)
 }
 
-// logout gives the device a fresh anonymous session. The one that it had stays valid until it ends: an account's backend ends all of them.
+// logout gives the device a fresh anonymous session, and ends the one that it had, with those that it had before of the same account, unless that is anonymous too.
 func (c *appCall) logout() (answer, error) {
 	if err := c.mayBegin(); err != nil {
 		return answer{}, err

@@ -1,7 +1,10 @@
 package writer
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +74,75 @@ func TestAnAppWithoutABackend(t *testing.T) {
 	if id := out.str("account_id"); out.status != 200 || out.json["anonymous"] != true || id == anonymous || id == backends || id == "" {
 		t.Errorf("logout = %d %s, want another anonymous account", out.status, out.text)
 	}
+}
+
+// TestALogoutEndsTheDevicesSession: that one and no other, everywhere in the API of apps, and the device can sign in again at once.
+func TestALogoutEndsTheDevicesSession(t *testing.T) {
+	w := oneWriter(t)
+	id := w.account()
+	session := func(body string) string {
+		t.Helper()
+		return w.api("POST", "/v1/accounts/"+id+"/sessions", body).str("session_token")
+	}
+	phone, before, tablet, nameless, other := session(`{"device_id": "phone"}`), session(`{"device_id": "phone", "ttl_seconds": 3600}`), session(`{"device_id": "tablet"}`), session(`{}`), ""
+	await(t, "a session of another second", func() bool {
+		other = session(`{}`)
+		return claimsOf(t, other).IssuedAt != claimsOf(t, nameless).IssuedAt
+	})
+	out := w.do("POST", "/v1/sessions/logout", "", auth(phone))
+	if out.status != 200 || out.json["anonymous"] != true || out.str("account_id") == id {
+		t.Fatalf("logout = %d %s", out.status, out.text)
+	}
+	if r := w.do("POST", "/v1/sessions/logout", "", auth(nameless)); r.status != 200 {
+		t.Fatalf("logout without a device = %d %s", r.status, r.text)
+	}
+	for _, tt := range []struct {
+		path, body string
+		done       int // for one that counts
+	}{
+		{"/v1/purchase-intents", `{"provider": "stripe", "product_id": "price_life"}`, 200},
+		{"/v1/receipts", `{"receipts": [{"provider": "stripe", "checkout_session_id": "cs_1"}]}`, 200},
+		{"/v1/devices", `{"device_id": "x", "platform": "fcm", "push_token": "y"}`, 200},
+		{"/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, other), 200},
+	} {
+		for name, token := range map[string]string{"its session": phone, "an earlier one of the device": before, "one that names no device": nameless} {
+			if r := w.do("POST", tt.path, tt.body, auth(token)); r.status != 401 || r.slug() != "session-ended" {
+				t.Errorf("%s with %s = %d %s, want session-ended", tt.path, name, r.status, r.text)
+			}
+		}
+		for name, token := range map[string]string{"another device's": tablet, "another that names no device": other} {
+			if r := w.do("POST", tt.path, tt.body, auth(token)); r.slug() == "session-ended" || r.status == 401 {
+				t.Errorf("%s with %s = %d %s", tt.path, name, r.status, r.text)
+			}
+		}
+	}
+	anonymous := out.str("session_token")
+	if r := w.do("POST", "/v1/sessions/logout", "", auth(anonymous)); r.status != 200 {
+		t.Errorf("logout of an anonymous account = %d %s", r.status, r.text)
+	}
+	back := w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, session(`{"device_id": "phone"}`)), auth(anonymous)) // which goes on: nothing else leads to what it has
+	if r := w.do("POST", "/v1/purchase-intents", `{"provider": "stripe", "product_id": "price_life"}`, auth(back.str("session_token"))); r.slug() == "session-ended" {
+		t.Errorf("signed in again in the same second: %d %s", r.status, r.text)
+	}
+}
+
+// claimsOf reads a session token without judging it.
+func claimsOf(t *testing.T, text string) (c struct {
+	IssuedAt int64 `json:"iat"`
+}) {
+	t.Helper()
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		t.Fatalf("no token: %q", text)
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err == nil {
+		err = json.Unmarshal(body, &c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // TestSessionsAreRefused: each wrong request of an app is a problem of its own.

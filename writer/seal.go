@@ -127,6 +127,11 @@ func (s *sealer) emailIndex(env entitlement.Environment, email string) []byte {
 	return s.mac(env, "email", []byte(strings.ToLower(email)))
 }
 
+// cardIndex is the same for a card whoever pays with it.
+func (s *sealer) cardIndex(env entitlement.Environment, fingerprint string) []byte {
+	return s.mac(env, "card", []byte(fingerprint))
+}
+
 // parseEmail returns a bare address, without surrounding space. Error: a problem that does not quote it.
 func parseEmail(field, text string) (string, error) {
 	text = strings.TrimSpace(text)

@@ -61,4 +61,14 @@ func boughtBeforeTheLogin(t *testing.T, d *dev) {
 	}
 	shows("after the undo", anonymous, undone.Revision, true)
 	shows("after the undo", signedIn, undone.Revision, false)
+	// The device is signed out everywhere, and the account's other device goes on.
+	tablet := d.otherDevice(known, "tablet")
+	out := app("/v1/sessions/logout", signedIn.session, "")
+	shows("after the logout", account{"sandbox", out.Account, out.Session}, out.Revision, false)
+	shows("another device after the logout", tablet, out.Revision, false)
+	for edge := range d.info().Edges {
+		if got, err := d.ask(signedIn, edge, ""); err != nil || got.problem() != "session-ended" {
+			t.Errorf("edge %d to the device that was logged out: %s, %v, want session-ended", edge, got, err)
+		}
+	}
 }

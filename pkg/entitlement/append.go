@@ -323,6 +323,15 @@ func (a *Account) WriteCanonical(w *canonical.Writer) {
 	canonical.WriteList(w, m, 9, a.Spent, func(x *Spent) { x.write(w) })
 	canonical.WriteList(w, m, 10, a.Accesses, func(x *Access) { x.write(w) })
 	canonical.WriteList(w, m, 11, a.Awaited, func(x *Awaited) { x.write(w) })
+	canonical.WriteList(w, m, 12, a.SignedOut, func(x *SignedOut) { x.write(w) })
+}
+
+func (s *SignedOut) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Field(m, 1)
+	w.String(s.Device)
+	w.Field(m, 2)
+	w.Number(s.From)
 }
 
 func (s *Spent) write(w *canonical.Writer) {

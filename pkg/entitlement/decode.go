@@ -531,6 +531,21 @@ func (a *Account) ReadCanonical(r *canonical.Reader) {
 			a.Accesses = canonical.List(r, func(x *Access) { x.read(r) })
 		case 11:
 			a.Awaited = canonical.List(r, func(x *Awaited) { x.read(r) })
+		case 12:
+			a.SignedOut = canonical.List(r, func(x *SignedOut) { x.read(r) })
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (s *SignedOut) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			s.Device = r.String()
+		case 2:
+			s.From = r.Int()
 		default:
 			r.Fail()
 		}

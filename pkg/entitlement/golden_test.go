@@ -84,9 +84,11 @@ func goldenValues() map[string]any {
 		"account_rules_3": &Account{ID: "acc_01JD0000000000000000000000", Merged: true, TrialLocked: true, Spent: []Spent{{"coins", 3, 1}}, Purchases: []Purchase{{ID: "apple:1", Provider: Apple, Store: AppStore, Debt: true, Part: 1}},
 			Accesses: []Access{{ID: "code_1", Module: "algebra", RedeemedAt: 1, Seconds: 2, Stacked: true, RevokedAt: 3, Reason: ReasonDisputed}},
 			Awaited:  []Awaited{{ID: "intent_1", Provider: Stripe, Product: "price_1", Until: 4, Since: 3}}},
-		"evidence_rules_3": ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Person: "7000", Transaction: &Transaction{Chain: "1000"}})),
-		"pointer_rules_3":  &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 5},
-		"policy_rules_3":   &Policy{Transfer: TransferIfInactive, Debt: true, TrialByPayment: true},
+		"evidence_rules_3":   ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Person: "7000", Transaction: &Transaction{Chain: "1000"}})),
+		"pointer_rules_3":    &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 5},
+		"account_signed_out": &Account{ID: "acc_01JD0000000000000000000000", SessionsFrom: 4, SignedOut: []SignedOut{{"00112233445566778899aabbccddeeff", 5}}},
+		"pointer_signed_out": &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 4, SignedOut: []SignedOut{{"00112233445566778899aabbccddeeff", 5}}},
+		"policy_rules_3":     &Policy{Transfer: TransferIfInactive, Debt: true, TrialByPayment: true},
 	}
 }
 

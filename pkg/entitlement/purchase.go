@@ -161,6 +161,8 @@ type Account struct {
 	Spent    []Spent   `cbor:"9,keyasint,omitempty"`
 	Accesses []Access  `cbor:"10,keyasint,omitempty"` // sorted by RedeemedAt, ID, Module
 	Awaited  []Awaited `cbor:"11,keyasint,omitempty"` // sorted by ID
+	// SignedOut are the devices that were signed out of the account itself, sorted by Device.
+	SignedOut []SignedOut `cbor:"12,keyasint,omitempty"`
 }
 
 // Spent is how much of a credit was consumed.
@@ -205,6 +207,8 @@ func (w *Awaited) ForgottenAt() int64 { return w.Until + unconfirmedSeconds }
 type Pointer struct {
 	Account      AccountID `cbor:"1,keyasint"`
 	SessionsFrom int64     `cbor:"2,keyasint,omitempty"` // of a merged account: session tokens issued before for it are refused
+	// SignedOut are the devices that were signed out of a merged account, sorted by Device.
+	SignedOut []SignedOut `cbor:"3,keyasint,omitempty"`
 }
 
 // subjectPrefix begins the key of a subject's pointer.

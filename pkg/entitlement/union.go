@@ -7,7 +7,7 @@ import (
 
 // Union returns the record of accounts that were merged, of which the first survives: what any of them has, each thing once.
 func Union(parts []Account) Account {
-	u := Account{ID: parts[0].ID, CreatedAt: parts[0].CreatedAt, SessionsFrom: parts[0].SessionsFrom, Merged: true}
+	u := Account{ID: parts[0].ID, CreatedAt: parts[0].CreatedAt, SessionsFrom: parts[0].SessionsFrom, SignedOut: parts[0].SignedOut, Merged: true}
 	for i := range parts {
 		p := &parts[i]
 		u.Tester = u.Tester || p.Tester

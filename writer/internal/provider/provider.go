@@ -56,6 +56,15 @@ type BuyerTeller interface {
 	Buyer(body []byte) (of entitlement.Link, address string, ok bool)
 }
 
+// CardTeller is an Adapter whose messages may have the fingerprint of a card, which is the same for whoever pays with it.
+type CardTeller interface {
+	Adapter
+
+	// Card returns the fingerprint in a verified body and the customer who has or used the card; ok is false where there is none. It must go nowhere but into an
+	// index of it.
+	Card(body []byte) (customer, fingerprint string, ok bool)
+}
+
 // ReceiptLink returns the link that every object of a purchase has which an app shows by a name to ask its store with: Play's purchase token, Stripe's
 // checkout session.
 func ReceiptLink(from entitlement.Provider, id string) entitlement.Link {

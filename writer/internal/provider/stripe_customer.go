@@ -75,6 +75,30 @@ func (a *StripeAPI) Tag(ctx context.Context, customer string, metadata map[strin
 	return err
 }
 
+// Card implements CardTeller: charges have the card that paid, payment methods their own. Setup intents and subscriptions
+// have no more than a payment method's id, of which payment_method.attached has told.
+func (s *Stripe) Card(body []byte) (customer, fingerprint string, ok bool) {
+	if !bytes.Contains(body, []byte(`"fingerprint"`)) {
+		return "", "", false
+	}
+	message, err := decodeObject(body)
+	if err != nil {
+		return "", "", false
+	}
+	about := member(member(message, "data"), "object")
+	method := about
+	switch member(about, "object").String() {
+	case "charge":
+		method = member(about, "payment_method_details")
+	case "payment_method":
+	default:
+		return "", "", false
+	}
+	customer, _ = ref(member(about, "customer")).(string)
+	fingerprint, _ = ident(member(member(method, "card"), "fingerprint")).(string)
+	return customer, fingerprint, customer != "" && fingerprint != ""
+}
+
 // Buyer implements BuyerTeller: checkout sessions and invoices have the address that was typed in at the checkout, or that the customer has.
 func (s *Stripe) Buyer(body []byte) (of entitlement.Link, address string, ok bool) {
 	if !bytes.Contains(body, []byte(`email"`)) {

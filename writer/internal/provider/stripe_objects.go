@@ -95,6 +95,9 @@ var (
 		"id": ident, "object": word, "status": word, "livemode": flag, "customer": ref, "subscription": ref, "released_subscription": ref,
 	}
 
+	// stripeCarrier is what is kept of an object that tells with which card a customer pays: see Stripe.Card. Of the card itself nothing is.
+	stripeCarrier = map[string]keep{"id": ident, "object": word, "livemode": flag, "customer": ref, "type": word, "status": word}
+
 	// stripeUnhandled is what is kept of the object of a type that we do not act on.
 	stripeUnhandled = map[string]keep{"id": ident, "object": word, "livemode": flag}
 )
@@ -126,6 +129,8 @@ var (
 	refundEvent         = stripeType{"refund", stripeRefund, (*stripeMessage).refund}
 	disputeEvent        = stripeType{"dispute", stripeDispute, (*stripeMessage).dispute}
 	checkoutEvent       = stripeType{"checkout.session", stripeCheckout, (*stripeMessage).checkout}
+	paymentMethodEvent  = stripeType{"payment_method", stripeCarrier, (*stripeMessage).carrier}
+	takenEvent          = stripeType{"charge", stripeCarrier, (*stripeMessage).carrier}
 	scheduleEvent       = stripeType{"subscription_schedule", stripeSchedule, (*stripeMessage).schedule}
 )
 
@@ -143,6 +148,10 @@ var stripeTypes = map[string]stripeType{
 	"invoice_payment.paid":                     invoicePaymentEvent,
 	"charge.refunded":                          chargeEvent,
 	"charge.refund.updated":                    refundEvent,
+	"charge.succeeded":                         takenEvent,
+	"payment_method.attached":                  paymentMethodEvent,
+	"payment_method.automatically_updated":     paymentMethodEvent,
+	"payment_method.updated":                   paymentMethodEvent,
 	"refund.created":                           refundEvent,
 	"refund.updated":                           refundEvent,
 	"refund.failed":                            refundEvent,
@@ -273,6 +282,9 @@ func (m *stripeMessage) schedule(o object) error {
 	}
 	return nil
 }
+
+// carrier reads an object that proves nothing of a purchase, and tells with which card a customer pays.
+func (m *stripeMessage) carrier(object) error { return nil }
 
 // add notes one proved state. The ids are the object's links: it and all of them belong to one purchase.
 func (m *stripeMessage) add(o entitlement.Object, ids ...string) {

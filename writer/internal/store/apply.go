@@ -38,6 +38,12 @@ type command struct {
 	buyer   string // index of the address in the command's own message, empty for none; see contacts.go
 	buyerOf entitlement.Link
 
+	cardsOf string   // a customer of Stripe who has another card by the command's own message, empty for none; see cards.go
+	cards   []string // all that are known of them by now
+
+	// relock: which card pays counts since this command, or no more. It holds the accounts whose trial locks were found anew. Nil: nothing changed.
+	relock map[entitlement.AccountID]bool
+
 	about []entitlement.AccountID // further accounts whose audit trail has the command
 }
 

@@ -340,8 +340,7 @@ func (c *command) startSession(body *StartSession) Result {
 	if a == nil {
 		return rejected(SlugNotFound, "account")
 	}
-	// One that is started in the second in which others were ended must not end with them: it is dated a second later.
-	return Result{Account: body.Account, Stamp: a.acc.SessionsFrom}
+	return Result{Account: body.Account, Stamp: a.acc.NextSession(body.Device, c.now)}
 }
 
 func byGrantID(g entitlement.Grant, id string) int { return cmp.Compare(g.ID, id) }
@@ -454,6 +453,9 @@ func (c *command) current(kind replication.Kind, v any) {
 func (c *command) putPolicy(body *PutPolicy) Result {
 	if c.st.Rules < rulesAccounts { // writers of an older version do not know these, and must come to the same record (I17)
 		body.Policy.Transfer, body.Policy.Debt, body.Policy.TrialByPayment = "", false, false
+	}
+	if before := c.policyOf(c.Env); before.TrialByPayment != body.Policy.TrialByPayment {
+		c.relock = map[entitlement.AccountID]bool{}
 	}
 	if result := c.putCurrent(replication.KindPolicy, entitlement.Encode(&body.Policy)); result.Rejection != nil {
 		return result

@@ -27,6 +27,9 @@ func (c *command) recordEvent(d *decoded) Result {
 	}
 	row := c.newEventRow(ev.Type, d.digest[:])
 	row.CreatedAt = ev.CreatedAt
+	if ev.Environment == c.Env {
+		c.seeCard(d.event.CardOf, d.event.Card)
+	}
 	var edits []*purchaseEdit
 	switch {
 	case ev.Kind == entitlement.Unreadable:
@@ -43,9 +46,11 @@ func (c *command) recordEvent(d *decoded) Result {
 	default:
 		row.Outcome = Recorded
 		edits = c.planEvent(ev)
-		if !c.fits(edits) {
+		if edits = append(edits, c.planCards(edits)...); !c.fits(edits) {
 			row.Outcome, edits = TooLarge, nil
+			break
 		}
+		c.writeCards()
 	}
 	var subjects []subject
 	for _, e := range edits {

@@ -80,6 +80,10 @@ type RecordEvent struct {
 	// the event: its sameness does not depend on the key that makes indexes. Both are there since rules 3.
 	Buyer   string           `cbor:"3,keyasint,omitempty"`
 	BuyerOf entitlement.Link `cbor:"4,keyasint,omitempty"`
+	// Card is the index of the fingerprint of a card that the message has, in hexadecimal digits, and CardOf the customer of Stripe whose card it is. They are there
+	// since rules 3, and no part of the event for the same reason.
+	Card   string `cbor:"5,keyasint,omitempty"`
+	CardOf string `cbor:"6,keyasint,omitempty"`
 }
 
 // CreateAccount makes an account, or finds the one that owns all of Aliases.
@@ -267,6 +271,9 @@ type Login struct {
 type Session struct {
 	Account  entitlement.AccountID `cbor:"1,keyasint"`
 	IssuedAt int64                 `cbor:"2,keyasint"` // Unix seconds
+	Device   string                `cbor:"3,keyasint,omitempty"`
+	// SignIn: a token of an identity provider stands for it, which nobody but the provider can end.
+	SignIn bool `cbor:"4,keyasint,omitempty"`
 }
 
 // Idempotency makes the repeat of a request harmless for 24 h: the same Scope (a hash of environment, caller, method, path and

@@ -78,7 +78,7 @@ func goldenCommands() []Command {
 		{TypeRestore, sandbox, &RestorePurchase{Account: "acc_1", Purchase: "stripe:sub_1", Support: true, Idempotency: key}},
 		{TypeConsume, sandbox, &Consume{Account: "acc_1", ID: "c_1", Credit: "coins", Amount: 3, Idempotency: key}},
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
-		{TypeLogin, sandbox, &Login{New: "acc_3", From: &Session{Account: "acc_1", IssuedAt: 5}, To: &Session{Account: "acc_2", IssuedAt: 6}, Alias: &alias,
+		{TypeLogin, sandbox, &Login{New: "acc_3", From: &Session{Account: "acc_1", IssuedAt: 5, Device: "d", SignIn: true}, To: &Session{Account: "acc_2", IssuedAt: 6}, Alias: &alias,
 			Merge: "merge_1", Device: "d", TTLSeconds: 60, Idempotency: key}},
 		{TypePutLink, sandbox, &PutLink{Hash: make([]byte, linkHashBytes), Account: "acc_1", Purchase: "stripe:sub_1", TTLSeconds: 60, Idempotency: key, Mailed: true}},
 		{TypeRedeemLink, sandbox, &RedeemLink{Hash: make([]byte, linkHashBytes), From: &Session{Account: "acc_1", IssuedAt: 5}, Account: "acc_2", Merge: "merge_1", Idempotency: key, Renew: make([]byte, linkHashBytes)}},
@@ -112,7 +112,9 @@ func TestGoldenCommands(t *testing.T) {
 			t.Errorf("command %d: known %t, golden bytes %t", c, c.known(), there[c])
 		}
 	}
-	for _, c := range goldenCommands() {
+	carded := NewCommand(TypeRecordEvent, sandbox, "corr", &RecordEvent{Event: event("evt_card"), Card: strings.Repeat("0a", cardBytes), CardOf: "cus_1"})
+	carded.Stamp = startTime
+	for _, c := range append(goldenCommands(), carded) {
 		encoded := c.Encode()
 		fmt.Fprintf(&text, "%d %x\n", c.Type, encoded)
 		if back, err := DecodeCommand(encoded); err != nil || !reflect.DeepEqual(back, c) {

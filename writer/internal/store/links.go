@@ -155,9 +155,9 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	if rejection := c.sessionEnded(body.From); rejection != nil {
 		return Result{Rejection: rejection}
 	}
-	by := body.Account
+	by, device := body.Account, ""
 	if body.From != nil {
-		by = body.From.Account
+		by, device = body.From.Account, body.From.Device
 	}
 	if by != "" && !c.exists(by) {
 		return rejected(SlugNotFound, "account")
@@ -177,13 +177,13 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	case by == "":
 		return rejected(SlugInvalidRequest, "a link to a purchase is redeemed by an account")
 	case row.By != "":
-		return c.redeemedBefore(by, &row)
+		return c.redeemedBefore(by, &row, device)
 	case c.now >= row.ExpiresAt:
 		return c.renewLink(body, key, &row)
 	}
 	var result Result
 	if row.Account != "" {
-		result = c.enteredByLink(by, body.Merge, &row)
+		result = c.enteredByLink(by, body.Merge, device, &row)
 	} else {
 		result = c.claimPurchase(&ClaimPurchase{Account: by, Purchase: row.Purchase})
 		row.Moved = []entitlement.PurchaseID{row.Purchase}
@@ -191,6 +191,8 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	if result.Rejection != nil {
 		return result
 	}
+	to := c.own(result.Account)
+	result.Stamp = to.NextSession(device, c.now)
 	row.By, row.To, row.Merge = by, result.Account, result.Merge
 	if row.Mailed { // nothing is mailed any more
 		c.forget(linkHolder(row.Account, row.Purchase), LinkText(body.Hash))
@@ -231,7 +233,7 @@ func (r *Reader) LinkAddress(env entitlement.Environment, l *RenewedLink) []byte
 }
 
 // enteredByLink leads who redeems to the link's account. What an anonymous account had comes along.
-func (c *command) enteredByLink(by entitlement.AccountID, merge string, row *linkRow) Result {
+func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, row *linkRow) Result {
 	if !c.exists(row.Account) {
 		return rejected(SlugNotFound, "account")
 	}
@@ -241,7 +243,7 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge string, row *lin
 			had = append(had, p.ID)
 		}
 	}
-	result := c.entered(by, row.Account, merge)
+	result := c.entered(by, row.Account, merge, device)
 	if result.Merge != "" {
 		slices.Sort(had)
 		row.Moved = slices.Compact(had)
@@ -250,7 +252,7 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge string, row *lin
 }
 
 // redeemedBefore answers who redeems a link again: the same person as before, as the first time; anybody else is refused.
-func (c *command) redeemedBefore(by entitlement.AccountID, row *linkRow) Result {
+func (c *command) redeemedBefore(by entitlement.AccountID, row *linkRow, device string) Result {
 	who := c.survivor(by)
 	if who != c.survivor(row.By) && who != c.survivor(row.To) {
 		return rejected(SlugLinkUsed, "another account has redeemed this link")
@@ -258,5 +260,6 @@ func (c *command) redeemedBefore(by entitlement.AccountID, row *linkRow) Result 
 	if !c.exists(row.To) {
 		return rejected(SlugNotFound, "account")
 	}
-	return Result{Account: row.To, Existing: true, Stamp: c.own(row.To).SessionsFrom, Merge: row.Merge, Moved: row.Moved, Anonymous: c.anonymous(row.To)}
+	to := c.own(row.To)
+	return Result{Account: row.To, Existing: true, Stamp: to.NextSession(device, c.now), Merge: row.Merge, Moved: row.Moved, Anonymous: c.anonymous(row.To)}
 }

@@ -23,6 +23,7 @@ func (c *command) login(body *Login) Result {
 	case body.To != nil:
 		to = body.To.Account
 	case body.Alias == nil:
+		c.signOut(body.From)
 		return c.madeAnonymous(body.New)
 	case body.Alias.Kind != entitlement.OIDCSubject || !validAlias(*body.Alias):
 		return rejected(SlugInvalidRequest, "alias")
@@ -36,7 +37,7 @@ func (c *command) login(body *Login) Result {
 	if to == "" {
 		return c.identified(from, body)
 	}
-	return c.entered(from, to, body.Merge)
+	return c.entered(from, to, body.Merge, body.Device)
 }
 
 // sessionEnded says why a session does not count; nil for none is nil.
@@ -48,10 +49,18 @@ func (c *command) sessionEnded(s *Session) *Rejection {
 	switch {
 	case a == nil:
 		return &Rejection{Slug: SlugInvalidCredential, Detail: "the session's account is not there"}
-	case s.IssuedAt < a.acc.SessionsFrom:
-		return &Rejection{Slug: SlugSessionEnded, Detail: "the account's sessions were ended after this one was issued"}
+	case s.SignIn && s.IssuedAt < a.acc.SessionsFrom, !s.SignIn && a.acc.SessionEnded(s.Device, s.IssuedAt):
+		return &Rejection{Slug: SlugSessionEnded, Detail: "this session was ended, or all of the account, after it was issued"}
 	}
 	return nil
+}
+
+// signOut ends the session of who leaves for a new anonymous account; nil for none. An anonymous account has no other name than its session, which stays valid:
+// with it what was bought would be lost.
+func (c *command) signOut(s *Session) {
+	if s != nil && !s.SignIn && !c.anonymous(s.Account) {
+		c.account(s.Account).acc.SignOut(s.Device, s.IssuedAt, c.now)
+	}
 }
 
 func (c *command) madeAnonymous(id entitlement.AccountID) Result {
@@ -80,13 +89,13 @@ func (c *command) identified(from entitlement.AccountID, body *Login) Result {
 	}
 	var details accountRow
 	c.decode(bucketAccounts, envKey(c.Env, string(from)), &details)
-	return Result{Account: from, Existing: true, Stamp: c.account(from).acc.SessionsFrom, Rejection: c.addAliases(from, &details, aliases)}
+	return Result{Account: from, Existing: true, Stamp: c.account(from).acc.NextSession(body.Device, c.now), Rejection: c.addAliases(from, &details, aliases)}
 }
 
 // entered leads the app from one account to another, which exists. An anonymous one is merged into it, under the id merge; of any other nothing moves. One
 // that cannot be merged, because of its size or that of the group, is left behind: whoever signs in must not be locked out for that.
-func (c *command) entered(from, to entitlement.AccountID, merge string) Result {
-	result := Result{Account: to, Existing: true, Anonymous: c.anonymous(to), Stamp: c.account(to).acc.SessionsFrom}
+func (c *command) entered(from, to entitlement.AccountID, merge, device string) Result {
+	result := Result{Account: to, Existing: true, Anonymous: c.anonymous(to), Stamp: c.account(to).acc.NextSession(device, c.now)}
 	if merge == "" || c.survivor(from) == c.survivor(to) || !c.anonymous(from) {
 		return result
 	}

@@ -139,7 +139,7 @@ func (c *command) writeGroup(g *mergedGroup) {
 	c.write(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(g.survivor), Value: g.value})
 	for i := range g.parts[1:] {
 		part := &g.parts[1+i]
-		pointer := entitlement.Pointer{Account: g.survivor, SessionsFrom: part.SessionsFrom}
+		pointer := entitlement.Pointer{Account: g.survivor, SessionsFrom: part.SessionsFrom, SignedOut: part.SignedOut}
 		c.write(replication.Record{Env: c.Env, Kind: replication.KindPointer, Key: string(part.ID), Value: entitlement.Encode(&pointer)})
 	}
 }

@@ -19,12 +19,14 @@ const maxPurchaseBytes = 1 << 20
 
 // purchaseEdit is one purchase as it will be: planned first, written only when all of the command's records are known to fit.
 type purchaseEdit struct {
-	id     entitlement.PurchaseID
-	row    purchaseRow
-	value  []byte // row, encoded
-	before []storedPurchase
-	was    []entitlement.Identity // what each of before said of its buyer
-	is     entitlement.Identity   // what the purchase says of them
+	id      entitlement.PurchaseID
+	row     purchaseRow
+	value   []byte // row, encoded
+	before  []storedPurchase
+	was     []entitlement.Identity // what each of before said of its buyer
+	is      entitlement.Identity   // what the purchase says of them
+	had     [][]string             // by what names its buyer was known by each of before, and is now: see persons
+	persons []string
 	// shown is false while only fragments are known, such as a refund whose payment did not come yet.
 	shown bool
 	// doubts are what the provider is to be asked for. Fragments have some too: a hint of a subscription that we never saw.
@@ -94,6 +96,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.id = e.row.Evidence.ID()
 	e.is = e.row.Evidence.Identity()
 	c.tell(toldPurchase{e.id, known, e.is}, e.was)
+	c.knowPersons(e)
 	e.row.Owner = c.ownerOf(&e.row, &e.is)
 	e.row.Shares = c.sharesOf(&e.row)
 	if c.lost != nil {

@@ -38,6 +38,7 @@ var (
 	bucketMerges       = []byte("merges")        // env | account that was merged -> mergeRow
 	bucketPersons      = []byte("persons")       // env | length (2) | a store's name of a person | purchase id -> 1 where the purchase had a trial, else 0
 	bucketNamed        = []byte("named")         // env | length (2) | alias | purchase id -> 't' where the purchase names an account, else 'n' | purchase id: what its newest statements call its buyer
+	bucketCards        = []byte("cards")         // env | a customer of Stripe -> indexes (32 each) of the cards that they were seen with, sorted
 	bucketIntents      = []byte("intents")       // env | intent id -> intentRow
 	bucketLeases       = []byte("leases")        // env | length (2) | account | what is leased -> intent id
 	bucketDue          = []byte("due")           // stamp (8) | env | intent id -> nothing: when the intent's row goes
@@ -65,7 +66,7 @@ var (
 // hashed are the buckets that the full hash covers: what writers keep beyond records, the change log (its chain covers it) and meta.
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
-	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketIntents, bucketLeases, bucketDue, bucketSpends,
+	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketCards, bucketIntents, bucketLeases, bucketDue, bucketSpends,
 	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue,
 	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames}
 

@@ -20,6 +20,10 @@ func (c *RecordEvent) ReadCanonical(r *canonical.Reader) {
 			c.Buyer = r.String()
 		case 4:
 			c.BuyerOf = entitlement.Link(r.String())
+		case 5:
+			c.Card = r.String()
+		case 6:
+			c.CardOf = r.String()
 		default:
 			r.Fail()
 		}
@@ -34,6 +38,8 @@ func (c *RecordEvent) WriteCanonical(w *canonical.Writer) {
 	w.True(m, 2, c.Pulled)
 	w.Text(m, 3, c.Buyer)
 	w.Text(m, 4, string(c.BuyerOf))
+	w.Text(m, 5, c.Card)
+	w.Text(m, 6, c.CardOf)
 }
 
 // ReadCanonical implements canonical.Readable.

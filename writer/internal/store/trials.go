@@ -31,12 +31,12 @@ func (c *command) writePersons(e *purchaseEdit) {
 	if c.st.Rules < rulesAccounts {
 		return
 	}
-	var persons []string
-	if e.shown {
-		persons = e.row.Evidence.Persons()
+	persons := e.persons
+	if !e.shown {
+		persons = nil
 	}
-	for _, p := range e.before {
-		for _, person := range p.row.Evidence.Persons() {
+	for i, p := range e.before {
+		for _, person := range e.had[i] {
 			if p.id != e.id || !slices.Contains(persons, person) { // a newer word may name another buyer
 				c.delete(bucketPersons, personKey(c.Env, person, p.id))
 			}
@@ -49,9 +49,9 @@ func (c *command) writePersons(e *purchaseEdit) {
 
 // personsOf lists by whom the purchase is bought, and those who did by what was known before, sorted.
 func (e *purchaseEdit) personsOf() []string {
-	persons := e.row.Evidence.Persons()
-	for _, p := range e.before {
-		persons = append(persons, p.row.Evidence.Persons()...)
+	persons := slices.Clone(e.persons)
+	for _, had := range e.had {
+		persons = append(persons, had...)
 	}
 	slices.Sort(persons)
 	return slices.Compact(persons)
@@ -71,8 +71,13 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 	for _, e := range edits {
 		planned[e.id] = e
 	}
+	policy := c.policyOf(c.Env)
 	var owners []entitlement.AccountID
 	for _, e := range edits {
+		if c.relock != nil && !c.relock[e.row.Owner] { // as every purchase is planned anew, each owner has their turn
+			c.relock[e.row.Owner] = true
+			owners = append(owners, e.row.Owner)
+		}
 		persons := e.personsOf()
 		if !e.shown || len(persons) == 0 || c.sameTrial(e, persons) {
 			continue
@@ -82,6 +87,9 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 			owners = append(owners, p.row.Owner)
 		}
 		for _, person := range persons {
+			if !counts(&policy, person) {
+				continue
+			}
 			c.boughtBy(person, planned, func(id entitlement.PurchaseID, _ bool) {
 				if row, ok := c.plannedRow(id, planned); ok {
 					owners = append(owners, row.Owner)
@@ -92,9 +100,40 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 	slices.Sort(owners)
 	for _, id := range slices.Compact(owners) {
 		if a := c.account(id); a != nil {
-			a.acc.TrialLocked = c.trialLocked(&a.acc, planned)
+			a.acc.TrialLocked = c.trialLocked(&a.acc, planned, &policy)
 		}
 	}
+}
+
+// indexPersons notes by whom purchases were bought that were told of before rulesAccounts, and locks the trials that those have used up. How a store itself calls a person
+// was not kept then: that comes with its next message.
+func (c *command) indexPersons(ids []entitlement.PurchaseID) {
+	policy := c.policyOf(c.Env)
+	var owners []entitlement.AccountID
+	for _, id := range ids {
+		p, ok := c.loadPurchase(id)
+		if !ok {
+			return
+		}
+		persons := p.row.Evidence.Persons()
+		if len(persons) == 0 || !p.row.Evidence.IsPurchase() {
+			continue
+		}
+		folded := entitlement.Fold(p.row.Evidence, policy)
+		for _, person := range persons {
+			c.put(bucketPersons, personKey(c.Env, person, id), trialFlag(folded.TrialUsed))
+		}
+		owners = append(owners, p.row.Owner)
+	}
+	slices.Sort(owners)
+	for _, id := range slices.Compact(owners) {
+		c.accounts = nil
+		if a := c.account(id); a != nil && c.trialLocked(&a.acc, nil, &policy) {
+			a.acc.TrialLocked = true
+			c.commit(nil) // one that no longer fits keeps what it had
+		}
+	}
+	c.accounts = nil
 }
 
 // sameTrial reports whether nothing has changed that decides about anybody's trial, as is so for every renewal.
@@ -102,7 +141,7 @@ func (c *command) sameTrial(e *purchaseEdit, persons []string) bool {
 	if len(e.before) != 1 || e.before[0].id != e.id || e.before[0].row.Owner != e.row.Owner {
 		return false
 	}
-	if !slices.Equal(e.row.Evidence.Persons(), e.before[0].row.Evidence.Persons()) {
+	if !slices.Equal(e.persons, e.had[0]) {
 		return false
 	}
 	return !slices.ContainsFunc(persons, func(person string) bool {
@@ -121,7 +160,7 @@ func (c *command) boughtBy(person string, planned map[entitlement.PurchaseID]*pu
 		}
 	}
 	for _, e := range planned {
-		if e != nil && e.shown && slices.Contains(e.row.Evidence.Persons(), person) {
+		if e != nil && e.shown && slices.Contains(e.persons, person) {
 			fn(e.id, e.trial)
 		}
 	}
@@ -136,38 +175,54 @@ func (c *command) plannedRow(id entitlement.PurchaseID, planned map[entitlement.
 }
 
 // trialLocked reports whether somebody who bought one of the account's own purchases had a trial with any.
-func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.PurchaseID]*purchaseEdit) bool {
-	locked := false
+func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.PurchaseID]*purchaseEdit, policy *entitlement.Policy) bool {
 	for i := range a.Purchases {
 		row, ok := c.plannedRow(a.Purchases[i].ID, planned)
 		if !ok || row.Owner != a.ID {
 			continue
 		}
-		for _, person := range row.Evidence.Persons() {
-			c.boughtBy(person, planned, func(_ entitlement.PurchaseID, trial bool) { locked = locked || trial })
+		is := row.Evidence.Identity()
+		if c.hadTrial(c.persons(&row.Evidence, &is, true), planned, policy) {
+			return true
 		}
 	}
-	return locked
+	return false
+}
+
+// hadTrial reports whether a person who is known by one of the names had a trial, as far as the name counts.
+func (c *command) hadTrial(persons []string, planned map[entitlement.PurchaseID]*purchaseEdit, policy *entitlement.Policy) bool {
+	had := false
+	for _, person := range persons {
+		if counts(policy, person) {
+			c.boughtBy(person, planned, func(_ entitlement.PurchaseID, trial bool) { had = had || trial })
+		}
+	}
+	return had
 }
 
 // knownForTrial reports whether one of the names that the account has by the API is that of a person who had a trial.
 func (c *command) knownForTrial(aliases []entitlement.Alias) bool {
-	known := false
+	var persons []string
 	for _, a := range aliases {
-		c.boughtBy(string(a.Kind)+":"+a.Value, nil, func(_ entitlement.PurchaseID, trial bool) { known = known || trial })
+		persons = append(persons, string(a.Kind)+":"+a.Value)
 	}
-	return known
+	policy := c.policyOf(c.Env)
+	return c.hadTrial(withCards(persons, &entitlement.Identity{Aliases: aliases}, c.cardsKnown), nil, &policy)
 }
 
-// TrialsOfBuyer lists the other purchases with a trial that were bought by whoever bought this one, by what stores say of them, sorted. Error:
-// replication.ErrCorrupt.
+// TrialsOfBuyer lists the other purchases with a trial that were bought by whoever bought this one, by what stores say of them and, where the policy says so, by their
+// cards, sorted. Error: replication.ErrCorrupt.
 func (r *Reader) TrialsOfBuyer(env entitlement.Environment, id entitlement.PurchaseID) ([]entitlement.PurchaseID, error) {
 	p, found, err := r.Purchase(env, id)
 	if err != nil || !found {
 		return nil, err
 	}
+	persons, err := r.persons(env, &p.Evidence)
+	if err != nil {
+		return nil, err
+	}
 	var trials []entitlement.PurchaseID
-	for _, person := range p.Evidence.Persons() {
+	for _, person := range persons {
 		prefix := personPrefix(env, person)
 		cursor := r.tx.Bucket(bucketPersons).Cursor()
 		for k, flag := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, flag = cursor.Next() {
