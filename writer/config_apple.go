@@ -36,7 +36,7 @@ type AppleConfig struct {
 	HistoryInterval time.Duration `config:"history_interval"`
 }
 
-// minHistoryInterval leaves most of what Apple allows an app to ask to others.
+// minHistoryInterval leaves most of what a provider allows an app to ask to others.
 const minHistoryInterval = time.Minute
 
 // ErrNoAppleAPI means that there is no key to ask the App Store with.

@@ -19,6 +19,8 @@ type StripeConfig struct {
 	APIKey config.Secret `config:"api_key"`
 	// APIBase is where Stripe's API is. Empty is https://api.stripe.com; http:// is for loopback addresses.
 	APIBase string `config:"api_base"`
+	// HistoryInterval is how often the leader reads which events Stripe could not deliver: a minute at least. 0 is a quarter of an hour.
+	HistoryInterval time.Duration `config:"history_interval"`
 }
 
 func (s *StripeConfig) validate(env entitlement.Environment, at string, m *config.Mistakes) {
@@ -29,6 +31,9 @@ func (s *StripeConfig) validate(env entitlement.Environment, at string, m *confi
 		m.Add(at+".api_base", "%v", err)
 	} else if err != nil {
 		m.Add(at+".api_key", "%v", err)
+	}
+	if s.HistoryInterval != 0 && s.HistoryInterval < minHistoryInterval {
+		m.Add(at+".history_interval", "want %s or more", minHistoryInterval)
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 )
 
 // historyKeepers are the providers that keep what they have sent.
-var historyKeepers = []entitlement.Provider{entitlement.Apple}
+var historyKeepers = []entitlement.Provider{entitlement.Apple, entitlement.Stripe}
 
 // What came of a look, and of a message in it, in the words of the metrics.
 const (
@@ -62,8 +62,11 @@ func (w *Writer) recoverMissed(ctx context.Context) {
 
 // historyInterval returns how often a provider's history is read.
 func (e *EnvironmentConfig) historyInterval(of entitlement.Provider) time.Duration {
-	if of == entitlement.Apple && e.Apple != nil && e.Apple.HistoryInterval > 0 {
+	switch {
+	case of == entitlement.Apple && e.Apple != nil && e.Apple.HistoryInterval > 0:
 		return e.Apple.HistoryInterval
+	case of == entitlement.Stripe && e.Stripe != nil && e.Stripe.HistoryInterval > 0:
+		return e.Stripe.HistoryInterval
 	}
 	return historyDefault
 }
@@ -82,7 +85,9 @@ func (w *Writer) readHistory(ctx context.Context, env entitlement.Environment, k
 		}
 		if err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "what a provider has sent not read", "provider", keeper.Provider(), "environment", env, "from", done, "error", err, "provider_request_id", requestIDOf(err))
-			pause = historyRetry
+			if !errors.Is(err, provider.ErrCredential) { // an operator must act
+				pause = historyRetry
+			}
 			if failed := (*provider.PullError)(nil); errors.As(err, &failed) {
 				pause = max(pause, failed.RetryAfter)
 			}

@@ -36,6 +36,11 @@ type Message struct {
 	Done     bool        `json:"done,omitempty"` // a success, or given up
 }
 
+// delivered reports whether an attempt was a success.
+func (m *Message) delivered() bool {
+	return slices.ContainsFunc(m.Attempts, func(a Attempt) bool { return deliveries[m.Provider].success(a.Status) })
+}
+
 // Attempt is one posting of a message.
 type Attempt struct {
 	At     time.Time `json:"at"`     // virtual

@@ -162,19 +162,49 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 	paths := map[string]string{"subscription": "subscriptions/%s?expand[]=latest_invoice.payments", "invoice": "invoices/%s?expand[]=payments", "invoice_payment": "invoice_payments/%s", "charge": "charges/%s",
 		"refund": "refunds/%s?expand[]=charge", "dispute": "disputes/%s", "checkout.session": "checkout/sessions/%s?expand[]=line_items"}
 	stores := s.Stores(Sandbox)
-	pulled := map[string]int{}
-	for id, name := range ids {
-		r := httptest.NewRequest(http.MethodGet, "/v1/"+fmt.Sprintf(paths[name], id), nil)
+	get := func(path string) (o any) {
+		r := httptest.NewRequest(http.MethodGet, "/v1/"+path, nil)
 		r.Header.Set("Authorization", "Bearer "+credentials[Sandbox].Stripe.APIKey)
 		w := httptest.NewRecorder()
 		stores.ServeHTTP(w, r)
-		var o any
 		if err := json.Unmarshal(w.Body.Bytes(), &o); err != nil || w.Code != http.StatusOK {
 			t.Errorf("GET %s: status %d, %v", r.URL, w.Code, err)
+			return nil
+		}
+		return o
+	}
+	pulled := map[string]int{}
+	intents := map[string]bool{}
+	for id, name := range ids {
+		o, _ := get(fmt.Sprintf(paths[name], id)).(map[string]any)
+		if o == nil {
 			continue
 		}
 		holds(name, "pull of "+name, o)
 		pulled[name]++
+		if intent, ok := o["payment_intent"].(string); ok {
+			intents[intent] = true
+		}
+	}
+	// Lists: what a payment paid, and what was sent.
+	listed := map[string]int{}
+	lists := []string{"events?limit=100", "events?limit=100&types[]=charge.dispute.created&types[]=charge.dispute.closed&created[gte]=1"}
+	for intent := range intents {
+		lists = append(lists, "invoice_payments?payment[type]=payment_intent&payment[payment_intent]="+intent, "checkout/sessions?expand[]=data.line_items&payment_intent="+intent)
+	}
+	for _, path := range lists {
+		list, _ := get(path).(map[string]any)
+		data, _ := list["data"].([]any)
+		for _, element := range data {
+			o := element.(map[string]any)
+			holds(o["object"].(string), "list of "+path, o)
+			listed[o["object"].(string)]++
+		}
+	}
+	for _, name := range []string{"event", "invoice_payment", "checkout.session"} {
+		if listed[name] == 0 {
+			t.Errorf("no %s was listed: %v", name, listed)
+		}
 	}
 	for name := range paths {
 		if pulled[name] == 0 {

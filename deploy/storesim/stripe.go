@@ -2,6 +2,7 @@ package storesim
 
 import (
 	"cmp"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,6 +11,9 @@ import (
 
 // stripeVersion is the shape of the messages: periods on the items, payments of their own. Answers have it too.
 const stripeVersion = "2025-09-30.clover"
+
+// stripeKeepsEvents is for how long Stripe lists what it sent.
+const stripeKeepsEvents = 30 * day
 
 func unix(t time.Time) any {
 	if t.IsZero() {
@@ -334,6 +338,21 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 	get("/v1/invoices/{id}", func(r *http.Request, x ref) object { return s.stripeWhole(r, x.p, x.term, "") })
 	get("/v1/invoices/{id}/lines", func(_ *http.Request, x ref) object { return s.stripeInvoice(x.p, x.term)["lines"].(object) })
 	get("/v1/invoice_payments/{id}", func(_ *http.Request, x ref) object { return s.stripePayment(x.p, x.term) })
+	s.handle(mux, Stripe, env, "GET /v1/invoice_payments", func(r *http.Request) (int, any) {
+		of := r.URL.Query()
+		if kind := of.Get("payment[type]"); kind != "payment_intent" || of.Get("payment[payment_intent]") == "" {
+			return http.StatusBadRequest, stripeError("invalid_request_error", "parameter_missing") // nobody asks for all of them
+		}
+		x, ok := s.stripeFind(env, of.Get("payment[payment_intent]"))
+		if !ok {
+			return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
+		}
+		var list []object
+		if x.p.recurs() && x.p.Terms[x.term].Cents > 0 {
+			list = append(list, s.stripePayment(x.p, x.term))
+		}
+		return http.StatusOK, stripePage(r, "/v1/invoice_payments", list)
+	})
 	get("/v1/charges/{id}", func(_ *http.Request, x ref) object { return s.stripeCharge(x.p, x.term) })
 	get("/v1/refunds/{id}", func(r *http.Request, x ref) object {
 		t := &x.p.Terms[x.term]
@@ -348,18 +367,7 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 	})
 	get("/v1/checkout/sessions/{id}", func(r *http.Request, x ref) object {
 		o := s.stripeCheckout(x.p)
-		if expands(r, "line_items") {
-			o["line_items"] = stripeList("/v1/checkout/sessions/"+r.PathValue("id")+"/line_items", s.stripeLine(x.p))
-		}
-		if intent, ok := o["payment_intent"].(string); ok && expands(r, "payment_intent") {
-			status := "succeeded"
-			if x.p.Phase == Pending {
-				status = "processing"
-			} else if x.p.Terms[0].PaidAt.IsZero() {
-				status = "requires_payment_method"
-			}
-			o["payment_intent"] = object{"id": intent, "object": "payment_intent", "status": status, "livemode": !x.p.sandbox()}
-		}
+		s.stripeExpand(r, x.p, o, "")
 		return o
 	})
 	get("/v1/checkout/sessions/{id}/line_items", func(r *http.Request, x ref) object { return stripeList(r.URL.Path, s.stripeLine(x.p)) })
@@ -370,6 +378,25 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 			}
 		}
 		return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
+	})
+	s.handle(mux, Stripe, env, "GET /v1/events", func(r *http.Request) (int, any) {
+		of := r.URL.Query()
+		var list []object
+		for _, m := range s.messages {
+			made := int(m.At.Unix())
+			if m.Provider != Stripe || m.Env != env || s.clock.Sub(m.At) > stripeKeepsEvents || len(of["types[]"]) > 0 && !slices.Contains(of["types[]"], m.Type) {
+				continue
+			}
+			if made < queryInt(r, "created[gte]") || of.Has("created[lt]") && made >= queryInt(r, "created[lt]") || of.Get("delivery_success") == "false" && m.delivered() {
+				continue
+			}
+			var o object
+			if err := json.Unmarshal(m.Body, &o); err == nil {
+				list = append(list, o)
+			}
+		}
+		slices.Reverse(list) // the newest first
+		return http.StatusOK, stripePage(r, "/v1/events", list)
 	})
 	s.handle(mux, Stripe, env, "GET /v1/subscriptions", func(r *http.Request) (int, any) {
 		var list []object
@@ -384,8 +411,13 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 	s.handle(mux, Stripe, env, "GET /v1/checkout/sessions", func(r *http.Request) (int, any) {
 		var list []object
 		for _, p := range s.order {
-			if o := r.URL.Query().Get("customer"); p.Provider == Stripe && p.Env == env && (o == "" || o == s.stripeCustomer(p)) {
-				list = append(list, s.stripeCheckout(p))
+			customer, intent := r.URL.Query().Get("customer"), r.URL.Query().Get("payment_intent")
+			if p.Provider != Stripe || p.Env != env || customer != "" && customer != s.stripeCustomer(p) {
+				continue
+			}
+			if o := s.stripeCheckout(p); intent == "" || intent == o["payment_intent"] {
+				s.stripeExpand(r, p, o, "data.")
+				list = append(list, o)
 			}
 		}
 		slices.Reverse(list) // the newest first
@@ -407,6 +439,22 @@ func (s *Sim) stripeWhole(r *http.Request, p *Purchase, term int, prefix string)
 		o["payments"] = stripeList("/v1/invoice_payments", s.stripePayment(p, term))
 	}
 	return o
+}
+
+// stripeExpand puts into a session what is asked for in full.
+func (s *Sim) stripeExpand(r *http.Request, p *Purchase, o object, prefix string) {
+	if expands(r, prefix+"line_items") {
+		o["line_items"] = stripeList("/v1/checkout/sessions/"+o["id"].(string)+"/line_items", s.stripeLine(p))
+	}
+	if intent, ok := o["payment_intent"].(string); ok && expands(r, prefix+"payment_intent") {
+		status := "succeeded"
+		if p.Phase == Pending {
+			status = "processing"
+		} else if p.Terms[0].PaidAt.IsZero() {
+			status = "requires_payment_method"
+		}
+		o["payment_intent"] = object{"id": intent, "object": "payment_intent", "status": status, "livemode": !p.sandbox()}
+	}
 }
 
 // stripePage is the part of a list after starting_after, up to limit.

@@ -22,15 +22,19 @@ type Doubt struct {
 func (d *Doubt) Provider() Provider { return cmp.Or(d.By, Stripe) }
 
 // Doubts lists what asking the provider could settle, sorted by kind and id: objects that are tied or partial, objects that a hint names and
-// that have no state as new as the hint, one-time payments whose products are not known, sales that the provider waits to hear about, and
-// subscriptions of which an aggregator has said something since their store did. The evidence need not be a purchase.
+// that have no state as new as the hint, one-time payments whose products are not known, sales that the provider waits to hear about,
+// subscriptions of which an aggregator has said something since their store did, and money that came back from nobody knows what. The evidence need
+// not be a purchase.
 func (e Evidence) Doubts() []Doubt { return e.DoubtsUnder(Policy{}) }
 
-// DoubtsUnder is Doubts by the rules of a policy: older ones left the aggregator the last word.
+// DoubtsUnder is Doubts by the rules of a policy: older ones left the aggregator the last word, and waited for what a payment had bought.
 func (e Evidence) DoubtsUnder(p Policy) []Doubt {
 	var out []Doubt
 	if p.asksStores() {
 		out = e.outspoken()
+	}
+	if p.asksPayments() {
+		out = append(out, e.orphans()...)
 	}
 	add := func(kind ObjectKind, o *Object, from int64) {
 		if kind == KindSale {
@@ -88,6 +92,46 @@ func (e Evidence) outspoken() (out []Doubt) {
 		own, other := e.lastWord(providerOf(t.Store)), e.lastWord(by)
 		if own.chain != nil && other.at > own.at && !(own.overBefore(other.at) && other.overBefore(other.at)) {
 			out = append(out, Doubt{own.chain.Kind, own.chain.ID, other.at, own.chain.By, true})
+		}
+	}
+	return out
+}
+
+// orphans lists what ties money that was given back, or is disputed, to what it had bought, where no message has: those of its invoice can be lost for good, and
+// then a refund or a chargeback waits for them for ever while access goes on. Step by step that is what the payment paid, the invoice, and its
+// subscription. A payment is asked about once, whatever it paid: merchants sell much that is not for us. Nothing is open where Stripe cannot be asked.
+func (e Evidence) orphans() (out []Doubt) {
+	back := func(o *Object) bool { return o.Charge != nil || o.Refund != nil || o.Dispute != nil }
+	if e.IsPurchase() || !slices.ContainsFunc(e.Objects, func(o Object) bool { return back(&o) }) {
+		return nil
+	}
+	paid := func(id string) bool { // an answer said what, or a message
+		return slices.ContainsFunc(e.Objects, func(o Object) bool {
+			return o.Payment != nil && (o.ID == id || o.Payment.PaymentIntent == id || o.Payment.Charge == id)
+		})
+	}
+	ask := func(kind ObjectKind, id string) {
+		if id != "" && e.find(kind, id, "") == nil {
+			out = append(out, Doubt{Kind: kind, ID: id, Echo: true})
+		}
+	}
+	for i := range e.Objects {
+		o, payment := &e.Objects[i], ""
+		switch {
+		case o.Charge != nil:
+			payment = firstOf(o.Charge.PaymentIntent, o.ID)
+			ask(KindInvoice, o.Charge.Invoice)
+		case o.Refund != nil:
+			payment = firstOf(o.Refund.PaymentIntent, o.Refund.Charge)
+		case o.Dispute != nil:
+			payment = firstOf(o.Dispute.PaymentIntent, o.Dispute.Charge)
+		case o.Payment != nil:
+			ask(KindInvoice, o.Payment.Invoice)
+		case o.Invoice != nil:
+			ask(KindSubscription, o.Invoice.Subscription)
+		}
+		if !paid(payment) {
+			ask(KindPayment, payment)
 		}
 	}
 	return out

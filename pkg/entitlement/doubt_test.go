@@ -33,11 +33,40 @@ func TestDoubts(t *testing.T) {
 	over := Object{Kind: KindRenewal, ID: "c", By: Adapty, At: 30e9, Links: []Link{"stripe:sub_1"}, Renewal: &Renewal{Phase: PhaseExpired}}
 	early := sold(5)
 	early.At += 7
+	// Money that came back, of a payment that no purchase is known to have been paid by.
+	links := func(ids ...string) (out []Link) {
+		for _, id := range ids {
+			out = append(out, Link("stripe:"+id))
+		}
+		return out
+	}
+	disputed := Object{Kind: KindDispute, ID: "dp_1", At: 10, Links: links("ch_1", "dp_1", "pi_1"), Dispute: &Dispute{Status: "needs_response", Charge: "ch_1", PaymentIntent: "pi_1"}}
+	refunded := Object{Kind: KindRefund, ID: "re_1", At: 10, Links: links("ch_1", "re_1"), Refund: &Refund{Status: RefundSucceeded, Charge: "ch_1"}}
+	charged := Object{Kind: KindCharge, ID: "ch_1", At: 10, Links: links("ch_1", "in_1", "pi_1"), Charge: &Charge{PaymentIntent: "pi_1", Invoice: "in_1", Amount: 1, Refunded: true}}
+	asked := Object{Kind: KindPayment, ID: "pi_1", At: 1, Links: links("pi_1"), Payment: &Payment{PaymentIntent: "pi_1"}}
+	askedOfCharge := Object{Kind: KindPayment, ID: "ch_1", At: 1, Links: links("ch_1"), Payment: &Payment{Charge: "ch_1"}}
+	pays := Object{Kind: KindPayment, ID: "inpay_1", At: 1, Links: links("in_1", "inpay_1", "pi_1"), Payment: &Payment{Invoice: "in_1", PaymentIntent: "pi_1", Status: "paid"}}
+	invoice := Object{Kind: KindInvoice, ID: "in_1", At: 1, Links: links("in_1", "sub_1"), Invoice: &Invoice{Status: InvoicePaid, Subscription: "sub_1"}}
+	other := invoice
+	other.Invoice = &Invoice{Status: InvoicePaid}
+	owned := state(1, Active)
+	owned.Links = links("sub_1", "in_1")
 	tests := []struct {
 		name    string
 		objects []Object
 		want    []Doubt
 	}{
+		{"a dispute of a payment that nobody told of", []Object{disputed}, []Doubt{{Kind: KindPayment, ID: "pi_1", Echo: true}}},
+		{"a refund that names its charge alone", []Object{refunded}, []Doubt{{Kind: KindPayment, ID: "ch_1", Echo: true}}},
+		{"a charge that names its invoice", []Object{charged}, []Doubt{{Kind: KindInvoice, ID: "in_1", Echo: true}, {Kind: KindPayment, ID: "pi_1", Echo: true}}},
+		{"a payment that paid for nothing of ours is asked about once", []Object{disputed, asked}, nil},
+		{"a charge too", []Object{refunded, askedOfCharge}, nil},
+		{"its invoice comes next", []Object{disputed, asked, pays}, []Doubt{{Kind: KindInvoice, ID: "in_1", Echo: true}}},
+		{"and need not be asked for by the payment where a message tied them", []Object{disputed, pays}, []Doubt{{Kind: KindInvoice, ID: "in_1", Echo: true}}},
+		{"its subscription comes last", []Object{disputed, pays, invoice}, []Doubt{{Kind: sub, ID: "sub_1", Echo: true}}},
+		{"and settles it", []Object{disputed, pays, invoice, owned}, nil},
+		{"an invoice of no subscription settles it too", []Object{disputed, pays, other}, nil},
+		{"a payment that was not given back is not asked about", []Object{pays, invoice}, nil},
 		{"one state is no doubt", []Object{state(10, Active)}, nil},
 		{"two states of one version", []Object{state(10, Active), state(10, PastDue)}, []Doubt{{Kind: sub, ID: "sub_1", From: 11}}},
 		{"the same state twice is none", []Object{state(10, Active), state(10, Active)}, nil},

@@ -282,7 +282,8 @@ type InvoiceLine struct {
 	Proration bool   `cbor:"14,keyasint,omitempty"`
 }
 
-// Payment ties a payment intent to the invoice that it paid: since API basil nothing else does.
+// Payment ties a payment intent to the invoice that it paid: since API basil nothing else does. One that has the payment intent's or the charge's own id, and
+// no Invoice, says that it was asked what that paid: whatever it did has an object of its own.
 type Payment struct {
 	Invoice       string `cbor:"1,keyasint"`
 	PaymentIntent string `cbor:"2,keyasint,omitempty"`

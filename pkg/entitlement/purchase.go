@@ -247,6 +247,8 @@ const (
 	rulesOvertaken = 3
 	// rulesAskStores is the version since which a store is asked after an aggregator was.
 	rulesAskStores = 3
+	// rulesAskPayments is the version since which a payment is asked about whose money came back and that no known purchase was paid by.
+	rulesAskPayments = 3
 )
 
 // overtakes reports whether a term ends where one of another product takes its place.
@@ -254,6 +256,9 @@ func (p *Policy) overtakes() bool { return p.Rules == 0 || p.Rules >= rulesOvert
 
 // asksStores reports whether a store is asked again after an aggregator has answered about a sale of its.
 func (p *Policy) asksStores() bool { return p.Rules == 0 || p.Rules >= rulesAskStores }
+
+// asksPayments reports whether money that came back makes its payment be asked about.
+func (p *Policy) asksPayments() bool { return p.Rules == 0 || p.Rules >= rulesAskPayments }
 
 // Transfer is what becomes of a purchase that somebody else restores. The words are part of the server API.
 type Transfer string

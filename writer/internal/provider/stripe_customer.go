@@ -68,7 +68,7 @@ func (a *StripeAPI) Tag(ctx context.Context, customer string, metadata map[strin
 	for _, name := range slices.Sorted(maps.Keys(metadata)) {
 		body.Add("metadata["+name+"]", metadata[name])
 	}
-	answer, head, err := a.call(ctx, http.MethodPost, stripe.FormatURLPath("/v1/customers/%s", customer), body)
+	answer, head, err := a.call(ctx, http.MethodPost, stripe.FormatURLPath("/v1/customers/%s", customer), body, stripeVersion)
 	if err == nil && member(answer, "id").String() != customer {
 		err = head.fail(ErrAnswer, "another object than was tagged")
 	}

@@ -114,6 +114,38 @@ func TestStripeMock(t *testing.T) {
 			}
 		})
 	}
+	t.Run("what a payment paid", func(t *testing.T) {
+		// The fixtures know one invoice payment; without it a session is asked for.
+		none := through(func(res *http.Response) error {
+			if res.Request.URL.Path == "/v1/invoice_payments" {
+				return replaceBody(res, regexp.MustCompile(`(?s)"data": ?\[.*\]`), `"data":[]`)
+			}
+			return replaceBody(res, regexp.MustCompile(`"livemode": ?true`), `"livemode":false`)
+		})
+		for name, front := range map[string]*httptest.Server{"an invoice": testmode, "a session": none} {
+			for id, least := range map[string]int{"pi_1": 2, "ch_1": 1} { // the charge of the fixtures has no payment intent
+				ev, err := api(t, front.URL, entitlement.Sandbox).Pull(t.Context(), entitlement.KindPayment, id)
+				if err != nil || len(ev.Objects) < least || ev.Objects[0].ID != id {
+					t.Errorf("%s of %s: %v, %s", name, id, err, show(ev.Objects))
+				}
+				checkSafe(t, ev)
+			}
+		}
+	})
+	t.Run("since when a dispute is lost", func(t *testing.T) {
+		lost := through(func(res *http.Response) error {
+			if res.StatusCode != http.StatusOK {
+				t.Errorf("%s: status %d", res.Request.URL.RequestURI(), res.StatusCode)
+			}
+			if strings.HasPrefix(res.Request.URL.Path, "/v1/disputes/") {
+				return replaceBody(res, regexp.MustCompile(`"status": ?"[a-z_]+"`), `"status":"lost"`)
+			}
+			return nil
+		})
+		if ev, err := api(t, lost.URL, entitlement.Sandbox).Pull(t.Context(), entitlement.KindDispute, "dp_1"); err != nil || ev.Objects[0].Dispute.Status != disputeLost {
+			t.Errorf("Pull: %v", err)
+		}
+	})
 	t.Run("the pages of long lists", func(t *testing.T) {
 		// The fixtures' lists are whole; here the first part says that there is more.
 		var pages atomic.Int32

@@ -170,6 +170,8 @@ func stripeTypeOf(name string) (stripeType, bool) {
 		return subscriptionEvent, true
 	case strings.HasPrefix(name, "charge.dispute."):
 		return disputeEvent, true
+	case name == pullPrefix+stripePaid:
+		return stripePaidEvent, true
 	case strings.HasPrefix(name, pullPrefix):
 		t, ok := stripePulls[entitlement.ObjectKind(name[len(pullPrefix):])]
 		return t.stripeType, ok

@@ -28,6 +28,9 @@ const (
 	// period of its own on each item and with invoice payments, and both shapes are read alike.
 	stripeVersion = "2025-03-31.basil"
 
+	// stripeVersionBefore is the last one in which a charge names its invoice: that of a payment which has no payment intent is told by nothing else.
+	stripeVersionBefore = "2025-02-24.acacia"
+
 	// stripeRequestsPerSecond leaves most of what Stripe allows an account (100 a second, 25 in a sandbox) to the merchant's own backend.
 	stripeRequestsPerSecond = 10
 	stripeBurst             = 10
@@ -67,7 +70,7 @@ var stripePulls = map[entitlement.ObjectKind]stripePull{
 	entitlement.KindCharge:  {chargeEvent, "/v1/charges/%s", nil, "", ""},
 	entitlement.KindRefund: {stripeType{"refund", with(stripeRefund, "charge", named(stripeCharge)), (*stripeMessage).pulledRefund},
 		"/v1/refunds/%s", []string{"charge"}, "", ""},
-	entitlement.KindDispute: {disputeEvent, "/v1/disputes/%s", nil, "", ""},
+	entitlement.KindDispute: {stripeType{"dispute", with(stripeDispute, "closed_at", number), (*stripeMessage).pulledDispute}, "/v1/disputes/%s", nil, "", ""},
 	entitlement.KindCheckout: {stripeType{"checkout.session", with(stripeCheckout, "payment_intent", named(stripeIntent)), (*stripeMessage).pulledCheckout},
 		"/v1/checkout/sessions/%s", []string{"line_items", "payment_intent"}, "line_items", "/v1/checkout/sessions/%s/line_items"},
 }
@@ -133,8 +136,8 @@ func (m *stripeMessage) pulledCheckout(o object) error {
 
 // StripeAPIConfig is what NewStripeAPI needs.
 type StripeAPIConfig struct {
-	// Key is a secret or, better, a restricted key ("rk_...") that may read subscriptions, invoices, charges, refunds, disputes, payment intents
-	// and checkout sessions.
+	// Key is a secret or, better, a restricted key ("rk_...") that may read subscriptions, invoices, charges, refunds, disputes, payment intents,
+	// checkout sessions and events.
 	Key string
 	// BaseURL is where Stripe is. Empty is https://api.stripe.com. http:// is for loopback addresses.
 	BaseURL string
@@ -244,7 +247,8 @@ func (a *StripeAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) 
 	return slices.DeleteFunc(slices.Clone(doubts), func(d entitlement.Doubt) bool {
 		_, ok := stripePulls[d.Kind]
 		return !ok || d.Kind == entitlement.KindDispute && slices.ContainsFunc(e.Objects, func(o entitlement.Object) bool {
-			// Of a closed one Stripe says that it is lost, and not since when: the answer would be newer than the terms that were paid since the loss, and take them back.
+			// Since when a closed one is lost its message has said exactly. An answer does so for as long as Stripe keeps that: later it would be newer than terms that
+			// were paid since the loss, and take them back.
 			return o.Dispute != nil && o.ID == d.ID && disputeClosed[o.Dispute.Status] && !o.Tied && !o.Partial
 		})
 	})
@@ -255,6 +259,9 @@ func (a *StripeAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id st
 	pull, ok := stripePulls[kind]
 	if !ok || !isIdent(id) {
 		return entitlement.Event{}, &PullError{Reason: ErrGone, Detail: "Stripe cannot be asked for it"}
+	}
+	if kind == entitlement.KindPayment && isPayment(id) {
+		return a.pullPaid(ctx, id)
 	}
 	if err := a.limit.Wait(ctx); err != nil {
 		return entitlement.Event{}, contextError(ctx, err)
@@ -276,6 +283,9 @@ func (a *StripeAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id st
 		return entitlement.Event{}, err
 	}
 	complete, err := a.completeList(ctx, pull, id, answer)
+	if err == nil && kind == entitlement.KindDispute {
+		complete, err = a.completeDispute(ctx, answer, left)
+	}
 	if err != nil {
 		return entitlement.Event{}, err
 	}
@@ -371,16 +381,16 @@ func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 }
 
 func (a *StripeAPI) get(ctx context.Context, path string, query *form.Values) (gjson.Result, *stripeHead, error) {
-	return a.call(ctx, http.MethodGet, path, query)
+	return a.call(ctx, http.MethodGet, path, query, stripeVersion)
 }
 
-func (a *StripeAPI) call(ctx context.Context, method, path string, query *form.Values) (gjson.Result, *stripeHead, error) {
+func (a *StripeAPI) call(ctx context.Context, method, path string, query *form.Values, version string) (gjson.Result, *stripeHead, error) {
 	head := &stripeHead{header: http.Header{}}
 	asking, cancel := context.WithTimeout(context.WithValue(ctx, stripeHeadKey{}, head), stripeRequestTimeout)
 	defer cancel()
 	var answer rawAnswer
 	err := a.backend.CallRaw(method, path, a.key, query, &stripe.Params{Context: asking, Headers: http.Header{
-		"Stripe-Version":             {stripeVersion},
+		"Stripe-Version":             {version},
 		"X-Stripe-Client-User-Agent": {`{"lang":"go","publisher":"stripe"}`}, // the library's own names this machine
 	}}, &answer)
 	if ctx.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -113,7 +114,7 @@ func TestAnAnswerProvesWhatAMessageDoes(t *testing.T) {
 		{"a charge", entitlement.KindCharge, "ch_0", charge, []string{message("charge.refunded", 1000, charge)}, "/v1/charges/ch_0"},
 		{"a refund with its charge", entitlement.KindRefund, "re_1", withCharge,
 			[]string{message("refund.updated", 1000, refundOf("ch_0")), message("charge.refunded", 1000, charge)}, "/v1/refunds/re_1?expand[]=charge"},
-		{"a dispute", entitlement.KindDispute, "dp_1", testmode(dispute("lost")), []string{message("charge.dispute.closed", 1000, dispute("lost"))}, "/v1/disputes/dp_1"},
+		{"a dispute", entitlement.KindDispute, "dp_1", testmode(dispute("under_review")), []string{message("charge.dispute.updated", 1000, dispute("under_review"))}, "/v1/disputes/dp_1"},
 		{"a checkout with its products", entitlement.KindCheckout, "cs_1", withIntent, []string{message("checkout.session.completed", 1000, session)},
 			"/v1/checkout/sessions/cs_1?expand[]=line_items&expand[]=payment_intent"},
 	}
@@ -434,7 +435,10 @@ func TestStripeAPIConfig(t *testing.T) {
 
 // However an answer is broken, nothing panics and nothing that is not allowed is kept.
 func FuzzPulledAnswer(f *testing.F) {
-	for _, o := range []map[string]any{basil.subscription("active", 0), basil.invoice("in_1", "paid", 0, "", ""), basil.charge(0, 1), refund("re_1", "failed", 1), dispute("won")} {
+	lost := dispute("lost")
+	lost["closed_at"] = began + 700
+	paid := map[string]any{"id": "pi_0", "object": stripePaid, "payments": map[string]any{"data": []any{invoicePayment(0)}}}
+	for _, o := range []map[string]any{basil.subscription("active", 0), basil.invoice("in_1", "paid", 0, "", ""), basil.charge(0, 1), refund("re_1", "failed", 1), dispute("won"), lost, paid} {
 		f.Add(marshal(testmode(o)))
 	}
 	f.Fuzz(func(t *testing.T, body string) {
@@ -442,7 +446,7 @@ func FuzzPulledAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for kind := range stripePulls {
+		for _, kind := range append(slices.Collect(maps.Keys(stripePulls)), stripePaid) {
 			ev, err := readStripe(pulledMessage("x:1", kind, 1_790_000_000, entitlement.Sandbox, m.Raw), entitlement.Sandbox)
 			if err == nil {
 				checkSafe(t, ev)

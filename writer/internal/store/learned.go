@@ -191,10 +191,24 @@ func (c *command) indexPurchases() {
 			for _, name := range namesIn(identity) {
 				c.put(bucketNamed, identityKey(env, name, id), namedRow(id, identity))
 			}
+			c.doubtAnew(&p)
 		}
 		c.indexPersons(ids)
 	}
 	c.Env = ""
+}
+
+// doubtAnew notes what is to be asked for by the present rules, and was not by those under which a purchase was told of.
+func (c *command) doubtAnew(p *storedPurchase) {
+	doubts := p.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
+	if len(doubts) == 0 {
+		return
+	}
+	key := envKey(c.Env, string(p.id))
+	var pull pullRow
+	c.decode(bucketPulls, key, &pull)
+	pull.Doubt, pull.Asks = true, asksOf(doubts)
+	c.writePull(key, pull)
 }
 
 // Named returns the account that answers for an alias: the one that it was given to by the API, else whom a provider says that its customer is, else the

@@ -118,7 +118,7 @@ func TestRowsFollowPurchasesThatBecomeOne(t *testing.T) {
 	m.now += 5
 	m.apply(record(event("evt_3", invoice("in_1", "sub_1", "pi_1", startTime, entitlement.InvoicePaid))))
 	p := m.expectPulls("one purchase", "stripe:sub_1")[0]
-	if !p.Conflict || p.ConflictAt != startTime+1 || p.Since != startTime+1 || p.Asks == "" {
+	if !p.Conflict || p.ConflictAt != startTime+1 || p.Since != startTime || p.Asks == "" {
 		t.Errorf("the row is %+v, want both reasons since the first", p)
 	}
 	m.apply(pulled(startTime+9, "pull:1", subscription("sub_1", startTime+9, entitlement.Active, "")))
@@ -167,4 +167,32 @@ func permutations(n int) [][]int {
 		}
 	}
 	return orders
+}
+
+// TestMoneyThatCameBackIsAskedAboutSinceRules3: a dispute of a payment that no purchase is known by leaves nothing under older rules (I17). When the rules are raised it is asked
+// about, and no longer once it is part of its subscription.
+func TestMoneyThatCameBackIsAskedAboutSinceRules3(t *testing.T) {
+	m := newMachineUnder(t, 1<<20, 2)
+	m.apply(create("acc_1"))
+	disputed := entitlement.Object{Kind: entitlement.KindDispute, ID: "dp_1", At: startTime * 1e9, Links: []entitlement.Link{"stripe:dp_1", "stripe:pi_1"},
+		Dispute: &entitlement.Dispute{Status: "needs_response", PaymentIntent: "pi_1"}}
+	m.apply(record(event("evt_1", disputed)))
+	m.expectPulls("under older rules")
+	m.apply(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: 3}))
+	m.expectPulls("when the rules are raised", "stripe:pi_1")
+	paid := entitlement.Object{Kind: entitlement.KindPayment, ID: "inpay_1", At: startTime * 1e9, Links: []entitlement.Link{"stripe:in_1", "stripe:inpay_1", "stripe:pi_1"},
+		Payment: &entitlement.Payment{Invoice: "in_1", PaymentIntent: "pi_1", Status: "paid"}}
+	m.apply(record(event("evt_1b", disputed)))
+	asked := m.expectPulls("by a message that says the same", "stripe:pi_1")[0]
+	m.apply(record(event("pull:1", paid)))
+	if next := m.expectPulls("of its invoice", "stripe:pi_1")[0]; next.Asks == asked.Asks {
+		t.Error("the next question looks like the first")
+	}
+	owned := subscription("sub_1", startTime, entitlement.Active, "acc_1")
+	owned.Links = append(owned.Links, "stripe:in_1")
+	m.apply(record(event("evt_2", owned)))
+	m.expectPulls("of its subscription")
+	if a := m.account("acc_1"); len(a.Purchases) != 1 || a.Purchases[0].Doubt || a.Purchases[0].Items[0].Reason != entitlement.ReasonDisputed {
+		t.Errorf("the account has %+v", a.Purchases)
+	}
 }
