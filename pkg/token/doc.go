@@ -18,7 +18,8 @@
 //     one token differently: duplicate members, members in another case, numbers beyond 2^53, and base64 that is not canonical are refused.
 //   - Nothing in an error contains a key or a token.
 //   - Signatures are deterministic (RFC 6979): the same claims under the same key are the same bytes, and no signature depends on the
-//     quality of the machine's randomness after start.
+//     quality of the machine's randomness after start. They are made here from the arithmetic of crypto/ecdsa, without its garbage, and held equal to
+//     crypto/ecdsa's by tests; under GODEBUG=fips140=on that makes them itself.
 //
 // # The procedure
 //

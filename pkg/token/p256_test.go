@@ -4,10 +4,15 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"math/big"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -152,6 +157,32 @@ func TestAKeyKeptElsewhereSignsTheSame(t *testing.T) {
 
 // elsewhere hides a key.
 type elsewhere struct{ crypto.Signer }
+
+// Where Go's FIPS 140 module must make every signature it does, and the tokens are the same.
+func TestUnderFIPSTheModuleSigns(t *testing.T) {
+	const child = "LATCHKEY_TEST_FIPS"
+	key := fixedKey(t, "edge")
+	if os.Getenv(child) != "" {
+		signer, err := newRawSigner(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ours := signer.(*p256Key); ours || !fips140.Enabled() {
+			t.Fatalf("enabled %t, signed by %T", fips140.Enabled(), signer)
+		}
+		fmt.Printf("token %s\n", signGrace(t, answer()))
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestUnderFIPSTheModuleSigns$")
+	cmd.Env = append(os.Environ(), child+"=1", "GODEBUG=fips140=on")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if want := "token " + signGrace(t, answer()) + "\n"; !strings.Contains(string(out), want) {
+		t.Errorf("under FIPS 140:\n%swant %s", out, want)
+	}
+}
 
 func FuzzSignaturesAreThoseOfCryptoECDSA(f *testing.F) {
 	f.Add([]byte("key"), []byte("message"))
