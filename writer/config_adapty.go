@@ -20,6 +20,9 @@ type AdaptyConfig struct {
 	// APIKey lets the leader read profiles, each time that an event comes: the app's secret key. Empty: nothing is asked, and what events say is all
 	// there is.
 	APIKey config.Secret `config:"api_key"`
+	// WriteGrants has the leader write what the API grants to the profiles of the same customers, and take it back there: access levels that the catalog's
+	// aggregator_entitlements map. It needs APIKey. Adapty's grants know no environment: a sandbox needs an app of its own there.
+	WriteGrants bool `config:"write_grants"`
 	// APIBase is where Adapty's API is. Empty is https://api.adapty.io; http:// is for loopback addresses.
 	APIBase string `config:"api_base"`
 }
@@ -34,6 +37,9 @@ func (a *AdaptyConfig) validate(env entitlement.Environment, at string, m *confi
 		m.Add(at+".api_base", "%v", err)
 	} else if err != nil {
 		m.Add(at+".api_key", "%v", err)
+	}
+	if a.WriteGrants && a.APIKey == "" {
+		m.Add(at+".write_grants", "needs api_key")
 	}
 }
 

@@ -63,6 +63,7 @@ type metrics struct {
 	intents          *prometheus.CounterVec
 	receiptSeconds   prometheus.Histogram
 	codes            *prometheus.CounterVec
+	passedOn         *prometheus.CounterVec
 }
 
 // The ways in which what a provider knows came to be recorded.
@@ -128,8 +129,10 @@ func newMetrics(w *Writer) *metrics {
 	}
 	m.codes = counter("codes_total", "Redemption codes, by what became of them and of who tried one.", "outcome")
 	zero(m.codes, codeOutcomes...)
+	m.passedOn = counter("grants_passed_on_total", "Grants passed on to Adapty, by what became of them.", "outcome")
+	zero(m.passedOn, passOutcomes...)
 	m.receiptSeconds = prometheus.NewHistogram(histogram("receipts_duration_seconds", "Time that the receipts of one request took, providers asked included."))
-	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents, m.codes)
+	m.registry.MustRegister(m.receipts, m.receiptSeconds, m.intents, m.codes, m.passedOn)
 	m.histories = counter("history_reads_total", "Times that this leader read what a provider says to have sent.", "provider", "outcome")
 	m.missed = counter("history_messages_total", "Messages in what a provider says to have sent, by what became of them.", "provider", "outcome")
 	m.registry.MustRegister(m.histories, m.missed)
@@ -179,6 +182,8 @@ func newMetrics(w *Writer) *metrics {
 				func() float64 { return float64(w.oldestUnclaimed(env)) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("codes_owed"), Help: "Purchases whose buyer waits for a redemption code, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countOwedCodes(env) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("grants_owed"), Help: "Accounts whose grants are to be passed on to Adapty, up to 10,000.", ConstLabels: label},
+				func() float64 { return w.countOwedGrants(env) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("doubtful_purchases"), Help: "Purchases whose provider should be asked, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countPulls(env) }))
 	}

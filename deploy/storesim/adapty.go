@@ -1,7 +1,6 @@
 package storesim
 
 import (
-	"cmp"
 	"net/http"
 	"time"
 )
@@ -163,16 +162,16 @@ func (s *Sim) adaptyEvent(p *Purchase, term int, account, kind string, more obje
 // adaptyAPI answers what the server-side API answers about a profile.
 func (s *Sim) adaptyAPI(mux *http.ServeMux, env Environment) {
 	s.handle(mux, Adapty, env, "GET /api/v2/server-side-api/profile/{$}", func(r *http.Request) (int, any) {
-		user, profile := r.Header.Get("adapty-customer-user-id"), r.Header.Get("adapty-profile-id")
-		if account := s.index.names[cmp.Or(user, profile)]; account != "" && (account == user || s.adaptyProfile(account) == profile) {
+		if account := s.adaptyAsked(r); account != "" {
 			return http.StatusOK, object{"data": s.adaptyData(env, account)}
 		}
-		return http.StatusNotFound, object{"errors": []any{object{"source": nil, "errors": []any{"profile does not exist"}}}, "error_code": "profile_does_not_exist", "status_code": 404}
+		return adaptyUnknown()
 	})
+	s.adaptyGrantAPI(mux, env)
 }
 
 func (s *Sim) adaptyData(env Environment, account string) object {
-	levels, subscriptions, sales := []object{}, []object{}, []object{}
+	levels, subscriptions, sales := append([]object{}, s.adaptyGiven(env, account)...), []object{}, []object{}
 	for _, p := range s.ofOwner(Adapty, env, account) {
 		if p.Phase == Pending || p.EndReason == "unpaid" {
 			continue

@@ -159,6 +159,8 @@ func environmentSections(t testing.TB, dir, catalog string, env Environment, api
 		google["service_account"], google["api_base"], google["token_url"] = string(account), api, api+"/token"
 		web2wave := sections["web2wave"].(object)
 		web2wave["api_key"], web2wave["api_base"] = c.Web2Wave.APIKey, api+"/api"
+		adapty := sections["adapty"].(object)
+		adapty["api_key"], adapty["api_base"], adapty["write_grants"] = c.Adapty.SecretKey, api, true
 	}
 	return sections
 }

@@ -54,7 +54,7 @@ type scripted struct {
 // resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
-// place that has these besides the usual ones; retired PRODUCT.
+// place that has these besides the usual ones; retired PRODUCT; grant NAME and take-back NAME, of support; opened NAME: Adapty has a grant of ours open.
 // With ! before it, an action must be refused by the provider, or by the writer, and access must be closed (R57, R130, R132, R135).
 func TestLives(t *testing.T) {
 	t.Parallel()
@@ -76,6 +76,7 @@ func TestLives(t *testing.T) {
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
 		"entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
 		"device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
+		"grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
 	for name, do := range actions {
 		commands[name] = func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
@@ -269,4 +270,66 @@ func (s *scripted) status(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("want: status NAME STATUS REASON")
 	}
 	s.settle(ts, s.customer(ts, args[0]), args[1]+" "+args[2], func(said shown, _ bool) bool { return said == shown{"pro", args[1], args[2]} })
+}
+
+// grant gives an account pro, of which its backend knows and no provider.
+func (s *scripted) grant(ts *testscript.TestScript, _ bool, args []string) {
+	c := s.customer(ts, strings.Join(args, " "))
+	status, b := s.node.ask(s.t, c.env, http.MethodPost, "/v1/accounts/"+c.id+"/grants", object{"entitlement": "pro", "duration_days": 30})
+	if status != http.StatusCreated {
+		ts.Fatalf("grant: %d %s", status, b)
+	}
+}
+
+// takeBack ends all that an account was granted.
+func (s *scripted) takeBack(ts *testscript.TestScript, _ bool, args []string) {
+	c := s.customer(ts, strings.Join(args, " "))
+	for _, g := range s.held(ts, c).Grants {
+		if status, b := s.node.ask(s.t, c.env, http.MethodDelete, "/v1/accounts/"+c.id+"/grants/"+g.ID, nil); !is2xx(status) {
+			ts.Fatalf("take back: %d %s", status, b)
+		}
+	}
+}
+
+// held is what the writer holds of an account.
+type held struct {
+	Purchases []struct {
+		ID string `json:"purchase_id"`
+	}
+	Grants []struct {
+		ID string `json:"grant_id"`
+	}
+}
+
+func (s *scripted) held(ts *testscript.TestScript, c customerOf) (h held) {
+	_, b := s.node.ask(s.t, c.env, http.MethodGet, "/v1/accounts/"+c.id, nil)
+	ts.Check(json.Unmarshal(b, &h))
+	return h
+}
+
+// opened awaits that Adapty has what was granted here, or has it no more, and that what it tells of that is no purchase (R25).
+func (s *scripted) opened(ts *testscript.TestScript, neg bool, args []string) {
+	c := s.customer(ts, strings.Join(args, " "))
+	for deadline := time.Now().Add(settleWithin); ; <-time.After(20 * time.Millisecond) {
+		s.sim.mu.Lock()
+		end, given := s.sim.given[adaptyHolder{c.env, c.id}]["premium"]
+		open := given && end.After(s.sim.clock)
+		s.sim.mu.Unlock()
+		if open != neg {
+			break
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("Adapty has it open: %t, until %s", open, end)
+		}
+		ts.Check(s.sim.Advance(s.t.Context(), time.Second))
+	}
+	ts.Check(s.sim.Advance(s.t.Context(), tellAfter))
+	if !slices.ContainsFunc(s.sim.Messages(), func(m Message) bool { return m.Provider == Adapty && m.Purchase == "" && len(m.Attempts) > 0 }) {
+		ts.Fatalf("Adapty told nobody of it")
+	}
+	for _, p := range s.held(ts, c).Purchases {
+		if strings.HasPrefix(p.ID, "adapty:") {
+			ts.Fatalf("what was granted came back as the purchase %s", p.ID)
+		}
+	}
 }

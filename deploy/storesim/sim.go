@@ -94,6 +94,7 @@ type Sim struct {
 	order     []*Purchase // by N
 	index     index
 	sold      map[string]Sold
+	given     map[adaptyHolder]map[string]time.Time // through Adapty's API
 	facts     []Fact
 	messages  []*Message
 	serial    int // of messages

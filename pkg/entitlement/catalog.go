@@ -266,6 +266,18 @@ func (x *CatalogIndex) lookup(p *Purchase, s *Sold) (*Product, bool) {
 	return x.Lookup(p.Provider, s)
 }
 
+// AggregatorNames returns what an aggregator calls an entitlement, sorted.
+func (x *CatalogIndex) AggregatorNames(p Provider, entitlement string) []string {
+	var names []string
+	for key, gives := range x.aggregator {
+		if key.provider == p && gives == entitlement {
+			names = append(names, key.id)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // productOf returns what an item is. A product that the catalog lacks is one that gives what the aggregator's own names of it are mapped to.
 func (x *CatalogIndex) productOf(p *Purchase, item *Item) (*Product, bool) {
 	if found, ok := x.lookup(p, &item.Term.Sold); ok || x == nil {

@@ -177,11 +177,6 @@ const (
 	adaptyState = 500
 )
 
-// AdaptyOwnGrant is the mark of an access that Latchkey itself granted at Adapty: what is behind the second in its expires_at. Such a grant is
-// an echo of what we know and counts for nothing here; whatever else was granted by Adapty's API or in its dashboard counts. A grant without an
-// end cannot be marked, so what Latchkey sends out always has one.
-const AdaptyOwnGrant = 417_113 * time.Microsecond
-
 // adaptyEvent is one event while it is read.
 type adaptyEvent struct {
 	kind          string // in Adapty's own spelling
@@ -263,18 +258,29 @@ func (e *adaptyEvent) id(body []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// own reports whether the event tells of an access that Latchkey granted.
+// own reports whether the event tells of an access that Latchkey granted, or revoked.
 func (e *adaptyEvent) own() bool {
-	return adaptyGiven(e.p.text("vendor_product_id")) && adaptyOwn(e.p.instants("expires_at", "subscription_expires_at"))
+	return adaptyOwn(e.p.text("vendor_product_id"), e.p.instants("expires_at", "subscription_expires_at"))
 }
 
-func adaptyOwn(end time.Time) bool {
-	return !end.IsZero() && time.Duration(end.Nanosecond()) == AdaptyOwnGrant
+// adaptyServerSide is the product of access that was granted by Adapty's API, as Latchkey does.
+const adaptyServerSide = "adapty_server_side_product"
+
+// adaptyOwn reports whether access to a product is what Latchkey itself granted: an echo of what we know, which counts for nothing here. Whatever else was
+// granted by Adapty's API or in its dashboard counts. What was revoked has the mark behind the second alone, as its end could not wait for another.
+func adaptyOwn(product string, end time.Time) bool {
+	switch {
+	case product != adaptyServerSide || end.IsZero():
+		return false
+	case end.Nanosecond() == 0:
+		return isOurs(end.UnixMilli(), true)
+	}
+	return time.Duration(end.Nanosecond()) == outboundMark%time.Second
 }
 
 // adaptyGiven reports whether a product is none that was sold: access that somebody granted.
 func adaptyGiven(product string) bool {
-	return product == "adapty_server_side_product" || product == "adapty_dashboard_product" || product == "adapty_promotion"
+	return product == adaptyServerSide || product == "adapty_dashboard_product" || product == "adapty_promotion"
 }
 
 // maxAdaptySharers bounds the profiles that are read of those that share. A store's account has as many as its owner made logins.

@@ -129,19 +129,29 @@ var (
 	})
 )
 
+const (
+	adaptyProfilePath = "/api/v2/server-side-api/profile/"
+	// The headers that say whose profile it is.
+	adaptyProfileHeader = "adapty-profile-id"
+	adaptyUserHeader    = "adapty-customer-user-id"
+)
+
+// header is that of a request about a profile, which a header of that name says.
+func (a *AdaptyAPI) header(name, value string) http.Header {
+	return http.Header{"Authorization": {"Api-Key " + a.key}, "Content-Type": {"application/json"}, http.CanonicalHeaderKey(name): {value}}
+}
+
 // Pull asks for a profile, by its id or, behind "user:", by the merchant's id of the user. A profile that is not there is an answer too.
 func (a *AdaptyAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
-	name, value := "adapty-profile-id", id
+	name, value := adaptyProfileHeader, id
 	if user, ok := strings.CutPrefix(id, adaptyUser); ok {
-		name, value = "adapty-customer-user-id", user
+		name, value = adaptyUserHeader, user
 	}
 	if kind != entitlement.KindCustomer || !isUserName(value) {
 		return entitlement.Event{}, &PullError{Reason: ErrGone, Detail: "Adapty cannot be asked for it"}
 	}
 	left := a.now()
-	answer, head, err := a.get(ctx, "/api/v2/server-side-api/profile/", http.Header{
-		"Authorization": {"Api-Key " + a.key}, "Content-Type": {"application/json"}, http.CanonicalHeaderKey(name): {value},
-	})
+	answer, head, err := a.get(ctx, adaptyProfilePath, a.header(name, value))
 	gone := errors.Is(err, ErrGone) && head.status == http.StatusNotFound
 	if err != nil && !gone {
 		return entitlement.Event{}, err
@@ -209,7 +219,7 @@ func adaptyPulled(o object, profile, user string, at int64, env entitlement.Envi
 		return nil
 	}
 	ends := o.instant("expires_at")
-	if adaptyGiven(o.text("store_product_id")) && adaptyOwn(ends) {
+	if adaptyOwn(o.text("store_product_id"), ends) {
 		return nil
 	}
 	s := newAdaptySale(o.text("store"), o.text("store_product_id"), o.text("store_base_plan_id"), o.text("store_transaction_id"),

@@ -36,7 +36,7 @@ func adaptyProfileAnswer(level ...props) string {
 	sub["environment"] = "Production"
 	return marshal(props{"data": props{"app_id": "14c3d333-2f3a-455a-aa86-ef83dff6913b", "profile_id": adaptyBuyer, "customer_user_id": adaptyAccountA, "total_revenue_usd": 19.98, "segment_hash": "x",
 		"timestamp": 1793550000123, "custom_attributes": []any{props{"key": "name", "value": "canary"}}, "access_levels": []any{entry,
-			props{"access_level_id": "other", "store": "adapty", "store_product_id": "adapty_server_side_product", "store_transaction_id": "a1", "expires_at": adaptyEnds.Add(AdaptyOwnGrant).Format(time.RFC3339Nano)},
+			props{"access_level_id": "other", "store": "adapty", "store_product_id": "adapty_server_side_product", "store_transaction_id": "a1", "expires_at": MarkedEnd(adaptyEnds).Format(time.RFC3339)},
 		}, "subscriptions": []any{sub}, "non_subscriptions": []any{
 			props{"purchase_id": "p1", "store": "app_store", "store_product_id": "com.example.coins_100", "store_transaction_id": "30", "store_original_transaction_id": "30", "purchased_at": adaptyBought.Format(time.RFC3339), "environment": "Production", "is_refund": false, "is_consumable": true},
 			props{"purchase_id": "p2", "store": "app_store", "store_product_id": "com.example.coins_100", "store_transaction_id": "31", "store_original_transaction_id": "31", "purchased_at": adaptyBought.Format(time.RFC3339), "environment": "Sandbox", "is_refund": false, "is_consumable": true},

@@ -335,7 +335,7 @@ func TestWhoseAnAdaptySaleIs(t *testing.T) {
 
 func TestAdaptyEvents(t *testing.T) {
 	a := newAdapty(t)
-	own := adaptyEnds.Add(AdaptyOwnGrant)
+	own, other := MarkedEnd(adaptyEnds), adaptyEnds.Add(time.Second)
 	for _, tt := range []struct {
 		name, body string
 		kind       entitlement.EventKind
@@ -349,6 +349,9 @@ func TestAdaptyEvents(t *testing.T) {
 		{"an unknown type", adaptyMessage("subscription_sung", adaptyBought, props{"profile_event_id": "x"}), entitlement.Unhandled, entitlement.Production, "x", "subscription_sung"},
 		{"a type that is no word", adaptyMessage("some name of ours", adaptyBought, props{"profile_event_id": "x"}), entitlement.Unhandled, entitlement.Production, "x", "other"},
 		{"our own grant, echoed", adaptyMessage("access_level_updated", adaptyBought, props{"profile_event_id": "x", "vendor_product_id": "adapty_server_side_product", "expires_at": adaptyStamp(own)}), entitlement.Unhandled, entitlement.Production, "x", "access_level_updated"},
+		{"our own grant, revoked", adaptyMessage("access_level_updated", adaptyBought, props{"profile_event_id": "x", "vendor_product_id": "adapty_server_side_product", "is_active": false, "expires_at": adaptyStamp(adaptyBought.Add(outboundMark % time.Second))}), entitlement.Unhandled, entitlement.Production, "x", "access_level_updated"},
+		{"another's grant by the API", adaptyMessage("access_level_updated", adaptyBought, props{"profile_event_id": "x", "vendor_product_id": "adapty_server_side_product", "expires_at": adaptyStamp(other)}), entitlement.Proof, entitlement.Production, "x", "access_level_updated"},
+		{"a grant of the dashboard with our end", adaptyMessage("access_level_updated", adaptyBought, props{"profile_event_id": "x", "vendor_product_id": "adapty_dashboard_product", "expires_at": adaptyStamp(own)}), entitlement.Proof, entitlement.Production, "x", "access_level_updated"},
 		{"a sale that ends in our mark's microsecond", adaptyMessage("access_level_updated", adaptyBought, props{"profile_event_id": "x", "expires_at": adaptyStamp(own)}), entitlement.Proof, entitlement.Production, "x", "access_level_updated"},
 		{"without a time", `{"event_type":"trial_started","event_properties":{"profile_event_id":"x"}}`, entitlement.Unreadable, entitlement.Production, "", ""},
 		{"without a type", `{"event_datetime":"2026-11-01T08:20:11.000000+0000"}`, entitlement.Unreadable, entitlement.Production, "", ""},

@@ -139,13 +139,18 @@ func checkAPIKey(key string, wrong error) error {
 
 // get returns the answer to a question with status 200. Errors: *PullError, and ctx's. What an error says of the answer is its status.
 func (a *jsonAPI) get(ctx context.Context, path string, header http.Header) (gjson.Result, *stripeHead, error) {
+	return a.ask(ctx, http.MethodGet, path, header, nil)
+}
+
+// ask is get with a method and a body, nil for none. What has changed something may be answered with status 201 too.
+func (a *jsonAPI) ask(ctx context.Context, method, path string, header http.Header, content []byte) (gjson.Result, *stripeHead, error) {
 	head := &stripeHead{header: http.Header{}}
 	if err := a.limit.Wait(ctx); err != nil {
 		return gjson.Result{}, head, contextError(ctx, err)
 	}
 	asking, cancel := context.WithTimeout(ctx, apiRequestTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(asking, http.MethodGet, a.base+path, nil)
+	req, err := http.NewRequestWithContext(asking, method, a.base+path, bytes.NewReader(content))
 	if err != nil {
 		return gjson.Result{}, head, head.fail(ErrGone, "no address can be made of it")
 	}
@@ -178,7 +183,7 @@ func (a *jsonAPI) get(ctx context.Context, path string, header http.Header) (gjs
 		return gjson.Result{}, head, backingOff(head.fail(ErrUnavailable, "it is being changed"), body)
 	case head.status >= http.StatusInternalServerError, head.status == http.StatusRequestTimeout, err != nil:
 		return gjson.Result{}, head, backingOff(head.fail(ErrUnavailable, ""), body)
-	case head.status != http.StatusOK:
+	case head.status != http.StatusOK && (head.status != http.StatusCreated || method == http.MethodGet):
 		return gjson.Result{}, head, head.fail(ErrAnswer, "")
 	case len(body) > maxAPIAnswerBytes:
 		return gjson.Result{}, head, head.fail(ErrAnswer, "the answer is too long")

@@ -164,31 +164,3 @@ func (r *RevenueCat) Parse(body []byte, env entitlement.Environment) (entitlemen
 	}
 	return ev, nil
 }
-
-// The mark of what we grant inside RevenueCat ourselves: its end is this far into an hour, Unix time. Its echo comes back as a promotional
-// purchase with the same end and is dropped, or an entitlement of ours would keep itself alive for ever. Two ends within 2 hours are one to
-// RevenueCat, so that moving an end by less than one takes nothing from anybody; the API of version 1 shows whole seconds, so that the second alone
-// must do there. A grant that others made ends in that second once in 3,600.
-const (
-	outboundMarkEvery  = time.Hour
-	outboundMarkSecond = 46*time.Minute + 17*time.Second
-	outboundMark       = outboundMarkSecond + 613*time.Millisecond
-)
-
-// MarkedEnd returns the first end from at on that marks a promotional grant as ours. Whatever grants inside RevenueCat must use such an end.
-func MarkedEnd(at time.Time) time.Time {
-	marked := at.Truncate(outboundMarkEvery).Add(outboundMark)
-	if marked.Before(at) {
-		marked = marked.Add(outboundMarkEvery)
-	}
-	return marked
-}
-
-// isOurs reports whether a promotional grant with that end, Unix milliseconds, is one of ours. An end in whole seconds lost its milliseconds.
-func isOurs(endMillis int64, wholeSeconds bool) bool {
-	if rest := endMillis % outboundMarkEvery.Milliseconds(); wholeSeconds {
-		return rest-rest%1000 == outboundMarkSecond.Milliseconds()
-	} else {
-		return rest == outboundMark.Milliseconds()
-	}
-}

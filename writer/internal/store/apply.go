@@ -173,6 +173,8 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "account.updated", c.putContact)
 	case TypeErase:
 		return api(c, "account.erased", c.eraseAccount)
+	case TypeNoteGranted:
+		return plain(c, c.noteGranted)
 	case TypeExport:
 		return api(c, "account.exported", c.exportAccount)
 	}
@@ -252,7 +254,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 func (t CommandType) known() bool {
 	switch t {
 	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink,
-		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice, TypeErase, TypeExport:
+		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice, TypeErase, TypeExport, TypeNoteGranted:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

@@ -242,6 +242,9 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 		return rejection
 	}
 	c.encode(bucketAccounts, envKey(c.Env, string(id)), details)
+	if slices.ContainsFunc(added, func(a entitlement.Alias) bool { return a.Kind.Provider() == entitlement.Adapty }) {
+		c.grantsRegrouped(c.mergedUnder(c.survivor(id)))
+	}
 	for _, a := range added {
 		c.pointTo(a, id)
 		c.delete(bucketErasedNames, erasedNameKey(c.Env, a))
@@ -378,6 +381,7 @@ func (c *command) putGrant(body *PutGrant) Result {
 		}
 	})
 	c.keep(body.Account, ReasonText(body.ID))
+	c.grantsChanged(body.Account)
 	return Result{Account: body.Account}
 }
 
@@ -399,6 +403,7 @@ func (c *command) deleteGrant(body *DeleteGrant) Result {
 		}
 		c.editDetails(id, func(details *accountRow) { delete(details.Reasons, body.ID) })
 		c.forget(id, ReasonText(body.ID))
+		c.grantsChanged(id)
 		return Result{Account: body.Account}
 	}
 	return rejected(SlugNotFound, "grant")

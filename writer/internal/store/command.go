@@ -61,6 +61,7 @@ const (
 	TypeExport         CommandType = 39 // ExportAccount
 	TypePutRevocations CommandType = 40 // PutRevocations
 	TypeRevokeCode     CommandType = 43 // RevokeCode
+	TypeNoteGranted    CommandType = 44 // NoteGranted
 )
 
 // Init founds a cluster: epoch 1.

@@ -99,6 +99,7 @@ func (c *command) eraseRows(id entitlement.AccountID) {
 		c.delete(bucketContacts, key)
 	}
 	c.forgetDevices(id)
+	c.delete(bucketGrantsOwed, key)
 	c.forgetAll(id)
 
 	var edge mergeRow

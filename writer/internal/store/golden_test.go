@@ -90,6 +90,7 @@ func goldenCommands() []Command {
 			Tester: &tester, Idempotency: key, Personal: []Sealed{{AttributeText("0a"), []byte("sealed")}, {EmailText(make([]byte, contactIndexBytes)), []byte("sealed too")}}}},
 		{TypeErase, sandbox, &EraseAccount{Account: "acc_1", Idempotency: key}},
 		{TypeExport, sandbox, &ExportAccount{Account: "acc_1"}},
+		{TypeNoteGranted, sandbox, &NoteGranted{Account: "acc_1", Change: 7}},
 		{TypePutRevocations, sandbox, &PutRevocations{List: replication.RevocationList{Text: []byte("a.b.c"), ByRoot: true, Counter: 3, Keys: []replication.RevokedKey{{ID: "kid", Until: 9}}}}},
 	}
 	var commands []Command

@@ -179,6 +179,7 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	c.put(bucketMergedIn, mergedInKey(c.Env, body.Into, body.From), []byte(body.From))
 	c.erase(c.Env, replication.KindAccount, string(body.From))
 	c.writeGroup(g)
+	c.grantsRegrouped(members)
 	c.about = append(c.about, body.From, body.Into)
 	return Result{Account: survivor}
 }
@@ -203,6 +204,7 @@ func (c *command) undoMerge(body *UndoMerge) Result {
 	case c.now-row.Stamp > undoSeconds:
 		return rejected(SlugMergeFinal, "the merge is older than 30 days")
 	}
+	c.grantsRegrouped(c.mergedUnder(survivor))
 	c.delete(bucketMerges, envKey(c.Env, string(from)))
 	c.delete(bucketMergedIn, mergedInKey(c.Env, row.Into, from))
 	c.erase(c.Env, replication.KindPointer, string(from))

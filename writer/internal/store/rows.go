@@ -55,6 +55,8 @@ var (
 	bucketCodesOwed = []byte("codes_owed") // env | purchase id -> stamp (8) since when a code is to be sent for it
 	bucketDevices   = []byte("devices")    // env | account id -> deviceRow
 
+	bucketGrantsOwed = []byte("grants_owed") // env | account id -> which change (8) of its grants is to be passed on to aggregators
+
 	bucketErased      = []byte("erased")       // env | account id -> stamp (8): it is no more
 	bucketErasedNames = []byte("erased_names") // env | SHA-256 of an alias (32) -> erased account id: what was bought under the name is not unclaimed
 
@@ -68,7 +70,8 @@ var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAlia
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketCards, bucketIntents, bucketLeases, bucketDue, bucketSpends,
 	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue,
-	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames}
+	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames,
+	bucketGrantsOwed}
 
 var buckets = append([][]byte{bucketMeta, bucketRecords, bucketChanges, bucketPersonal}, hashed...)
 
