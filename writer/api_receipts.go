@@ -161,26 +161,23 @@ func (c *receipts) answer(ctx context.Context, list []receipt, key *store.Idempo
 	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), state == entitlement.StateSettled)
 }
 
-// await makes the account's state pending at every edge while a proof cannot be judged, for a minute at most.
+// await makes the account's state pending at every edge while a proof cannot be judged, for a minute at most, and ends that once it was.
 func (c *receipts) await(ctx context.Context, list []receipt, results []receiptResult) error {
+	var known []entitlement.Awaited
+	if err := c.store.View(func(reader *store.Reader) error {
+		account, _, err := reader.Own(c.env, c.account)
+		known = account.Awaited
+		return err
+	}); err != nil {
+		return err
+	}
 	for i, r := range results {
-		if r.Outcome != receiptPending {
+		w := store.AwaitPurchase{Account: c.account, ID: awaitID(list[i].proof()), Provider: list[i].Provider, Over: r.Outcome != receiptPending}
+		if awaited := slices.ContainsFunc(known, func(a entitlement.Awaited) bool { return a.ID == w.ID }); awaited != w.Over {
 			continue
 		}
-		w := store.AwaitPurchase{Account: c.account, ID: awaitID(list[i].proof()), Provider: list[i].Provider}
-		awaited := false
-		err := c.store.View(func(reader *store.Reader) error {
-			account, _, err := reader.Own(c.env, c.account)
-			awaited = slices.ContainsFunc(account.Awaited, func(a entitlement.Awaited) bool { return a.ID == w.ID })
+		if _, err := c.propose(ctx, store.TypeAwait, c.env, w); err != nil {
 			return err
-		})
-		if err != nil {
-			return err
-		}
-		if !awaited {
-			if _, err := c.propose(ctx, store.TypeAwait, c.env, w); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

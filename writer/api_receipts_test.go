@@ -273,6 +273,33 @@ func TestWhatBecomesOfAReceipt(t *testing.T) {
 	}
 }
 
+// TestWhatWasJudgedIsAwaitedNoMore: a proof that could not be judged makes the account pending; one that then is, for or against it, ends that at once, and nothing is
+// said not to have been confirmed.
+func TestWhatWasJudgedIsAwaitedNoMore(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := startStripe(t)
+	w := receiptsWriter(t, startAppStore(t), s, nil)
+	session := func(status, payment string) {
+		s.put("/v1/checkout/sessions/cs_test_1", with(with(with(checkout("cs_test_1", ""), "status", status), "payment_status", payment), "line_items", lineItems(lineItem("li_1", "price_life", 1))))
+	}
+	for _, end := range []struct{ status, payment, outcome string }{{"expired", "unpaid", receiptRejected}, {"complete", "paid", receiptRecorded}} {
+		id := w.account()
+		session("open", "unpaid")
+		r := w.api("POST", "/v1/receipts", shown(id, sessionReceipt("cs_test_1")))
+		if outcome, _, _ := r.result(t); outcome != receiptPending || r.str("state") != "pending" {
+			t.Fatalf("a session that is not over = %s", r.text)
+		}
+		if r := w.api("GET", "/v1/accounts/"+id+"/entitlements", ""); r.str("state") != "pending" {
+			t.Errorf("meanwhile the check says %s", r.text)
+		}
+		session(end.status, end.payment)
+		r = w.api("POST", "/v1/receipts", shown(id, sessionReceipt("cs_test_1")))
+		if outcome, _, _ := r.result(t); outcome != end.outcome || r.str("state") != "settled" || r.json["unconfirmed"] != nil {
+			t.Errorf("once it is %s = %s, want it %s and settled", end.status, r.text, end.outcome)
+		}
+	}
+}
+
 // TestAReceiptCountsForADayWhileItsStoreIsDown, and for as long as the store says once it is up.
 func TestAReceiptCountsForADayWhileItsStoreIsDown(t *testing.T) {
 	f := startAppStore(t)

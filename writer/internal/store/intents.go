@@ -57,6 +57,8 @@ type AwaitPurchase struct {
 	ID       string                `cbor:"2,keyasint"` // of the proof: the same again begins nothing anew
 	Provider entitlement.Provider  `cbor:"3,keyasint"`
 	Product  entitlement.ProductID `cbor:"4,keyasint,omitempty"`
+	// Over: the proof was judged, so that nothing is awaited any more.
+	Over bool `cbor:"5,keyasint,omitempty"`
 }
 
 // Intent is what an intent came to.
@@ -289,6 +291,9 @@ func (c *command) awaitPurchase(body *AwaitPurchase) Result {
 	if body.ID == "" || len(body.ID) > maxIDBytes || !body.Provider.Valid() || len(body.Product) > maxAliasBytes {
 		return rejected(SlugInvalidRequest, "id, provider or product of what is awaited")
 	}
+	if body.Over {
+		return Result{Account: body.Account, Rejection: c.awaitNoMore(body.Account, body.ID)}
+	}
 	return Result{Account: body.Account, Rejection: c.await(body.Account, entitlement.Awaited{ID: body.ID, Provider: body.Provider, Product: body.Product, Until: c.now + entitlement.AwaitSeconds})}
 }
 
@@ -319,7 +324,7 @@ func (c *command) await(id entitlement.AccountID, w entitlement.Awaited) *Reject
 	return c.commit(nil)
 }
 
-// awaitNoMore forgets a purchase that the account waits for: nobody paid after all.
+// awaitNoMore forgets a purchase that the account waits for: nobody paid after all, or what was shown of it was judged.
 func (c *command) awaitNoMore(id entitlement.AccountID, what string) *Rejection {
 	a := c.account(id)
 	if a == nil {

@@ -263,6 +263,10 @@ func TestWhatWasNotConfirmedIsRemembered(t *testing.T) {
 	if v := m.account("acc_1").View(m.shop(), m.now, nil); v.State() != entitlement.StateSettled {
 		t.Errorf("called off, and %s", v.State())
 	}
+	m.apply(NewCommand(TypeAwait, sandbox, "", &AwaitPurchase{Account: "acc_1", ID: "receipt:3", Provider: entitlement.Stripe, Over: true}))
+	if got := unconfirmed(); slices.Contains(got, "receipt:3") || len(got) != maxAwaited-2 {
+		t.Errorf("after receipt:3 was judged: %v", got)
+	}
 	m.check()
 	m.now += day
 	if got := unconfirmed(); len(got) != 0 {
