@@ -52,7 +52,7 @@ func (w *Writer) routeRedeemCode(handle func(pattern string, h handler)) {
 
 var codeEncoding = base32.NewEncoding(codeLetters).WithPadding(base32.NoPadding)
 
-// formatCode makes a code of random bytes: XXXX-XXXX-XXXX-XXXX-XXXX.
+// formatCode makes a code of random bytes: five groups of four letters and digits, with hyphens between them.
 func formatCode(random []byte) string {
 	text := codeEncoding.EncodeToString(random[:codeBytes])[:codeLength]
 	groups := make([]string, 0, codeLength/codeGroup)
@@ -223,16 +223,8 @@ func (c *apiCall) redeemCode(app entitlement.AccountID) (answer, error) {
 	if err := c.decodeFor(app, &req); err != nil {
 		return answer{}, err
 	}
-	account := req.Account
-	switch {
-	case app == "" && req.Account == "":
-		return answer{}, wrong("account_id", "is missing")
-	case app != "" && req.Account != "" && req.Account != app:
-		return answer{}, problem.New(problem.Forbidden, "The credential is another account's.")
-	case app != "":
-		account = app
-	}
-	if err := checkID("acc_", string(account)); err != nil {
+	account, err := accountOf(app, req.Account)
+	if err != nil {
 		return answer{}, err
 	}
 	who := []string{string(c.env) + " " + string(account)}

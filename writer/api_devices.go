@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
-	"github.com/latchkey/latchkey/pkg/problem"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -42,16 +41,8 @@ func (c *apiCall) putDevice(app entitlement.AccountID) (answer, error) {
 	if err := c.decodeFor(app, &req); err != nil {
 		return answer{}, err
 	}
-	account := req.Account
-	switch {
-	case app == "" && req.Account == "":
-		return answer{}, wrong("account_id", "is missing")
-	case app != "" && req.Account != "" && req.Account != app:
-		return answer{}, problem.New(problem.Forbidden, "The credential is another account's.")
-	case app != "":
-		account = app
-	}
-	if err := checkID("acc_", string(account)); err != nil {
+	account, err := accountOf(app, req.Account)
+	if err != nil {
 		return answer{}, err
 	}
 	switch {

@@ -68,6 +68,19 @@ func (c *apiCall) decodeFor(app entitlement.AccountID, v any) error {
 	return nil
 }
 
+// accountOf returns whom a request is for: the app's own account, or the one that a backend names in the body. An app may name its own. Error: a problem.
+func accountOf(app, named entitlement.AccountID) (entitlement.AccountID, error) {
+	switch {
+	case app == "" && named == "":
+		return "", wrong("account_id", "is missing")
+	case app != "" && named != "" && named != app:
+		return "", problem.New(problem.Forbidden, "The credential is another account's.")
+	case app != "":
+		named = app
+	}
+	return named, checkID("acc_", string(named))
+}
+
 // The outcomes of asking, beside the slugs of the refusals, in the words of the metrics.
 const intentAllowed = "allowed"
 
@@ -85,16 +98,8 @@ func (c *apiCall) putIntent(app entitlement.AccountID) (answer, error) {
 	if err := c.decodeFor(app, &req); err != nil {
 		return answer{}, err
 	}
-	account := app
-	switch {
-	case app == "" && req.Account == "":
-		return answer{}, wrong("account_id", "is missing")
-	case app != "" && req.Account != "" && req.Account != app:
-		return answer{}, problem.New(problem.Forbidden, "The credential is another account's.")
-	case app == "":
-		account = req.Account
-	}
-	if err := checkID("acc_", string(account)); err != nil {
+	account, err := accountOf(app, req.Account)
+	if err != nil {
 		return answer{}, err
 	}
 	switch {

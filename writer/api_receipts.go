@@ -99,14 +99,8 @@ func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request, restore
 	if err != nil {
 		return err
 	}
-	c := &receipts{Writer: w, restores: restores, env: caller.env, account: cmp.Or(caller.account, req.Account)}
-	switch {
-	case c.account == "":
-		return wrong("account_id", "is missing")
-	case req.Account != "" && req.Account != c.account:
-		return problem.New(problem.Forbidden, "The credential is another account's.")
-	}
-	if err := checkID("acc_", string(c.account)); err != nil {
+	c := &receipts{Writer: w, restores: restores, env: caller.env}
+	if c.account, err = accountOf(caller.account, req.Account); err != nil {
 		return err
 	}
 	if err := w.speaks(entitlement.Apple); err != nil { // or the others could not read what is written here

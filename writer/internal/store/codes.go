@@ -458,12 +458,8 @@ type OwedCode struct {
 // OwedCodes lists the purchases that a code is to be sent for, sorted by id, after the given one. Error: replication.ErrCorrupt.
 func (r *Reader) OwedCodes(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]OwedCode, error) {
 	var list []OwedCode
-	err := r.walkPurchases(bucketCodesOwed, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
-		if len(row) != 8 {
-			return fmt.Errorf("owed code of %s: %w", id, replication.ErrCorrupt)
-		}
-		list = append(list, OwedCode{Purchase: id, Since: int64(binary.BigEndian.Uint64(row))})
-		return nil
+	err := r.walkSince(bucketCodesOwed, env, after, limit, func(id entitlement.PurchaseID, since int64) {
+		list = append(list, OwedCode{Purchase: id, Since: since})
 	})
 	return list, err
 }

@@ -213,6 +213,49 @@ func TestWhatWasErasedIsNobodys(t *testing.T) {
 	}
 }
 
+// TestNamesOfTheErasedLeadToNobody: what providers call a person who was erased is the name of purchases and of no account any more, and is nobody else's by itself. A
+// trial that they had stays used up, so that nobody has another by having themselves erased.
+func TestNamesOfTheErasedLeadToNobody(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	user := entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: "user 1"}
+	for _, c := range []Command{shopCatalog(), policyOf(entitlement.Policy{TrialByPayment: true}), create("acc_1", customer("cus_1"), user), create("acc_2"),
+		stripeTrial("sub_1", "acc_1", "cus_1"), carded("pm_1", "cus_1", card(7)), erase("acc_1"),
+		record(event("evt_3", subscription("sub_3", 50, entitlement.Active, "", customer("cus_1")))),
+		stripePaid("sub_2", "acc_2", "cus_2"), carded("pm_2", "cus_2", card(7))} {
+		if got := m.apply(c); got.Rejection != nil {
+			t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+		}
+		m.check()
+	}
+	if !m.account("acc_2").TrialLocked {
+		t.Error("the trial of who was erased is not used up for who pays with the same card")
+	}
+	m.read(func(r *Reader) error {
+		for _, a := range []entitlement.Alias{customer("cus_1"), user, {Kind: entitlement.RevenueCatAppUser, Value: "acc_1"}, {Kind: entitlement.AppleAppAccountToken, Value: entitlement.AccountID("acc_1").AppleAppAccountToken()}} {
+			if owner, found, err := r.Named(sandbox, a); found || err != nil {
+				t.Errorf("%+v leads to %s, %v", a, owner, err)
+			}
+		}
+		for _, id := range []entitlement.PurchaseID{"stripe:sub_1", "stripe:sub_3"} {
+			if p, found, err := r.Purchase(sandbox, id); !found || err != nil || p.Owner != "" || !p.Erased {
+				t.Errorf("%s is of %q (erased %t), %v", id, p.Owner, p.Erased, err)
+			}
+		}
+		for _, bucket := range [][]byte{bucketNamed, bucketPersons, bucketCards} {
+			err := r.tx.Bucket(bucket).ForEach(func(k, v []byte) error {
+				if bytes.Contains(k, []byte("acc_1")) || bytes.Contains(v, []byte("acc_1")) || bytes.Contains(k, []byte(user.Value)) {
+					t.Errorf("%s has %q -> %q", bucket, k, v)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // What support said of an account that is no more binds nobody.
 func TestAPurchaseThatSupportGaveIsRevivedToo(t *testing.T) {
 	m := newMachine(t, 1<<20)

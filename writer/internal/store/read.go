@@ -278,14 +278,21 @@ type UnclaimedPurchase struct {
 // Unclaimed lists purchases without an account, sorted by id, after the given one.
 func (r *Reader) Unclaimed(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]UnclaimedPurchase, error) {
 	var list []UnclaimedPurchase
-	err := r.walkPurchases(bucketUnclaimed, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
-		if len(row) != 8 {
-			return fmt.Errorf("unclaimed %s: %w", id, replication.ErrCorrupt)
-		}
-		list = append(list, UnclaimedPurchase{ID: id, Since: int64(binary.BigEndian.Uint64(row))})
-		return nil
+	err := r.walkSince(bucketUnclaimed, env, after, limit, func(id entitlement.PurchaseID, since int64) {
+		list = append(list, UnclaimedPurchase{ID: id, Since: since})
 	})
 	return list, err
+}
+
+// walkSince is walkPurchases for a bucket whose rows say since when a purchase is in it, Unix seconds.
+func (r *Reader) walkSince(bucket []byte, env entitlement.Environment, after entitlement.PurchaseID, limit int, fn func(id entitlement.PurchaseID, since int64)) error {
+	return r.walkPurchases(bucket, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
+		if len(row) != 8 {
+			return fmt.Errorf("%s of %s: %w", bucket, id, replication.ErrCorrupt)
+		}
+		fn(id, int64(binary.BigEndian.Uint64(row)))
+		return nil
+	})
 }
 
 // Pull is a purchase whose provider is to be asked.
