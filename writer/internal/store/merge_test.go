@@ -215,10 +215,10 @@ func TestUndoneMergesLeaveNoTrace(t *testing.T) {
 	})
 }
 
-// rows is all that a state holds but what tells what happened: events, answers that are kept for repeats, and the change log.
+// rows is all that a state holds but what tells what happened: events, answers that are kept for repeats, the change log, and what is to be told to others.
 func (m *machine) rows() map[string]string {
 	m.t.Helper()
-	told := [][]byte{bucketMeta, bucketChanges, bucketEvents, bucketConflicts, bucketEventOrder, bucketSubjects, bucketIdempotency, bucketIdemOrder, bucketSegments}
+	told := [][]byte{bucketMeta, bucketChanges, bucketEvents, bucketConflicts, bucketEventOrder, bucketSubjects, bucketIdempotency, bucketIdemOrder, bucketSegments, bucketGrantsOwed}
 	rows := map[string]string{}
 	m.read(func(r *Reader) error {
 		for _, name := range buckets {
