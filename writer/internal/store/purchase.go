@@ -125,12 +125,17 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if e.shown {
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
-		if at := c.vanishedAt(e.row.Evidence, &e.is); at != 0 {
-			folded = folded.Vanished(entitlement.Iaptic, at)
+		gone := c.vanished(e.row.Evidence, &e.is)
+		if gone.all {
+			folded = folded.Vanished(entitlement.Iaptic, gone.at)
 		}
 		e.trial = folded.TrialUsed
 		c.settleCodes(e, &folded)
-		c.give(e.row.Owner, folded, &policy)
+		owned := folded
+		if gone.owner {
+			owned = folded.Vanished(entitlement.Iaptic, gone.at)
+		}
+		c.give(e.row.Owner, owned, &policy)
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
 		}
@@ -246,7 +251,11 @@ func (c *command) sharesOf(row *purchaseRow) []entitlement.AccountID {
 	if policy := c.policyOf(c.Env); policy.SharingOff {
 		return nil
 	}
+	told := row.Evidence.ToldAt(entitlement.Iaptic)
 	for _, a := range row.Evidence.Shares() {
+		if c.leftOut(a, told) {
+			continue
+		}
 		id := c.named(a)
 		if named := entitlement.AccountID(a.Value); id == "" && strings.HasPrefix(a.Value, "acc_") && c.known(named) {
 			id = named

@@ -2,33 +2,38 @@ package store
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
-// vanishedAt returns when a purchase of iaptic's was last in the list of what its buyer has, Unix seconds, where a newer one leaves it out; 0: none does. iaptic's
-// messages hold that list (the purchases collection is the truth). What several use may be left out of one's list alone: it ends by its own dates.
-func (c *command) vanishedAt(e entitlement.Evidence, is *entitlement.Identity) int64 {
+// vanishing says whom a purchase of iaptic's is gone for.
+type vanishing struct {
+	at    int64 // when it was told of last, Unix seconds
+	owner bool  // for whoever owns it
+	all   bool  // for everybody
+}
+
+// vanished says for whom a purchase of iaptic's is gone, because a newer list of what they have leaves it out. iaptic's messages hold that list (the purchases
+// collection is the truth). What several use is gone for each by their own list, and has ended when all lists leave it out.
+func (c *command) vanished(e entitlement.Evidence, is *entitlement.Identity) (v vanishing) {
 	told := e.ToldAt(entitlement.Iaptic)
 	if c.st.Rules < rulesAccounts || told == 0 || e.IsSandbox() {
-		return 0
+		return v
 	}
-	for _, a := range e.Shares() {
-		if a.Kind == entitlement.IapticUsername {
-			return 0
-		}
-	}
-	for _, a := range is.Aliases {
-		if a.Kind != entitlement.IapticUsername {
-			continue
-		}
-		if listed := c.listedAt(a.Value); listed > told {
-			return max(told/int64(time.Second), 1)
-		}
-	}
-	return 0
+	v.at = max(told/int64(time.Second), 1)
+	v.owner = slices.ContainsFunc(is.Aliases, func(a entitlement.Alias) bool { return c.leftOut(a, told) })
+	v.all = v.owner && !slices.ContainsFunc(e.Shares(), func(a entitlement.Alias) bool {
+		return a.Kind == entitlement.IapticUsername && !c.leftOut(a, told)
+	})
+	return v
+}
+
+// leftOut reports whether the list of a user of iaptic's is newer than a purchase that it would have: told is that one's version.
+func (c *command) leftOut(a entitlement.Alias, told int64) bool {
+	return a.Kind == entitlement.IapticUsername && c.st.Rules >= rulesAccounts && told != 0 && c.listedAt(a.Value) > told
 }
 
 // listedAt returns the version with which iaptic last told everything that a user has, what this command tells included.
@@ -71,15 +76,22 @@ func (c *command) list(e *purchaseEdit) (left []entitlement.PurchaseID) {
 			c.listed = map[entitlement.Link]int64{}
 		}
 		c.listed[link] = at
-		prefix := identityPrefix(c.Env, aliasIdentity(entitlement.Alias{Kind: entitlement.IapticUsername, Value: user}))
-		cursor := c.tx.Bucket(bucketNamed).Cursor()
-		for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
-			id, _ := readNamed(v)
+		leaves := func(id entitlement.PurchaseID) {
 			if p, ok := c.loadPurchase(id); ok {
 				if told := p.row.Evidence.ToldAt(entitlement.Iaptic); before <= told && told < at {
 					left = append(left, id)
 				}
 			}
+		}
+		prefix := identityPrefix(c.Env, aliasIdentity(entitlement.Alias{Kind: entitlement.IapticUsername, Value: user}))
+		bought := c.tx.Bucket(bucketNamed).Cursor()
+		for k, v := bought.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = bought.Next() {
+			id, _ := readNamed(v)
+			leaves(id)
+		}
+		shared := c.tx.Bucket(bucketIdentities).Cursor() // what waits for the name has it as that of its buyer, or of who uses it besides
+		for k, id := shared.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, id = shared.Next() {
+			leaves(entitlement.PurchaseID(id))
 		}
 	}
 	return left

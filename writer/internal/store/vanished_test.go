@@ -128,7 +128,7 @@ func TestWhatNoListCanTake(t *testing.T) {
 	}{
 		"a month":                            {rulesAccounts, []entitlement.Object{months(entitlement.Iaptic, "1", 1, named(iapticUser("one")))}, true},
 		"a month, during an upgrade":         {RulesChains, []entitlement.Object{months(entitlement.Iaptic, "1", 1, named(iapticUser("one")))}, false},
-		"what two users have":                {rulesAccounts, []entitlement.Object{shared}, false},
+		"what two users have":                {rulesAccounts, []entitlement.Object{shared}, true},
 		"what the store itself tells of":     {rulesAccounts, []entitlement.Object{apple, also}, false},
 		"what came with the list":            {rulesAccounts, []entitlement.Object{months(entitlement.Iaptic, "1", 5, named(iapticUser("one")))}, false},
 		"what another aggregator tells of":   {rulesAccounts, []entitlement.Object{months(entitlement.Adapty, "1", 1, named(iapticUser("one")))}, false},
@@ -143,5 +143,51 @@ func TestWhatNoListCanTake(t *testing.T) {
 			t.Errorf("%s: %+v, want it gone %t", name, items, tt.gone)
 		}
 		m.check()
+	}
+}
+
+// What several users have is gone for each of them by their own list, whatever comes first, and there again once it is told of anew (R17).
+func TestWhatSeveralUseIsGoneByEachOnesOwnList(t *testing.T) {
+	one, two := iapticUser("one"), iapticUser("two")
+	tells := func(at int64) entitlement.Event {
+		return told(entitlement.Iaptic, fmt.Sprint("tells ", at), months(entitlement.Iaptic, "1", at, named(one), sharedWith(one, two)))
+	}
+	lists := func(user string, at int64) entitlement.Event {
+		return told(entitlement.Iaptic, fmt.Sprint("lists ", user, at), entitlement.WholeList(entitlement.Iaptic, user, at*1e9))
+	}
+	for name, tt := range map[string]struct {
+		messages []entitlement.Event
+		one, two bool // has it
+	}{
+		"nobody's list leaves it out":     {[]entitlement.Event{tells(1)}, true, true},
+		"that of who uses it besides":     {[]entitlement.Event{tells(1), lists("two", 5)}, true, false},
+		"that of its owner":               {[]entitlement.Event{tells(1), lists("one", 5)}, false, true},
+		"those of both":                   {[]entitlement.Event{tells(1), lists("one", 5), lists("two", 6)}, false, false},
+		"one before it was told of anew":  {[]entitlement.Event{tells(1), lists("two", 5), tells(7)}, true, true},
+		"one of the time when it was had": {[]entitlement.Event{tells(5), lists("two", 5)}, true, true},
+	} {
+		var hash string
+		for seed := range uint64(6) {
+			messages := slices.Clone(tt.messages)
+			rand.New(rand.NewPCG(seed, 2)).Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
+			m := newMachine(t, 1<<20)
+			m.apply(create("acc_1", one))
+			m.apply(create("acc_2", two))
+			for _, message := range messages {
+				m.apply(record(message))
+			}
+			m.check()
+			has := func(account entitlement.AccountID) bool {
+				return slices.ContainsFunc(m.ownsPurchase(account, "iaptic:1"), func(i entitlement.Item) bool { return i.State == entitlement.Live })
+			}
+			if has("acc_1") != tt.one || has("acc_2") != tt.two {
+				t.Errorf("%s, in the order %d: its owner has it %t, the other one %t", name, seed, has("acc_1"), has("acc_2"))
+			}
+			if got := m.state.StateHash.String(); hash != "" && got != hash {
+				t.Errorf("%s: the order counts (I20)", name)
+			} else {
+				hash = got
+			}
+		}
 	}
 }
