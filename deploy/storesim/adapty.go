@@ -108,8 +108,11 @@ func (s *Sim) adaptyLevel(p *Purchase, account string, has bool) {
 		end = s.clock
 	}
 	offer := any(nil)
-	if t.Trial {
+	switch {
+	case t.Trial:
 		offer = "free_trial"
+	case t.Offer:
+		offer = "pay_as_you_go"
 	}
 	s.adaptyEvent(p, p.present(), account, "access_level_updated", object{"access_level_id": level, "is_active": has && (end.IsZero() || end.After(s.clock)) && p.Phase != Retry && p.Phase != Paused,
 		"starts_at": nil, "expires_at": adaptyTime(end), "is_lifetime": end.IsZero(), "is_in_grace_period": p.Phase == Grace, "is_refund": !t.RevokedAt.IsZero(), "will_renew": has && p.WillRenew && p.Phase != Ended,
@@ -142,6 +145,9 @@ func (s *Sim) adaptyEvent(p *Purchase, term int, account, kind string, more obje
 		"transaction_id": s.storeTransaction(p, term), "original_transaction_id": s.storeTransaction(p, -1), "purchase_date": adaptyTime(t.StartsAt), "original_purchase_date": adaptyTime(p.StartedAt),
 		"subscription_expires_at": adaptyTime(adaptyEnd(p, term)), "cancellation_reason": adaptyReason(p), "price_usd": price, "price_local": price, "currency": "EUR", "consecutive_payments": p.charges(),
 		"profile_has_access_level": p.Phase == Active || p.Phase == Grace, "store_country": "NL"}
+	if t.Offer {
+		properties["store_offer_category"], properties["store_offer_discount_type"] = "introductory", "pay_as_you_go"
+	}
 	for name, v := range more {
 		properties[name] = v
 	}
@@ -186,6 +192,9 @@ func (s *Sim) adaptyData(env Environment, account string) object {
 			"renewal_cancelled_at": adaptyAPITime(p.TurnedOff), "billing_issue_detected_at": adaptyAPITime(p.FailedAt), "is_in_grace_period": p.Phase == Grace, "cancellation_reason": adaptyReason(p), "environment": appleEnvironments[p.Env]}
 		if t.Trial {
 			row["offer"] = object{"category": "introductory", "type": "free_trial", "id": nil}
+		}
+		if t.Offer {
+			row["offer"] = object{"category": "introductory", "type": "pay_as_you_go", "id": nil}
 		}
 		if level := aggregatorEntitlement(Adapty, t.Product); level != "" && (p.recurs() || t.RevokedAt.IsZero()) {
 			levels = append(levels, with(row, "access_level_id", level))

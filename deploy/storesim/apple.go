@@ -64,6 +64,9 @@ func (s *Sim) applePayload(p *Purchase, term int, signed time.Time) object {
 	if t.Trial {
 		o["offerType"], o["offerDiscountType"], o["offerPeriod"], o["price"] = 1, "FREE_TRIAL", "P"+strconv.Itoa(int(t.EndsAt.Sub(t.StartsAt)/day))+"D", 0
 	}
+	if t.Offer {
+		o["offerType"], o["offerDiscountType"], o["offerPeriod"] = 1, "PAY_AS_YOU_GO", "P"+strconv.Itoa(t.Product.Months)+"M"
+	}
 	if t.Upgraded {
 		o["isUpgraded"] = true
 	}

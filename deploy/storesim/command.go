@@ -109,6 +109,8 @@ func (c *client) buy() *cobra.Command {
 	f.StringVar(&q.Account, "account", "", "Latchkey's account id")
 	f.StringVar(&q.Name, "as", "", "what the purchase is called from then on")
 	f.IntVar(&q.Trial, "trial-days", 0, "days of a free trial first")
+	f.IntVar(&q.OfferTerms, "offer-terms", 0, "how many paid terms, the first ones, cost less")
+	f.Int64Var(&q.OfferCents, "offer-cents", 0, "what each of them costs")
 	f.IntVar(&q.Quantity, "quantity", 1, "how many")
 	f.StringVar(&q.Email, "email", "", "what the buyer gives at a checkout on the web")
 	f.BoolVar(&q.StoreTells, "store-tells", false, "the store behind an aggregator sends its own messages too")

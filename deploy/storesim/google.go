@@ -91,6 +91,10 @@ func (s *Sim) playSubscription(p *Purchase) object {
 		item["offerPhase"] = object{"freeTrial": object{}}
 		item["offerDetails"].(object)["offerId"] = "trial"
 	}
+	if t.Offer {
+		item["offerPhase"] = object{"introductoryPrice": object{}}
+		item["offerDetails"].(object)["offerId"], renewing["recurringPrice"] = "intro", googleMoney(t.Cents)
+	}
 	if !t.PaidAt.IsZero() {
 		item["latestSuccessfulOrderId"] = s.playOrder(p, p.present())
 	}

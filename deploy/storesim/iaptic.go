@@ -66,6 +66,7 @@ func (s *Sim) iapticPurchase(p *Purchase, account string) object {
 	}
 	end := endOfAccess(p, p.present())
 	o["lastRenewalDate"], o["expirationDate"], o["isTrialPeriod"], o["isBillingRetryPeriod"] = iapticTime(t.StartsAt), iapticTime(end), t.Trial, p.Phase == Grace || p.Phase == Retry
+	o["isIntroPeriod"] = t.Offer
 	o["renewalIntent"], o["isExpired"] = "Renew", !end.After(s.clock)
 	if !p.WillRenew || p.Phase == Ended {
 		o["renewalIntent"] = "Lapse"

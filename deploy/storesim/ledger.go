@@ -17,6 +17,7 @@ type Term struct {
 	StartsAt   time.Time
 	EndsAt     time.Time // exclusive; zero: never
 	Trial      bool
+	Offer      bool      // at the price of an introductory offer
 	Cents      int64     // what was paid, 0 for a trial
 	PaidAt     time.Time // zero: not yet
 	Refunded   int64     // cents given back
@@ -75,8 +76,10 @@ type Purchase struct {
 	DisputedAt   time.Time
 	Disputes     int
 	Quantity     int
-	Taken        bool   // Play: acknowledged or consumed
-	StoreTells   bool   // its store sends messages too
+	Taken        bool // Play: acknowledged or consumed
+	StoreTells   bool // its store sends messages too
+	OfferTerms   int  // so many paid terms, the first ones, cost OfferCents
+	OfferCents   int64
 	Email        string // what the buyer gave at a checkout on the web
 	SharedOf     string // of the family's part: the purchase that was bought
 

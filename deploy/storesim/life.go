@@ -16,8 +16,11 @@ type Order struct {
 	Product  string      `json:"product"`
 	Name     string      `json:"as,omitempty"`         // what the purchase is called from then on; empty: "p1" and so on
 	Trial    int         `json:"trial_days,omitempty"` // days of a free trial before the first term
-	Quantity int         `json:"quantity,omitempty"`   // 0 is 1
-	Pending  bool        `json:"pending,omitempty"`    // the money comes later: Settle says whether
+	// OfferTerms: so many paid terms, the first ones, cost OfferCents in place of the product's price: an introductory offer, paid as one goes.
+	OfferTerms int   `json:"offer_terms,omitempty"`
+	OfferCents int64 `json:"offer_cents,omitempty"`
+	Quantity   int   `json:"quantity,omitempty"` // 0 is 1
+	Pending    bool  `json:"pending,omitempty"`  // the money comes later: Settle says whether
 	// StoreTells: the store behind an aggregator sends its own messages too.
 	StoreTells bool `json:"store_tells,omitempty"`
 	// Email is what the buyer gives at a checkout on the web.
@@ -45,6 +48,8 @@ func (s *Sim) Buy(o Order) (Purchase, error) {
 		return Purchase{}, refuse("%s sells nothing that is used up", o.Provider)
 	case o.Trial < 0 || o.Trial > 0 && product.Kind != Recurring:
 		return Purchase{}, refuse("only a subscription begins with a trial")
+	case o.OfferTerms < 0 || o.OfferTerms > 0 && (product.Kind != Recurring || o.OfferCents <= 0 || o.OfferCents >= product.Cents):
+		return Purchase{}, refuse("an offer is for a subscription, and for less than its price")
 	case o.Name != "" && s.purchases[o.Name] != nil:
 		return Purchase{}, refuse("another purchase is called %q", o.Name)
 	}
@@ -61,7 +66,7 @@ func (s *Sim) Buy(o Order) (Purchase, error) {
 // open makes the purchase, with a first term that begins now and is not paid.
 func (s *Sim) open(o Order, product Product) *Purchase {
 	p := &Purchase{N: len(s.order) + 1, Provider: o.Provider, Env: o.Env, Store: product.Store, Owner: s.customer(o.Account).Account, Product: product, Next: product, DisputedTerm: -1,
-		StartedAt: s.clock, WillRenew: product.Kind == Recurring, Quantity: max(o.Quantity, 1), StoreTells: o.StoreTells, Email: o.Email}
+		StartedAt: s.clock, WillRenew: product.Kind == Recurring, Quantity: max(o.Quantity, 1), StoreTells: o.StoreTells, Email: o.Email, OfferTerms: o.OfferTerms, OfferCents: o.OfferCents}
 	p.ID = cmp.Or(o.Name, fmt.Sprintf("p%d", p.N))
 	p.Terms = []Term{s.term(p, product, s.clock, o.Trial)}
 	s.order = append(s.order, p)
@@ -78,8 +83,22 @@ func (s *Sim) term(p *Purchase, product Product, start time.Time, trialDays int)
 		t.Trial, t.Cents, t.EndsAt = true, 0, start.AddDate(0, 0, trialDays)
 	case product.Kind == Recurring:
 		t.EndsAt = product.after(start)
+		if (len(p.Terms) == 0 || product.ID == p.Terms[0].Product.ID) && p.offered() < p.OfferTerms {
+			t.Offer, t.Cents = true, p.OfferCents*int64(p.Quantity)
+		}
 	}
 	return t
+}
+
+// offered is how many of its terms were paid for: the first ones may be those of an offer.
+func (p *Purchase) offered() int {
+	n := 0
+	for i := range p.Terms {
+		if t := &p.Terms[i]; !t.Trial && !t.PaidAt.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 // begin is the first payment.

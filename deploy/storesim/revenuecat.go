@@ -115,6 +115,8 @@ func (s *Sim) revenueCatEvent(p *Purchase, term int, kind string, more object) {
 	period := "NORMAL"
 	if t.Trial {
 		period = "TRIAL"
+	} else if t.Offer {
+		period = "INTRO"
 	}
 	price := float64(t.Cents) / 100
 	o := object{"event_timestamp_ms": at.UnixMilli(), "app_id": "app9f3c21ab7d", "app_user_id": p.Owner, "original_app_user_id": "$RCAnonymousID:" + s.id(32, "anonymous", p.Owner), "aliases": s.revenueCatAliases(p.Owner),
@@ -182,6 +184,8 @@ func (s *Sim) revenueCatV1(account string, owned []*Purchase) object {
 		period := "normal"
 		if t.Trial {
 			period = "trial"
+		} else if t.Offer {
+			period = "intro"
 		}
 		unsubscribed := p.TurnedOff
 		row["expires_date"], row["period_type"], row["unsubscribe_detected_at"], row["billing_issues_detected_at"] = isoSeconds(end), period, isoSeconds(unsubscribed), isoSeconds(p.FailedAt)

@@ -50,7 +50,7 @@ type scripted struct {
 // TestLives plays the lives of subscriptions in testdata/scripts on a real writer, which hears of them by webhooks and, where a provider does not say enough,
 // asks. After each action the writer must come to say what the script says, and the oracle must agree with it.
 //
-// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
+// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
 // resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
@@ -76,7 +76,7 @@ func TestLives(t *testing.T) {
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
 		"entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
 		"device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
-		"grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
+		"offer": (*scripted).offer, "price": (*scripted).price, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
 	for name, do := range actions {
 		commands[name] = func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
@@ -179,12 +179,48 @@ func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 4 {
 		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE")
 	}
+	s.order(ts, neg, args, Order{})
+}
+
+// order buys what the first arguments say.
+func (s *scripted) order(ts *testscript.TestScript, neg bool, args []string, o Order) {
 	c := s.customer(ts, args[2])
-	p, err := s.sim.Buy(Order{Provider: Provider(args[0]), Env: c.env, Product: args[1], Account: c.id, Name: s.called(args[3])})
+	o.Provider, o.Env, o.Product, o.Account, o.Name = Provider(args[0]), c.env, args[1], c.id, s.called(args[3])
+	p, err := s.sim.Buy(o)
 	if err == nil {
 		s.ids = append(s.ids, p.ID)
 	}
 	s.done(ts, neg, err)
+}
+
+// offer buys with an introductory offer: so many terms for so many cents each.
+func (s *scripted) offer(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 6 {
+		ts.Fatalf("want: offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS")
+	}
+	terms, err := strconv.Atoi(args[4])
+	ts.Check(err)
+	cents, err := strconv.ParseInt(args[5], 10, 64)
+	ts.Check(err)
+	s.order(ts, neg, args, Order{OfferTerms: terms, OfferCents: cents})
+}
+
+// price awaits what the writer says that pro costs.
+func (s *scripted) price(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("want: price NAME AMOUNT")
+	}
+	c, want := s.customer(ts, args[0]), `"price":{"amount":"`+args[1]+`"`
+	for deadline := time.Now().Add(settleWithin); ; <-time.After(20 * time.Millisecond) {
+		_, _, answer := s.said(c)
+		if strings.Contains(answer, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("want %s; the writer says %s", want, answer)
+		}
+		ts.Check(s.sim.Advance(s.t.Context(), time.Second))
+	}
 }
 
 func (s *scripted) advance(ts *testscript.TestScript, _ bool, args []string) {
