@@ -140,7 +140,7 @@ func (c *apiCall) putLink() (answer, error) {
 	}
 	command := store.PutLink{Hash: hashLinkToken(text), Account: req.Account, Purchase: req.Unclaimed, TTLSeconds: ttl, Idempotency: key}
 	if address != "" {
-		command.Mailed = true
+		command.Mailed, command.Index = true, c.sealer.emailIndex(c.env, address)
 		command.Personal = []store.Sealed{{Name: store.LinkText(command.Hash), Text: c.sealer.seal(c.env, linkTarget(req.Account, req.Unclaimed), address)}}
 	}
 	result, err := c.commit(store.TypePutLink, command)

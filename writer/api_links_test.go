@@ -144,6 +144,45 @@ func TestALinkIsMailed(t *testing.T) {
 	}
 }
 
+// TestALinkToASharedAddressSettlesTheSuggestion: two accounts that are somebody's have one address, which opens a suggestion and nothing else. Who redeems the link that was
+// mailed to the address has shown that both are theirs; a link that went nowhere shows nothing (R35, R37).
+func TestALinkToASharedAddressSettlesTheSuggestion(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {}))
+	defer backend.Close()
+	cfg := testConfigs(t, 1)[0]
+	cfg.Mail = MailConfig{LinkURL: "https://app.example.com/in?t={token}", Webhook: &MailWebhookConfig{URL: backend.URL, Secret: "secret"}}
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	ann, other := w.account(), w.account()
+	w.setEmail(ann, "canary.ann@example.com")
+	w.setEmail(other, "Canary.Ann@example.com")
+	w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), other, "price_pro")))
+	follow := func(to string) reply {
+		t.Helper()
+		link := w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q%s}`, ann, to)).str("token")
+		session := w.api("POST", "/v1/accounts/"+other+"/sessions", `{}`).str("session_token")
+		return w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"link_token": %q}`, link), auth(session))
+	}
+	if got, want := w.suggested(), fmt.Sprint([]string{min(ann, other), max(ann, other)}); got != want {
+		t.Fatalf("suggested %q, want %q", got, want)
+	}
+	for name, to := range map[string]string{"a link that nobody mailed": "", "a link to another address": `, "send_to": "canary.bob@example.com"`} {
+		if r := follow(to); r.status != 200 || r.str("account_id") != ann || r.str("merge_id") != "" || w.suggested() == "" || w.pro(ann)["active"] == true {
+			t.Errorf("%s = %d %s, want a switch that settles nothing", name, r.status, r.text)
+		}
+	}
+	r := follow(`, "send_to": "canary.ann@example.com"`)
+	if r.status != 200 || r.str("account_id") != ann || r.str("merge_id") == "" || len(r.json["moved"].([]any)) != 1 {
+		t.Fatalf("the link to the address = %d %s, want a merge and what was bought", r.status, r.text)
+	}
+	if got := w.suggested(); got != "" || w.pro(ann)["active"] != true {
+		t.Errorf("after the link suggested %q and pro %v, want none and active", got, w.pro(ann))
+	}
+	if undone := w.api("DELETE", "/v1/accounts/"+ann+"/merges/"+r.str("merge_id"), ""); undone.status != 200 || w.pro(ann)["active"] == true || w.suggested() == "" {
+		t.Errorf("undone = %d %s: suggested %q, pro %v", undone.status, undone.text, w.suggested(), w.pro(ann))
+	}
+}
+
 // TestALoginByALink: by the same rules as any other login, and with its answer.
 func TestALoginByALink(t *testing.T) {
 	w := oneWriter(t)

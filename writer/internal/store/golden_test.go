@@ -80,7 +80,7 @@ func goldenCommands() []Command {
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
 		{TypeLogin, sandbox, &Login{New: "acc_3", From: &Session{Account: "acc_1", IssuedAt: 5, Device: "d", SignIn: true}, To: &Session{Account: "acc_2", IssuedAt: 6}, Alias: &alias,
 			Merge: "merge_1", Device: "d", TTLSeconds: 60, Idempotency: key}},
-		{TypePutLink, sandbox, &PutLink{Hash: make([]byte, linkHashBytes), Account: "acc_1", Purchase: "stripe:sub_1", TTLSeconds: 60, Idempotency: key, Mailed: true}},
+		{TypePutLink, sandbox, &PutLink{Hash: make([]byte, linkHashBytes), Account: "acc_1", Purchase: "stripe:sub_1", TTLSeconds: 60, Idempotency: key, Mailed: true, Index: make([]byte, contactIndexBytes)}},
 		{TypeRedeemLink, sandbox, &RedeemLink{Hash: make([]byte, linkHashBytes), From: &Session{Account: "acc_1", IssuedAt: 5}, Account: "acc_2", Merge: "merge_1", Idempotency: key, Renew: make([]byte, linkHashBytes)}},
 		{TypePutCode, sandbox, &PutCode{ID: "code_1", Hash: make([]byte, codeHashBytes), Provider: entitlement.Stripe, Product: "price_1", ExpiresAt: startTime + 60, Purchase: "stripe:pi_1", Delivered: true, Idempotency: key}},
 		{TypeRedeemCode, sandbox, &RedeemCode{Hash: make([]byte, codeHashBytes), Account: "acc_2", Idempotency: key}},

@@ -32,7 +32,9 @@ type PutLink struct {
 	TTLSeconds  int64                  `cbor:"4,keyasint"`           // from the stamp
 	Idempotency *Idempotency           `cbor:"5,keyasint,omitempty"`
 	// Mailed: the command carries the address to which the link goes (LinkText), so that one which comes too late brings another. False: nobody mails it.
-	Mailed   bool     `cbor:"6,keyasint,omitempty"`
+	Mailed bool `cbor:"6,keyasint,omitempty"`
+	// Index is that of the address to which the link is mailed: whoever redeems it has shown that the address is theirs. Empty: nobody mails it.
+	Index    []byte   `cbor:"7,keyasint,omitempty"`
 	Personal []Sealed `cbor:"-"`
 }
 
@@ -65,6 +67,8 @@ type linkRow struct {
 	TTL       int64 `cbor:"9,keyasint,omitempty"` // seconds
 	RenewedAt int64 `cbor:"10,keyasint,omitempty"`
 	Renewals  int64 `cbor:"11,keyasint,omitempty"`
+
+	Index []byte `cbor:"12,keyasint,omitempty"` // of the address to which it was mailed
 }
 
 // linkHolder is under whose id the address of a link is kept: of a payment that waits it is the payment's own.
@@ -94,6 +98,8 @@ func (c *command) putLink(body *PutLink) Result {
 	switch {
 	case len(body.Hash) != linkHashBytes || (body.Account == "") == (body.Purchase == ""):
 		return rejected(SlugInvalidRequest, "link")
+	case len(body.Index) != 0 && len(body.Index) != contactIndexBytes:
+		return rejected(SlugInvalidRequest, "index of the address")
 	case body.TTLSeconds < 1 || body.TTLSeconds > maxLinkSeconds:
 		return rejected(SlugInvalidRequest, "how long the link lives")
 	case body.Account != "" && !c.exists(body.Account):
@@ -116,7 +122,7 @@ func (c *command) putLink(body *PutLink) Result {
 		return rejected(SlugInvalidRequest, "the Idempotency-Key gave another link more than a day ago")
 	}
 	c.dropLinks()
-	row := linkRow{Account: body.Account, Purchase: body.Purchase, ExpiresAt: c.now + body.TTLSeconds}
+	row := linkRow{Account: body.Account, Purchase: body.Purchase, ExpiresAt: c.now + body.TTLSeconds, Index: body.Index}
 	if body.Mailed {
 		row.Mailed, row.TTL = true, body.TTLSeconds
 		c.keep(linkHolder(body.Account, body.Purchase), LinkText(body.Hash))
@@ -219,7 +225,7 @@ func (c *command) renewLink(body *RedeemLink, key []byte, row *linkRow) Result {
 	case row.RenewedAt != 0 && c.now-row.RenewedAt < RelinkSeconds:
 		return rejected(SlugLinkExpired, "the link has expired, and another was sent to the same address a short while ago")
 	}
-	c.writeLink(renewed, &linkRow{Account: row.Account, Purchase: row.Purchase, ExpiresAt: c.now + row.TTL, Mailed: true, TTL: row.TTL})
+	c.writeLink(renewed, &linkRow{Account: row.Account, Purchase: row.Purchase, ExpiresAt: c.now + row.TTL, Mailed: true, TTL: row.TTL, Index: row.Index})
 	c.copyText(linkHolder(row.Account, row.Purchase), LinkText(body.Hash), LinkText(body.Renew))
 	row.RenewedAt, row.Renewals = c.now, row.Renewals+1
 	c.encode(bucketLinkTokens, key, row)
@@ -232,7 +238,8 @@ func (r *Reader) LinkAddress(env entitlement.Environment, l *RenewedLink) []byte
 	return r.PersonalText(env, linkHolder(l.Account, l.Purchase), LinkText(l.Hash))
 }
 
-// enteredByLink leads who redeems to the link's account. What an anonymous account had comes along.
+// enteredByLink leads who redeems to the link's account. What an anonymous account had comes along, and what an account had that has the address too to which the
+// link was mailed: that settles the suggestion that the two are one.
 func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, row *linkRow) Result {
 	if !c.exists(row.Account) {
 		return rejected(SlugNotFound, "account")
@@ -243,12 +250,24 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, 
 			had = append(had, p.ID)
 		}
 	}
-	result := c.entered(by, row.Account, merge, device)
+	result := c.entered(by, row.Account, merge, device, c.anonymous(by) || c.haveAddress(row.Index, by, row.Account))
 	if result.Merge != "" {
 		slices.Sort(had)
 		row.Moved = slices.Compact(had)
 	}
 	return result
+}
+
+// haveAddress reports whether each of the accounts, or one that is merged with it, has an address. Nobody has none.
+func (c *command) haveAddress(index []byte, accounts ...entitlement.AccountID) bool {
+	for _, id := range accounts {
+		if len(index) == 0 || !slices.ContainsFunc(c.mergedUnder(c.survivor(id)), func(member entitlement.AccountID) bool {
+			return c.get(bucketContactIndex, contactKey(c.Env, index, member)) != nil
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // redeemedBefore answers who redeems a link again: the same person as before, as the first time; anybody else is refused.

@@ -28,6 +28,7 @@ func TestRedeemLink(t *testing.T) {
 	toKnown, toWaiting := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900}), putLink("a", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 900})
 	anon := RedeemLink{From: session("acc_anon"), Merge: "merge_1"}
 	moved := []entitlement.PurchaseID{"stripe:sub_1"}
+	mailed, some := putLink("a", PutLink{Account: "acc_known", TTLSeconds: 900, Index: bytes.Repeat([]byte("x"), contactIndexBytes)}), RedeemLink{From: session("acc_some"), Merge: "merge_1"}
 	tests := []struct {
 		name   string
 		before []Command
@@ -43,6 +44,13 @@ func TestRedeemLink(t *testing.T) {
 		{"again with the session that it gave", []Command{known, begun, bought, toKnown, redeem("a", anon)}, "a", RedeemLink{From: session("acc_known"), Merge: "merge_2"}, 0, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
 		{"another one", []Command{known, begun, toKnown, redeem("a", anon), login(Login{New: "acc_two"})}, "a", RedeemLink{From: session("acc_two"), Merge: "merge_2"}, 0, Result{}, SlugLinkUsed},
 		{"of somebody nothing moves", []Command{known, create("acc_some"), toKnown}, "a", RedeemLink{From: session("acc_some"), Merge: "merge_1"}, 0, Result{Account: "acc_known"}, ""},
+		{"of somebody who has the address to which the link was mailed, it is one person", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_known", "x"), mailed}, "a", some, 0,
+			Result{Account: "acc_known", Merge: "merge_1"}, ""},
+		{"mailed to an address that the one had before", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_some", "y"), putContact("acc_known", "x"), mailed}, "a", some, 0, Result{Account: "acc_known"}, ""},
+		{"mailed to an address that the link's account has not", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_known", "y"), mailed}, "a", some, 0, Result{Account: "acc_known"}, ""},
+		{"mailed by the backend itself, which proves no address", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_known", "x"), toKnown}, "a", some, 0, Result{Account: "acc_known"}, ""},
+		{"an address that came by a merge", []Command{known, create("acc_some"), create("acc_old"), putContact("acc_old", "x"), mergeOf("merge_0", "acc_old", "acc_known"), putContact("acc_some", "x"), mailed}, "a", some, 0,
+			Result{Account: "acc_known", Merge: "merge_1"}, ""},
 		{"a backend, for the link's account", []Command{known, toKnown}, "a", RedeemLink{Merge: "merge_1"}, 0, Result{Account: "acc_known"}, ""},
 		{"a backend, for an anonymous one", []Command{known, begun, toKnown}, "a", RedeemLink{Account: "acc_anon", Merge: "merge_1"}, 0, Result{Account: "acc_known", Merge: "merge_1"}, ""},
 		{"a purchase that waits", []Command{begun, waits, toWaiting}, "a", anon, 0, Result{Account: "acc_anon", Moved: moved}, ""},

@@ -37,7 +37,7 @@ func (c *command) login(body *Login) Result {
 	if to == "" {
 		return c.identified(from, body)
 	}
-	return c.entered(from, to, body.Merge, body.Device)
+	return c.entered(from, to, body.Merge, body.Device, c.anonymous(from))
 }
 
 // sessionEnded says why a session does not count; nil for none is nil.
@@ -92,14 +92,14 @@ func (c *command) identified(from entitlement.AccountID, body *Login) Result {
 	return Result{Account: from, Existing: true, Stamp: c.account(from).acc.NextSession(body.Device, c.now), Rejection: c.addAliases(from, &details, aliases)}
 }
 
-// entered leads the app from one account to another, which exists. An anonymous one is merged into it, under the id merge; of any other nothing moves. One
+// entered leads the app from one account to another, which exists. One that comes along is merged into it, under the id merge; of any other nothing moves. One
 // that cannot be merged, because of its size or that of the group, is left behind: whoever signs in must not be locked out for that.
-func (c *command) entered(from, to entitlement.AccountID, merge, device string) Result {
+func (c *command) entered(from, to entitlement.AccountID, merge, device string, comes bool) Result {
 	result := Result{Account: to, Existing: true, Anonymous: c.anonymous(to), Stamp: c.account(to).acc.NextSession(device, c.now)}
-	if merge == "" || c.survivor(from) == c.survivor(to) || !c.anonymous(from) {
+	if merge == "" || c.survivor(from) == c.survivor(to) || !comes {
 		return result
 	}
-	if merged := c.mergeAccounts(&MergeAccounts{ID: merge, From: from, Into: to}); merged.Rejection == nil {
+	if merged := c.mergeAccounts(&MergeAccounts{ID: merge, From: c.survivor(from), Into: to}); merged.Rejection == nil {
 		result.Merge, result.what = merge, auditMerged
 	}
 	return result
