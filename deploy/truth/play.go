@@ -142,16 +142,43 @@ func (w *world) live(ctx context.Context, accounts []entitlement.AccountID) erro
 	if err := w.resend(); err != nil {
 		return err
 	}
+	if w.chance(2) { // else it is found by asking for what the others name
+		if err := w.readHistory(ctx); err != nil {
+			return err
+		}
+	}
 	if err := w.pull(ctx, accounts, true); err != nil {
 		return err
 	}
 	return w.compare(accounts, "after the repair")
 }
 
+// stripeKeeps is for how long Stripe lists what it sent.
+const stripeKeeps = 30 * 24 * time.Hour
+
+// readHistory takes what Stripe lists of what it could not deliver, as the leader does.
+func (w *world) readHistory(ctx context.Context) error {
+	keeper := w.pullers[w.env][entitlement.Stripe].(writertest.HistoryKeeper)
+	for ev, err := range keeper.Messages(writertest.InProcess(ctx, w.apis), w.sim.Now().Add(-stripeKeeps), w.sim.Now()) {
+		if err != nil {
+			return err
+		}
+		w.record(ev)
+	}
+	return nil
+}
+
 // resend takes what was lost and no pull finds, as every provider can be made to send again or lists what it sent: what began a purchase, which nobody
-// can ask about before they heard of it, disputes, at Stripe what was refunded of a payment nobody heard of, at RevenueCat what became of a one-time sale, and at Adapty whose it is.
+// can ask about before they heard of it, disputes that nobody heard of or whose end Stripe lists no longer, at Stripe that money was given back, at RevenueCat what
+// became of a one-time sale, and at Adapty whose it is.
 func (w *world) resend() error {
 	first := map[string]time.Time{}
+	disputed := map[string]string{} // the last message about one, by purchase: the simulation answers for that one alone
+	for _, m := range w.sim.Messages() {
+		if strings.HasPrefix(m.Type, "charge.dispute.") {
+			disputed[m.Purchase] = m.ID
+		}
+	}
 	recurs := map[string]bool{}
 	for _, p := range w.sim.Purchases() {
 		recurs[p.ID] = p.Product.Kind == storesim.Recurring
@@ -161,7 +188,8 @@ func (w *world) resend() error {
 		if !seen {
 			began, first[m.Purchase] = m.At, m.At
 		}
-		dispute := strings.HasPrefix(m.Type, "charge.dispute.")
+		told := m.Type == "charge.dispute.closed" && disputed[m.Purchase] == m.ID && w.sim.Now().Sub(m.At) < stripeKeeps
+		dispute := strings.HasPrefix(m.Type, "charge.dispute.") && !told
 		unseen := m.Provider == storesim.RevenueCat && !recurs[m.Purchase] || strings.Contains(m.Type, "refund") || m.Provider == storesim.Adapty && m.Type == "access_level_updated"
 		if !m.Lost || m.At.Sub(began) > shortStep && !dispute && !unseen {
 			continue

@@ -41,6 +41,8 @@ type (
 	Adapter = provider.Adapter
 	Puller  = provider.Puller
 	Request = provider.Request
+
+	HistoryKeeper = provider.HistoryKeeper
 )
 
 // The command types that simulators use.

@@ -16,7 +16,7 @@ import (
 func TestWhatStripeCouldNotDeliverIsListed(t *testing.T) {
 	messages := []string{
 		message("customer.subscription.updated", 300, testmode(basil.subscription("active", 0))), message("customer.updated", 200, map[string]any{"id": "cus_1", "object": "customer", "email": "canary@example.com"}),
-		message("invoice.paid", 100, testmode(basil.invoice("in_0", "paid", 0, "", ""))), `{"id":"evt_broken","object":"event","type":"invoice.paid","created":1}`,
+		message("charge.succeeded", 150, testmode(basil.charge(0, 0))), message("invoice.paid", 100, testmode(basil.invoice("in_0", "paid", 0, "", ""))), `{"id":"evt_broken","object":"event","type":"invoice.paid","created":1}`,
 	}
 	fail := ""
 	s := serveStripe(t, func(w http.ResponseWriter, r *http.Request) {
