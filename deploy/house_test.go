@@ -4,6 +4,8 @@ package deploy_test
 import (
 	"encoding/json"
 	"errors"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
 	"maps"
@@ -126,6 +128,23 @@ func TestArrowsGoOneWay(t *testing.T) {
 				t.Errorf("%s imports %s: %s may import %s only", p.path(), inner, top, strings.Join(may[top], ", "))
 			}
 		}
+	}
+}
+
+// TestTheOracleStandsApart: what says who must be entitled reads the simulation's books, by rules of its own. Nothing of the fold that it judges, nor of what
+// tells messages, is in reach of its file.
+func TestTheOracleStandsApart(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "deploy/storesim/oracle.go"), nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range file.Imports {
+		if path := strings.Trim(i.Path.Value, `"`); strings.Contains(path, ".") {
+			t.Errorf("the oracle imports %s", path)
+		}
+	}
+	if len(file.Imports) == 0 {
+		t.Error("no imports were read")
 	}
 }
 

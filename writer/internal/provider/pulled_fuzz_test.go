@@ -55,6 +55,10 @@ func FuzzPulledAnswers(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	stripe, err := NewStripeAPI(StripeAPIConfig{Key: testKey, BaseURL: s.URL, Environment: entitlement.Sandbox, Now: now})
+	if err != nil {
+		f.Fatal(err)
+	}
 	questions := []struct {
 		api  Puller
 		kind entitlement.ObjectKind
@@ -63,6 +67,7 @@ func FuzzPulledAnswers(f *testing.F) {
 		{google, entitlement.KindRenewal, "token"}, {google, entitlement.KindTransaction, "token"}, {adapty, entitlement.KindCustomer, "profile"}, {iaptic, entitlement.KindCustomer, "user"},
 		{web2wave, entitlement.KindCustomer, "user"}, {second, entitlement.KindCustomer, "user"}, {first, entitlement.KindCustomer, "user"},
 		{apple, entitlement.KindRenewal, "1"}, {apple, entitlement.KindTransaction, "1"}, {apple, entitlement.KindRevocation, "1"},
+		{stripe, entitlement.KindSubscription, "sub_1"}, {stripe, entitlement.KindPayment, "pi_0"}, {stripe, entitlement.KindPayment, "ch_0"}, {stripe, entitlement.KindDispute, "dp_1"},
 	}
 	for _, seed := range []string{
 		marshal(playState("ACTIVE", []any{lineItem("pro", "GPA.1", ends)}, map[string]any{"testPurchase": map[string]any{}})), googleSample(f, "product"),
@@ -72,6 +77,7 @@ func FuzzPulledAnswers(f *testing.F) {
 		`{"subscriber":{"original_app_user_id":"user","subscriptions":{"pro":{"expires_date":"2026-12-01T00:00:00Z","is_sandbox":true,"store":"app_store"}},"entitlements":{},"non_subscriptions":{}}}`,
 		`{"items":[{"id":"sub1","customer_id":"user","store":"app_store","environment":"sandbox","status":"active","gives_access":true,"starts_at":1,"current_period_ends_at":2}],"next_page":null}`,
 		`{"data":[{"lastTransactions":[{"originalTransactionId":"1","status":1,"signedTransactionInfo":"a.b.c","signedRenewalInfo":"a.b.c"}]}],"signedTransactions":["a.b.c"],"signedTransactionInfo":"e30.e30.e30","hasMore":true,"revision":"r"}`,
+		stripeListOf(testmode(invoicePayment(0))), marshal(testmode(dispute("lost"))), marshal(testmode(basil.subscription("active", 0))), marshal(testmode(classic.charge(0, 1))),
 		`{}`, `[]`, ``, `null`,
 	} {
 		f.Add(seed)
@@ -88,6 +94,8 @@ func FuzzPulledAnswers(f *testing.F) {
 				t.Errorf("%s: %v is no *PullError", q.api.Provider(), err)
 			case err == nil && q.api == Puller(apple) && len(ev.Objects) > 0:
 				t.Errorf("the App Store is believed without a signature: %+v", ev.Objects)
+			case err == nil && q.api == Puller(stripe):
+				checkSafe(t, ev)
 			case err == nil:
 				checkWhole(t, ev)
 			}

@@ -15,8 +15,12 @@ import (
 
 // Stripe keeps the events that it made, whether a message about them came or not.
 
-// stripeKeepsEvents is for how long.
-const stripeKeepsEvents = 30 * 24 * time.Hour
+const (
+	// stripeKeepsEvents is for how long.
+	stripeKeepsEvents = 30 * 24 * time.Hour
+	// maxStripeEventPages bounds what is read of a day that was not delivered: a million events.
+	maxStripeEventPages = 10_000
+)
 
 // errMoreEvents means that there are more events than were to be read.
 var errMoreEvents = errors.New("more events than are read")
@@ -33,7 +37,10 @@ func (a *StripeAPI) IsMessage(id string) bool { return strings.HasPrefix(id, "ev
 func (a *StripeAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error] {
 	return func(yield func(entitlement.Event, error) bool) {
 		undelivered := []string{"delivery_success", "false", "created[gte]", strconv.FormatInt(from.Unix(), 10), "created[lt]", strconv.FormatInt(to.Unix()+1, 10)}
-		for message, err := range a.events(ctx, 0, undelivered...) {
+		for message, err := range a.events(ctx, maxStripeEventPages, undelivered...) {
+			if errors.Is(err, errMoreEvents) {
+				err = &PullError{Reason: ErrAnswer, Detail: err.Error()}
+			}
 			if err != nil {
 				yield(entitlement.Event{}, err)
 				return
@@ -46,12 +53,12 @@ func (a *StripeAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[
 	}
 }
 
-// events lists events, the newest first, by pages: all of them where most is 0, else errMoreEvents comes after so many pages. filter is names and values by
-// turns. Errors: as Pull's, after which nothing follows.
+// events lists events, the newest first, by pages, and errMoreEvents after the most that are read. filter is names and values by turns. Errors: as Pull's,
+// after which nothing follows.
 func (a *StripeAPI) events(ctx context.Context, most int, filter ...string) iter.Seq2[gjson.Result, error] {
 	return func(yield func(gjson.Result, error) bool) {
 		after := ""
-		for page := 0; most == 0 || page < most; page++ {
+		for range most {
 			if err := a.limit.Wait(ctx); err != nil {
 				yield(gjson.Result{}, contextError(ctx, err))
 				return
