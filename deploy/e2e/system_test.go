@@ -471,6 +471,22 @@ func (d *dev) mustAsk(a account, edge int, revision string) view {
 	return v
 }
 
+// askOnce is mustAsk for answers that are pending: a request that names a time would be held for them.
+func (d *dev) askOnce(a account, edge int, revision string) (v view) {
+	d.t.Helper()
+	d.eventually("an edge is at "+revision, 20*time.Second, func() error {
+		got, err := d.ask(a, edge, "?min_revision="+revision)
+		if err == nil && got.status != http.StatusOK {
+			err = fmt.Errorf("%s", got)
+		}
+		if err == nil {
+			err = got.into(&v)
+		}
+		return err
+	})
+	return v
+}
+
 // nodeStatus is the part of /status that says what a node holds.
 type nodeStatus struct {
 	Epoch     uint64    `json:"epoch"`

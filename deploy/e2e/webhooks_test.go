@@ -286,6 +286,7 @@ func TestWriterAnswersShowAtEveryEdge(t *testing.T) {
 		})
 	}
 	all.Wait()
+	t.Run("each write", func(t *testing.T) { eachWriteShows(t, d) })
 	t.Run("bought before the login", func(t *testing.T) { boughtBeforeTheLogin(t, d) })
 	a := d.account("sandbox")
 	now, err := d.status(d.info().Writers[0])
