@@ -314,7 +314,8 @@ export class Latchkey {
   async submitPurchaseIntent(intentId: string): Promise<void> {
     const reply = await this.intent('POST', `/${encodeURIComponent(intentId)}/submitted`, {});
     const revision = reply.body['revision'];
-    if (reply.status === 200 && typeof revision === 'string') await this.run(true, { revision, wait: 2 });
+    // Without a wait of ours the edge waits for the revision alone: an answer that is pending comes at once, and is shown.
+    if (reply.status === 200 && typeof revision === 'string') await this.run(true, { revision, wait: undefined });
   }
 
   /**
@@ -452,7 +453,7 @@ export class Latchkey {
   // Asking.
 
   /** One request at a time: an unforced one joins whatever is under way, a forced one comes after it. */
-  private run(forced: boolean, minimum?: { revision: string; wait: number }): Promise<boolean> {
+  private run(forced: boolean, minimum?: { revision: string; wait: number | undefined }): Promise<boolean> {
     if (this.closed) return Promise.resolve(false);
     const joined = minimum ? undefined : ((forced ? undefined : this.running) ?? this.waiting);
     if (joined) return joined;
@@ -476,7 +477,7 @@ export class Latchkey {
     return done;
   }
 
-  private async askEdges(forced: boolean, minimum?: { revision: string; wait: number }): Promise<boolean> {
+  private async askEdges(forced: boolean, minimum?: { revision: string; wait: number | undefined }): Promise<boolean> {
     const session = await this.ensureSession();
     if (!session) return this.failed(0);
     // A nonce proves that the answer is of now. Without that proof in this boot, a recording could pass for news.
@@ -487,7 +488,7 @@ export class Latchkey {
     let retryAfter = 0;
     let took = false;
     for (let i = 0; i < this.edges.length; i++) {
-      const wait = minimum?.wait ?? (i < this.edges.length - 1 ? 0 : undefined);
+      const wait = minimum ? minimum.wait : i < this.edges.length - 1 ? 0 : undefined;
       const query = Object.entries({ min_revision: revision, wait, nonce }).flatMap(([name, value]) => (value === undefined ? [] : [`${name}=${encodeURIComponent(value)}`]));
       const path = `/v1/entitlements${query.length > 0 ? `?${query.join('&')}` : ''}`;
       const reply = await this.transport.ask(this.edges[i]!, { method: 'GET', path, credential: session.token, timeout: readTimeout + (wait ?? 2) * 1000 });

@@ -160,7 +160,7 @@ test('before a purchase the app asks, and gets what the sheet must carry, or a r
   const body = asked.body as Record<string, unknown>;
   assert.deepEqual([body['provider'], body['product_id'], body['trial'], typeof body['device_id'], typeof asked.key], ['stripe', 'price_pro_monthly', true, 'string', 'string']);
   await client.submitPurchaseIntent('intent_1');
-  assert.match(world.requests.at(-1)!.path, /min_revision=1-\d+&wait=2/);
+  assert.match(world.requests.at(-1)!.path, /min_revision=1-\d+&nonce=/, 'not held: it is pending now, and shown so');
   await client.cancelPurchaseIntent('intent_1');
   assert.deepEqual([world.requests.at(-1)!.method, world.requests.at(-1)!.path], ['DELETE', '/v1/purchase-intents/intent_1']);
   for (const [reason, says] of Object.entries({
