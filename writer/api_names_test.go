@@ -38,7 +38,7 @@ func TestAnAccountIsFoundByWhatProvidersCallIt(t *testing.T) {
 	if byToken.str("account_id") != other || strings.Contains(byToken.text, "canary-of-a-token") {
 		t.Errorf("by its token: %s", byToken.text)
 	}
-	if r := w.api("GET", "/v1/accounts/no_such_kind:x", ""); r.slug() != "not-found" {
+	if r := w.api("GET", "/v1/accounts/no_such_kind:x", ""); r.status != 404 || r.slug() != "invalid-id" {
 		t.Errorf("of no kind: %s", r.text)
 	}
 }
