@@ -49,6 +49,13 @@ func appleSale(chain string, account entitlement.AccountID, person string, trial
 	return ev
 }
 
+// sharedSale is appleSale of a trial that the account has by the family of whoever bought it.
+func sharedSale(chain string, account entitlement.AccountID, person string) entitlement.Event {
+	ev := appleSale(chain, account, person, true)
+	ev.Objects[0].Transaction.Ownership = entitlement.Family
+	return ev
+}
+
 // One person, one trial, one live subscription: who asks before buying is told the truth, whatever the channel (requirement A10.6).
 func TestWhoMayBuyWhat(t *testing.T) {
 	type step struct {
@@ -108,6 +115,12 @@ func TestWhoMayBuyWhat(t *testing.T) {
 			{what: "paid by the same person under acc_2", command: record(appleSale("200", "acc_2", "7000", false))},
 			{what: "acc_2 wants it", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), slug: SlugTrialUsed},
 			{what: "acc_2 at full price", command: ask("i3", "acc_2", stripe, "price_news", "phone", false), intent: "i3"},
+		}},
+		{"a trial that the family shares is nobody's of those whom it is shared with", []step{
+			{what: "shared with acc_1", command: record(sharedSale("100", "acc_1", "7000"))},
+			{what: "acc_1 wants its own", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", true), intent: "i1", trial: true},
+			{what: "bought by the same person under acc_2", command: record(appleSale("200", "acc_2", "7000", false))},
+			{what: "acc_2 wants it", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), intent: "i2", trial: true},
 		}},
 		{"who was merged is one person", []step{
 			{what: "paid under acc_1", command: record(appleSale("100", "acc_1", "", true))},
