@@ -29,6 +29,17 @@ func (s *scripted) mute(*testscript.TestScript, bool, []string) { s.sim.SetChaos
 
 func (s *scripted) unmute(*testscript.TestScript, bool, []string) { s.sim.SetChaos(Chaos{}) }
 
+// refresh has the providers asked about all that an account has.
+func (s *scripted) refresh(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("want: refresh NAME")
+	}
+	c := s.customer(ts, args[0])
+	if status, b := s.node.ask(s.t, c.env, http.MethodPost, "/v1/accounts/"+c.id+"/refresh", nil); status != http.StatusOK {
+		ts.Fatalf("POST refresh: status %d, %s", status, b)
+	}
+}
+
 // device signs a device of an account in.
 func (s *scripted) device(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {

@@ -52,7 +52,7 @@ type scripted struct {
 //
 // The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
 // resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
-// its first message to another environment's address; entitled NAME; status NAME STATUS REASON. mute loses every message until unmute. Of the app: device NAME
+// its first message to another environment's address; entitled NAME; status NAME STATUS REASON; refresh NAME has the providers asked. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
 // place that has these besides the usual ones; retired PRODUCT; grant NAME and take-back NAME, of support; opened NAME: Adapty has a grant of ours open.
 // With ! before it, an action must be refused by the provider, or by the writer, and access must be closed (R57, R130, R132, R135).
@@ -75,7 +75,7 @@ func TestLives(t *testing.T) {
 	commands := map[string]func(*scripted, *testscript.TestScript, bool, []string){
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
 		"entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
-		"device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
+		"refresh": (*scripted).refresh, "device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
 		"offer": (*scripted).offer, "price": (*scripted).price, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
 	for name, do := range actions {
