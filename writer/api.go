@@ -204,13 +204,13 @@ func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes 
 		return "", err
 	}
 	_, served := w.cfg.Environments[key.Env]
-	invalid := problem.New(problem.InvalidCredential, "This API key is not valid here.")
+	const invalid = "This API key is not valid here."
 	switch {
 	case !known || !served:
-		return "", fmt.Errorf("%w: %w", errUnknownCredential, invalid) // counted by the caller, who may look again
+		return "", fmt.Errorf("%w: %w", errUnknownCredential, problem.New(problem.InvalidCredential, invalid)) // counted by the caller, who may look again
 	case key.RevokedAt != 0:
 		w.metrics.refused(credentialRevoked)
-		return "", invalid
+		return "", problem.New(problem.InvalidCredential, invalid)
 	}
 	for _, s := range scopes {
 		if key.Scope == s {

@@ -48,10 +48,11 @@ type server struct {
 	http     *http.Server
 	mux      *http.ServeMux
 	writer   *Writer
+	unrouted *routeMetrics // of what has no route
 }
 
 func newServer(w *Writer, name string, listener net.Listener) *server {
-	s := &server{name: name, listener: limitListener(listener, maxConnections), mux: http.NewServeMux(), writer: w}
+	s := &server{name: name, listener: limitListener(listener, maxConnections), mux: http.NewServeMux(), writer: w, unrouted: w.metrics.route(name, "")}
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -68,23 +69,34 @@ func newServer(w *Writer, name string, listener net.Listener) *server {
 
 // handle adds a route. Its pattern is a label of the metrics.
 func (s *server) handle(pattern string, h handler) {
-	s.writer.metrics.route(s.name, pattern)
+	counted := s.writer.metrics.route(s.name, pattern)
 	if s.name != listenerOperator && !alwaysAnswered[pattern] {
 		h = s.writer.unlessHeldBack(h)
 	}
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.answer(pattern, h, w, r) })
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		rec := w.(*recorder) // see ServeHTTP
+		rec.routed = true
+		s.answer(pattern, counted, h, rec, r)
+	})
 }
 
 // ServeHTTP gives every request its id, and answers what has no route.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := newID()
-	w.Header().Set(requestIDHeader, id)
+	w.Header()[requestIDHeader] = []string{id}
 	r = r.WithContext(problem.WithRequestID(r.Context(), id))
-	if h, pattern := s.mux.Handler(r); pattern == "" {
-		s.answer("", func(w http.ResponseWriter, r *http.Request) error { return noRoute(h, w, r) }, w, r)
+	rec := &recorder{ResponseWriter: w}
+	s.mux.ServeHTTP(rec, r)
+	if rec.routed {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	h, pattern := s.mux.Handler(r)
+	if pattern != "" { // it is elsewhere
+		h.ServeHTTP(w, r)
+		return
+	}
+	rec.routed = true
+	s.answer("", s.unrouted, func(w http.ResponseWriter, r *http.Request) error { return noRoute(h, w, r) }, rec, r)
 }
 
 // noRoute turns the mux's own text answers into problems.
@@ -115,9 +127,8 @@ func (p *probeWriter) Write(b []byte) (int, error) { return len(b), nil }
 func (p *probeWriter) WriteHeader(status int)      { p.status = status }
 
 // answer runs a handler, turns its error into a problem, counts and logs.
-func (s *server) answer(route string, h handler, w http.ResponseWriter, r *http.Request) {
+func (s *server) answer(route string, counted *routeMetrics, h handler, rec *recorder, r *http.Request) {
 	began := time.Now()
-	rec := &recorder{ResponseWriter: w}
 	defer func() {
 		if fault := recover(); fault != nil {
 			if fault == http.ErrAbortHandler {
@@ -128,7 +139,7 @@ func (s *server) answer(route string, h handler, w http.ResponseWriter, r *http.
 				problem.Write(rec, r, errors.New("panic"))
 			}
 		}
-		s.writer.metrics.request(s.name, route, rec.status, time.Since(began))
+		counted.request(rec.status, time.Since(began))
 	}()
 	err := h(rec, r)
 	if err == nil {
@@ -147,13 +158,24 @@ func (s *server) answer(route string, h handler, w http.ResponseWriter, r *http.
 	}
 }
 
-// recorder remembers the status of an answer.
+// recorder remembers the status of an answer. Until a route is found it takes nothing: the mux's own texts go nowhere.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	routed bool
+}
+
+func (r *recorder) Header() http.Header {
+	if !r.routed {
+		return http.Header{}
+	}
+	return r.ResponseWriter.Header()
 }
 
 func (r *recorder) WriteHeader(status int) {
+	if !r.routed {
+		return
+	}
 	if r.status == 0 {
 		r.status = status
 	}
@@ -161,6 +183,9 @@ func (r *recorder) WriteHeader(status int) {
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
+	if !r.routed {
+		return len(b), nil
+	}
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
@@ -180,12 +205,23 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
+// Values of headers that nearly every answer has. Nobody changes them.
+var (
+	headerJSON    = []string{jsonType}
+	headerNoStore = []string{"no-store"}
+	headerNoSniff = []string{"nosniff"}
+)
+
 // writeBody answers with b. A client that has gone cannot be told anything, so errors of writing end here.
 func writeBody(w http.ResponseWriter, status int, contentType string, b []byte) {
 	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Cache-Control", "no-store") // every answer is of now
-	h.Set("X-Content-Type-Options", "nosniff")
+	if contentType == jsonType {
+		h["Content-Type"] = headerJSON
+	} else {
+		h.Set("Content-Type", contentType)
+	}
+	h["Cache-Control"] = headerNoStore // every answer is of now
+	h["X-Content-Type-Options"] = headerNoSniff
 	h.Set("Content-Length", strconv.Itoa(len(b))) // or who asked cannot know how much room it takes
 	w.WriteHeader(status)
 	_, _ = w.Write(b)

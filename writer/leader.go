@@ -3,6 +3,7 @@ package writer
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"sync"
@@ -146,7 +147,7 @@ func (w *Writer) commitSetUp(ctx context.Context, t store.CommandType, env entit
 func (w *Writer) touch(hash [32]byte) {
 	w.touchMu.Lock()
 	defer w.touchMu.Unlock()
-	w.touched[hex.EncodeToString(hash[:])] = w.now().Unix()
+	w.touched[hash] = w.now().Unix()
 }
 
 // flushTouches commits now and then when API keys were last used. What is lost at a crash is a minute of that.
@@ -161,12 +162,16 @@ func (w *Writer) flushTouches(ctx context.Context) {
 		}
 		w.touchMu.Lock()
 		used := w.touched
-		w.touched = map[string]int64{}
+		w.touched = map[[sha256.Size]byte]int64{}
 		w.touchMu.Unlock()
 		if len(used) == 0 {
 			continue
 		}
-		if _, err := w.propose(ctx, store.TypeTouchAPIKeys, "", store.TouchAPIKeys{LastUsed: used}); err != nil && ctx.Err() == nil {
+		named := make(map[string]int64, len(used))
+		for hash, at := range used {
+			named[hex.EncodeToString(hash[:])] = at
+		}
+		if _, err := w.propose(ctx, store.TypeTouchAPIKeys, "", store.TouchAPIKeys{LastUsed: named}); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "last use of api keys not noted", "error", err)
 		}
 	}

@@ -3,7 +3,6 @@ package writer
 import (
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -192,7 +191,6 @@ func newMetrics(w *Writer) *metrics {
 			Help: "When a certificate ends that an operator renews, in Unix seconds; infinite without one."}, func() float64 { return w.certificateEnds(c) }))
 	}
 	for _, l := range []string{listenerPublic, listenerInternal, listenerOperator} {
-		m.requestSeconds.WithLabelValues(l)
 		m.route(l, "")
 	}
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("head_age_seconds"),
@@ -226,25 +224,30 @@ func zero(v *prometheus.CounterVec, labels ...string) {
 }
 
 // The classes of status that requests are counted by; what is in none ended without an answer.
-var statusClasses = []string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+var statusClasses = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// routeMetrics are the series of one route, found once: to look them up by their labels costs as much as to serve some requests.
+type routeMetrics struct {
+	byClass [6]prometheus.Counter // in the order of statusClasses
+	seconds prometheus.Observer
+}
 
 // route makes a route's series. The empty one counts what has no route.
-func (m *metrics) route(listener, route string) {
-	for _, class := range statusClasses {
-		m.requests.WithLabelValues(listener, route, class)
+func (m *metrics) route(listener, route string) *routeMetrics {
+	r := &routeMetrics{seconds: m.requestSeconds.WithLabelValues(listener)}
+	for i, class := range statusClasses {
+		r.byClass[i] = m.requests.WithLabelValues(listener, route, class)
 	}
+	return r
 }
 
-func (m *metrics) request(listener, route string, status int, d time.Duration) {
-	m.requests.WithLabelValues(listener, route, statusClass(status)).Inc()
-	m.requestSeconds.WithLabelValues(listener).Observe(d.Seconds())
-}
-
-func statusClass(status int) string {
-	if class := status / 100; class >= 1 && class <= 5 {
-		return strconv.Itoa(class) + "xx"
+func (r *routeMetrics) request(status int, d time.Duration) {
+	class := status / 100
+	if class < 1 || class > 5 {
+		class = 0
 	}
-	return "none"
+	r.byClass[class].Inc()
+	r.seconds.Observe(d.Seconds())
 }
 
 func (m *metrics) webhook(p entitlement.Provider, outcome string, d time.Duration) {

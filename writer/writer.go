@@ -11,6 +11,7 @@ package writer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -108,7 +109,7 @@ type Writer struct {
 	edges   map[string]edgeSeen
 
 	touchMu sync.Mutex
-	touched map[string]int64 // SHA-256 of an API key, in hex, to when it was used last
+	touched map[[sha256.Size]byte]int64 // SHA-256 of an API key to when it was used last
 
 	servers    []*server
 	opened     chan struct{}   // closed when store is set: it asks for things before
@@ -131,7 +132,7 @@ func Open(cfg Config) (w *Writer, err error) {
 	var mistakes config.Mistakes
 	clock := newClock(cfg.clock(), len(cfg.Cluster.Voters))
 	cfg.Now = clock.now
-	w = &Writer{cfg: cfg, log: cfg.logger(), signIns: newSignIns(&cfg), clock: clock, now: clock.now, vitals: map[string]peer{}, used: newUsage(cfg.Node.DataDir), ended: make(chan error, 1), opened: make(chan struct{}), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[string]int64{},
+	w = &Writer{cfg: cfg, log: cfg.logger(), signIns: newSignIns(&cfg), clock: clock, now: clock.now, vitals: map[string]peer{}, used: newUsage(cfg.Node.DataDir), ended: make(chan error, 1), opened: make(chan struct{}), admission: newAdmission(), keys: cfg.loadKeys(&mistakes), edges: map[string]edgeSeen{}, touched: map[[sha256.Size]byte]int64{},
 		polls: make(chan struct{}, maxPolls), snapshotReaders: make(chan struct{}, maxSnapshotReaders), peers: map[string]string{}, elected: make(chan struct{}, 1)}
 	w.identity = cfg.loadIdentity(&mistakes)
 	if err := mistakes.Err(); err != nil { // files that changed since Validate

@@ -32,7 +32,7 @@ func (r *Reader) Changes(after uint64, limit, maxBytes int) ([][]byte, replicati
 	}
 	var changes [][]byte
 	size := 0
-	cursor := r.tx.Bucket(bucketChanges).Cursor()
+	cursor := r.bucket(bucketChanges).Cursor()
 	for k, row := cursor.Seek(revisionKey(after + 1)); k != nil && len(changes) < limit; k, row = cursor.Next() {
 		if len(row) < changePrefix || binary.BigEndian.Uint64(k) != after+1 {
 			return nil, at, fmt.Errorf("change %d: %w", after+1, replication.ErrCorrupt)

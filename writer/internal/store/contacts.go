@@ -203,7 +203,7 @@ func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit in
 	if len(after) > 0 {
 		start = append(contactPrefix(env, after), 0)
 	}
-	cursor := r.tx.Bucket(bucketSuggestions).Cursor()
+	cursor := r.bucket(bucketSuggestions).Cursor()
 	looked := 0
 	for k, row := cursor.Seek(start); k != nil && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
 		if looked == limit {
@@ -229,7 +229,7 @@ func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit in
 func (r *Reader) suggested(env entitlement.Environment, prefix []byte) ([]entitlement.AccountID, error) {
 	var accounts []entitlement.AccountID
 	prefix = bytes.Clone(prefix)
-	cursor := r.tx.Bucket(bucketContactIndex).Cursor()
+	cursor := r.bucket(bucketContactIndex).Cursor()
 	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(accounts) < maxSuggested; k, id = cursor.Next() {
 		survivor := entitlement.AccountID(id)
 		for {

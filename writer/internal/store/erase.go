@@ -128,7 +128,7 @@ func (c *command) exportAccount(body *ExportAccount) Result {
 
 // isErased reports whether there was such an account, which was erased.
 func (r *Reader) isErased(env entitlement.Environment, id entitlement.AccountID) bool {
-	return id != "" && r.tx.Bucket(bucketErased).Get(envKey(env, string(id))) != nil
+	return id != "" && r.get(bucketErased, envKey(env, string(id))) != nil
 }
 
 // LeasedIntent is what an account is about to buy.
@@ -144,7 +144,7 @@ type LeasedIntent struct {
 func (r *Reader) LeasedIntents(env entitlement.Environment, id entitlement.AccountID) ([]LeasedIntent, error) {
 	var list []LeasedIntent
 	prefix := appendKeyText([]byte{envByte(env)}, string(id))
-	cursor := r.tx.Bucket(bucketLeases).Cursor()
+	cursor := r.bucket(bucketLeases).Cursor()
 	for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
 		var row intentRow
 		ok, err := r.decode(bucketIntents, envKey(env, string(v)), &row)
@@ -175,7 +175,7 @@ func (r *Reader) Consumptions(env entitlement.Environment, id entitlement.Accoun
 	if after != "" {
 		start = append(spendKey(env, id, after), 0)
 	}
-	cursor := r.tx.Bucket(bucketSpends).Cursor()
+	cursor := r.bucket(bucketSpends).Cursor()
 	for k, v := cursor.Seek(start); k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = cursor.Next() {
 		var row spendRow
 		if err := entitlement.Decode(v, &row); err != nil {

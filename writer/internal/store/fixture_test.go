@@ -236,7 +236,7 @@ func (m *machine) account(id entitlement.AccountID) *entitlement.Account {
 	return a
 }
 
-// check recomputes every hash, and walks the change log's chain (I5).
+// check recomputes every hash, and walks the change log's chain (I5), and looks whether what readers share is as it was.
 func (m *machine) check() {
 	m.t.Helper()
 	checkState(m.t, m.fsm)
@@ -244,6 +244,7 @@ func (m *machine) check() {
 
 func checkState(t testing.TB, f *fsm) {
 	t.Helper()
+	checkKept(t, f)
 	f.mu.RLock()
 	db := f.db
 	f.mu.RUnlock()

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -359,42 +358,10 @@ func (f *fsm) view(fn func(*Reader) error) error {
 	}
 	defer tx.Rollback() //nolint:errcheck // a read transaction
 	r := &Reader{tx: tx, kept: &f.decodedRows}
-	if r.st, err = f.decodedRows.state(tx); err != nil {
+	if err := r.begin(); err != nil {
 		return err
 	}
 	return fn(r)
-}
-
-// keptRows keeps what nearly every read begins with as it was last decoded: the state's row, and the API keys that were used, of which an operator makes few. Each
-// counts only for the very bytes that it was decoded from.
-type keptRows struct {
-	last atomic.Pointer[decodedState]
-	keys sync.Map // SHA-256 of the key -> *decodedKey
-}
-
-type decodedState struct {
-	row []byte
-	st  state
-}
-
-type decodedKey struct {
-	row []byte
-	key APIKey
-}
-
-func (c *keptRows) state(tx *bolt.Tx) (state, error) {
-	var row []byte
-	if meta := tx.Bucket(bucketMeta); meta != nil {
-		row = meta.Get(stateKey)
-	}
-	if last := c.last.Load(); last != nil && row != nil && bytes.Equal(last.row, row) {
-		return last.st, nil
-	}
-	st, err := stateOf(tx)
-	if err == nil {
-		c.last.Store(&decodedState{bytes.Clone(row), st})
-	}
-	return st, err
 }
 
 // close releases the file. Everyone who reads has ended.

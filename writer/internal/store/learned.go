@@ -278,7 +278,7 @@ func (r *Reader) ofCustomer(env entitlement.Environment, a entitlement.Alias) (e
 func (r *Reader) lastBuyer(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, error) {
 	var best teller
 	prefix := identityPrefix(env, aliasIdentity(hashedAlias(r.st.Rules, a)))
-	cursor := r.tx.Bucket(bucketNamed).Cursor()
+	cursor := r.bucket(bucketNamed).Cursor()
 	for k, row := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
 		id, _ := readNamed(row)
 		p, found, err := r.Purchase(env, id)

@@ -480,7 +480,7 @@ func (row memberRow) address() Address { return Address{Raft: row.Raft, Internal
 
 func (r *Reader) memberRows() (map[string]memberRow, error) {
 	rows := map[string]memberRow{}
-	err := r.tx.Bucket(bucketMembers).ForEach(func(k, value []byte) error {
+	err := r.bucket(bucketMembers).ForEach(func(k, value []byte) error {
 		var row memberRow
 		if err := entitlement.Decode(value, &row); err != nil {
 			return fmt.Errorf("member %s: %w: %w", k, replication.ErrCorrupt, err)

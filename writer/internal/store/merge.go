@@ -254,7 +254,7 @@ func (r *Reader) Group(env entitlement.Environment, id entitlement.AccountID) (m
 		id = row.Into
 	}
 	members = mergedUnder(func(bucket, prefix []byte, fn func([]byte)) {
-		cursor := r.tx.Bucket(bucket).Cursor()
+		cursor := r.bucket(bucket).Cursor()
 		for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
 			fn(v)
 		}

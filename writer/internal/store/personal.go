@@ -266,7 +266,7 @@ func (c *command) hashIdentitiesOf(env entitlement.Environment) {
 func (r *Reader) Personal(env entitlement.Environment, id entitlement.AccountID) []Sealed {
 	var texts []Sealed
 	prefix := personalPrefix(env, id)
-	cursor := r.tx.Bucket(bucketPersonal).Cursor()
+	cursor := r.bucket(bucketPersonal).Cursor()
 	for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
 		texts = append(texts, Sealed{Name: string(k[len(prefix):]), Text: v})
 	}
@@ -275,7 +275,7 @@ func (r *Reader) Personal(env entitlement.Environment, id entitlement.AccountID)
 
 // PersonalText returns one sealed text of an account, nil for none. It is valid inside View.
 func (r *Reader) PersonalText(env entitlement.Environment, id entitlement.AccountID, name string) []byte {
-	return r.tx.Bucket(bucketPersonal).Get(personalKey(env, id, name))
+	return r.get(bucketPersonal, personalKey(env, id, name))
 }
 
 // ClearAttributes returns the names of an account's attributes that are kept as rules before RulesPersonal did. Error: replication.ErrCorrupt.

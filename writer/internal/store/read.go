@@ -18,9 +18,55 @@ import (
 // Reader reads one consistent state. It is valid inside the function that View calls, and so is every byte slice that it
 // hands out; decoded values may be kept. Keep reads short: pages freed meanwhile cannot be used again.
 type Reader struct {
-	tx   *bolt.Tx
-	st   state
-	kept *keptRows
+	tx     *bolt.Tx
+	st     state
+	kept   *keptRows
+	opened []openBucket
+	room   [12]openBucket // of opened: what a look-up of an account takes
+}
+
+// openBucket is a bucket that was asked for: bbolt looks its name up every time.
+type openBucket struct {
+	name   *byte // the first of the variable that names it
+	bucket *bolt.Bucket
+	cursor *bolt.Cursor // of get alone
+}
+
+func (r *Reader) open(name []byte) *openBucket {
+	for i := range r.opened {
+		if r.opened[i].name == &name[0] {
+			return &r.opened[i]
+		}
+	}
+	if r.opened == nil {
+		r.opened = r.room[:0]
+	}
+	r.opened = append(r.opened, openBucket{name: &name[0], bucket: r.tx.Bucket(name)})
+	return &r.opened[len(r.opened)-1]
+}
+
+// bucket returns one of the buckets that rows.go names.
+func (r *Reader) bucket(name []byte) *bolt.Bucket { return r.open(name).bucket }
+
+// get returns the row under a key, nil for none. It is valid inside View.
+func (r *Reader) get(name, key []byte) []byte {
+	b := r.open(name)
+	if b.bucket == nil { // the state file is not made yet
+		return nil
+	}
+	if b.cursor == nil {
+		b.cursor = b.bucket.Cursor()
+	}
+	if k, row := b.cursor.Seek(key); bytes.Equal(k, key) {
+		return row
+	}
+	return nil
+}
+
+// begin reads the state's own row.
+func (r *Reader) begin() (err error) {
+	r.st, err = r.kept.state(r.get(bucketMeta, stateKey), r.tx)
+	return err
 }
 
 // View runs fn in one read transaction. What fn sees may be behind other nodes: after ReadIndex and WaitApplied it is not.
@@ -58,7 +104,7 @@ func (r *Reader) Stamp() int64 { return r.st.Stamp }
 
 // Record returns a record's value, checked; ok is false if there is none. Error: replication.ErrCorrupt.
 func (r *Reader) Record(env entitlement.Environment, kind replication.Kind, key string) (value []byte, ok bool, err error) {
-	stored := r.tx.Bucket(bucketRecords).Get(replication.AppendDBKey(nil, env, kind, key))
+	stored := r.get(bucketRecords, replication.AppendDBKey(nil, env, kind, key))
 	if stored == nil {
 		return nil, false, nil
 	}
@@ -71,7 +117,7 @@ func (r *Reader) Record(env entitlement.Environment, kind replication.Kind, key 
 
 // Records calls fn with every record in key order, each checked. Errors: replication.ErrCorrupt, and what fn returns.
 func (r *Reader) Records(fn func(replication.Record) error) error {
-	return r.tx.Bucket(bucketRecords).ForEach(func(k, stored []byte) error {
+	return r.bucket(bucketRecords).ForEach(func(k, stored []byte) error {
 		record, err := parseRecord(k, stored)
 		if err != nil {
 			return err
@@ -92,7 +138,7 @@ func (r *Reader) decodeRecord(env entitlement.Environment, kind replication.Kind
 }
 
 func (r *Reader) decode(bucket, key []byte, v any) (bool, error) {
-	row := r.tx.Bucket(bucket).Get(key)
+	row := r.get(bucket, key)
 	if row == nil {
 		return false, nil
 	}
@@ -102,18 +148,51 @@ func (r *Reader) decode(bucket, key []byte, v any) (bool, error) {
 	return true, nil
 }
 
-// Account returns an account's record; of one that was merged that of the survivor, whose ID it then has. Error: replication.ErrCorrupt.
+// Account returns an account's record; of one that was merged that of the survivor, whose ID it then has. Others get the same one: nobody may change it.
+// Error: replication.ErrCorrupt.
 func (r *Reader) Account(env entitlement.Environment, id entitlement.AccountID) (*entitlement.Account, bool, error) {
-	a := &entitlement.Account{}
-	ok, err := r.decodeRecord(env, replication.KindAccount, string(id), a)
+	a, ok, err := r.account(env, id)
 	if ok || err != nil {
 		return a, ok, err
 	}
 	var pointer entitlement.Pointer
 	if ok, err = r.decodeRecord(env, replication.KindPointer, string(id), &pointer); ok {
-		ok, err = r.decodeRecord(env, replication.KindAccount, string(pointer.Account), a)
+		return r.account(env, pointer.Account)
 	}
 	return a, ok, err
+}
+
+// account returns the record under this very id; an empty one if there is none.
+func (r *Reader) account(env entitlement.Environment, id entitlement.AccountID) (*entitlement.Account, bool, error) {
+	key := replication.AppendDBKey(nil, env, replication.KindAccount, string(id))
+	stored := r.get(bucketRecords, key)
+	if stored == nil {
+		return &entitlement.Account{}, false, nil
+	}
+	a, err := r.kept.accounts.get(key, stored, func(stored []byte, a *entitlement.Account) error {
+		record, err := replication.FromStored(env, replication.KindAccount, string(id), stored)
+		if err == nil {
+			err = entitlement.DecodeShared(record.Value, a)
+		}
+		return err
+	})
+	if err != nil {
+		return &entitlement.Account{}, false, fmt.Errorf("account %s/%s: %w: %w", env, id, replication.ErrCorrupt, err)
+	}
+	return a, true, nil
+}
+
+// row returns what a row of a bucket means, an empty value if there is none. Others get the same one: nobody may change it. Error: replication.ErrCorrupt.
+func row[T any](r *Reader, kept *decodedRows[T], bucket, key []byte) (*T, bool, error) {
+	stored := r.get(bucket, key)
+	if stored == nil {
+		return new(T), false, nil
+	}
+	v, err := kept.get(key, stored, func(stored []byte, v *T) error { return entitlement.DecodeShared(stored, v) })
+	if err != nil {
+		return new(T), false, fmt.Errorf("row of %s: %w: %w", bucket, replication.ErrCorrupt, err)
+	}
+	return v, true, nil
 }
 
 // Accounts calls fn with the records of accounts in the order of their ids, after the given one, at most limit of them and as long as fn wants more. It returns
@@ -124,7 +203,7 @@ func (r *Reader) Accounts(env entitlement.Environment, after entitlement.Account
 	if after != "" {
 		start = append(replication.AppendDBKey(nil, env, replication.KindAccount, string(after)), 0)
 	}
-	cursor := r.tx.Bucket(bucketRecords).Cursor()
+	cursor := r.bucket(bucketRecords).Cursor()
 	for k, stored := cursor.Seek(start); k != nil && bytes.HasPrefix(k, prefix); k, stored = cursor.Next() {
 		if limit == 0 {
 			return upTo, nil
@@ -153,7 +232,7 @@ func (r *Reader) Accounts(env entitlement.Environment, after entitlement.Account
 // HasAccount reports whether there is an account of this id, merged or not.
 func (r *Reader) HasAccount(env entitlement.Environment, id entitlement.AccountID) bool {
 	for _, kind := range []replication.Kind{replication.KindAccount, replication.KindPointer} {
-		if r.tx.Bucket(bucketRecords).Get(replication.AppendDBKey(nil, env, kind, string(id))) != nil {
+		if r.get(bucketRecords, replication.AppendDBKey(nil, env, kind, string(id))) != nil {
 			return true
 		}
 	}
@@ -162,7 +241,7 @@ func (r *Reader) HasAccount(env entitlement.Environment, id entitlement.AccountI
 
 // AliasOwner returns the account that has an alias.
 func (r *Reader) AliasOwner(env entitlement.Environment, a entitlement.Alias) (entitlement.AccountID, bool, error) {
-	id := r.tx.Bucket(bucketAliases).Get(aliasKey(env, hashedAlias(r.st.Rules, a)))
+	id := r.get(bucketAliases, aliasKey(env, hashedAlias(r.st.Rules, a)))
 	return entitlement.AccountID(id), id != nil, nil
 }
 
@@ -208,8 +287,8 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	}
 	d := AccountDetail{ID: members[0], Account: account, Accounts: members, Merges: merges, Attributes: map[string]string{}, GrantReasons: map[string]string{}}
 	for i := len(members) - 1; i >= 0; i-- { // the survivor's own attributes are the last to be written
-		var part accountRow
-		if _, err := r.decode(bucketAccounts, envKey(env, string(members[i])), &part); err != nil {
+		part, _, err := row(r, &r.kept.details, bucketAccounts, envKey(env, string(members[i])))
+		if err != nil {
 			return d, false, err
 		}
 		maps.Copy(d.Attributes, part.Attributes)
@@ -220,8 +299,9 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 		}
 	}
 	slices.SortFunc(d.Aliases, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })
-	for _, p := range account.Purchases {
-		detail, ok, err := r.Purchase(env, p.ID)
+	d.Purchases = make([]PurchaseDetail, 0, len(account.Purchases))
+	for i := range account.Purchases {
+		detail, ok, err := r.Purchase(env, account.Purchases[i].ID)
 		if err != nil {
 			return d, false, err
 		}
@@ -232,16 +312,16 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	return d, true, nil
 }
 
-// Purchase returns a purchase by any id that it ever had.
+// Purchase returns a purchase by any id that it ever had. Others get the same evidence: nobody may change it.
 func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID) (PurchaseDetail, bool, error) {
-	if present := r.tx.Bucket(bucketLinks).Get(envKey(env, string(id))); present != nil {
-		id = entitlement.PurchaseID(present)
-	}
 	key := envKey(env, string(id))
-	var row purchaseRow
-	ok, err := r.decode(bucketPurchases, key, &row)
-	d := r.purchaseDetail(env, id, &row)
-	d.Pull = r.tx.Bucket(bucketPulls).Get(key) != nil
+	if present := r.get(bucketLinks, key); present != nil {
+		id = entitlement.PurchaseID(present)
+		key = envKey(env, string(id))
+	}
+	purchase, ok, err := row(r, &r.kept.purchases, bucketPurchases, key)
+	d := r.purchaseDetail(env, id, purchase)
+	d.Pull = r.get(bucketPulls, key) != nil
 	return d, ok, err
 }
 
@@ -325,7 +405,7 @@ func (r *Reader) walkPurchases(bucket []byte, env entitlement.Environment, after
 	if after != "" {
 		start = append(envKey(env, string(after)), 0)
 	}
-	cursor := r.tx.Bucket(bucket).Cursor()
+	cursor := r.bucket(bucket).Cursor()
 	for k, row := cursor.Seek(start); k != nil && limit > 0 && bytes.HasPrefix(k, prefix); k, row = cursor.Next() {
 		if err := fn(entitlement.PurchaseID(k[1:]), row); err != nil {
 			return err
@@ -369,7 +449,7 @@ func (r *Reader) Revocations(env entitlement.Environment) ([]replication.Revocat
 
 // APIKey returns the key with this SHA-256, revoked or not.
 func (r *Reader) APIKey(hash []byte) (APIKey, bool, error) {
-	row := r.tx.Bucket(bucketAPIKeys).Get(hash)
+	row := r.get(bucketAPIKeys, hash)
 	if row == nil {
 		return APIKey{Hash: bytes.Clone(hash)}, false, nil
 	}

@@ -54,7 +54,7 @@ func (r *Reader) Event(env entitlement.Environment, provider entitlement.Provide
 		}
 		events = append(events, storedEvent(env, p, id, &row))
 		prefix := conflictPrefix(env, p, id)
-		cursor := r.tx.Bucket(bucketConflicts).Cursor()
+		cursor := r.bucket(bucketConflicts).Cursor()
 		for k, value := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, value = cursor.Next() {
 			var conflict eventRow
 			if err := entitlement.Decode(value, &conflict); err != nil {
@@ -76,7 +76,7 @@ func storedEvent(env entitlement.Environment, p entitlement.Provider, id string,
 func (r *Reader) Events(env entitlement.Environment, after uint64, limit int) ([]StoredEvent, error) {
 	var events []StoredEvent
 	prefix := []byte{envByte(env)}
-	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
+	cursor := r.bucket(bucketEventOrder).Cursor()
 	for k, ref := cursor.Seek(orderKey(env, after+1)); k != nil && len(events) < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Next() {
 		ev, err := r.eventAt(ref)
 		if err != nil {
@@ -94,7 +94,7 @@ func (r *Reader) EventsBefore(env entitlement.Environment, before uint64, limit 
 		before = math.MaxUint64
 	}
 	prefix := []byte{envByte(env)}
-	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
+	cursor := r.bucket(bucketEventOrder).Cursor()
 	step := cursor.Prev
 	if k, _ := cursor.Seek(orderKey(env, before)); k == nil {
 		step = cursor.Last
@@ -116,7 +116,7 @@ func (r *Reader) SeqAfter(env entitlement.Environment, revision replication.Revi
 	// Revisions never fall in the order of the log, so the cursor is found by halving.
 	low, high := uint64(0), r.st.EventSeq
 	prefix := []byte{envByte(env)}
-	cursor := r.tx.Bucket(bucketEventOrder).Cursor()
+	cursor := r.bucket(bucketEventOrder).Cursor()
 	for low < high {
 		middle := low + (high-low)/2 + 1
 		k, ref := cursor.Seek(orderKey(env, middle))
@@ -163,7 +163,7 @@ func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.Accou
 	}
 	found := map[uint64][]byte{}
 	for _, prefix := range prefixes {
-		cursor := r.tx.Bucket(bucketSubjects).Cursor()
+		cursor := r.bucket(bucketSubjects).Cursor()
 		n := 0
 		for k, ref := cursor.Seek(binary.BigEndian.AppendUint64(bytes.Clone(prefix), after+1)); k != nil && n < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Next() {
 			found[binary.BigEndian.Uint64(k[len(prefix):])] = ref

@@ -224,7 +224,7 @@ func (r *Reader) TrialsOfBuyer(env entitlement.Environment, id entitlement.Purch
 	var trials []entitlement.PurchaseID
 	for _, person := range persons {
 		prefix := personPrefix(env, person)
-		cursor := r.tx.Bucket(bucketPersons).Cursor()
+		cursor := r.bucket(bucketPersons).Cursor()
 		for k, flag := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, flag = cursor.Next() {
 			if other := entitlement.PurchaseID(k[len(prefix):]); other != p.ID && len(flag) == 1 && flag[0] == 1 {
 				trials = append(trials, other)
