@@ -27,10 +27,10 @@ type mismatchShown struct {
 }
 
 // showMismatches lists those of a purchase, never nil.
-func showMismatches(purchase store.PurchaseDetail, policy entitlement.Policy, index *entitlement.CatalogIndex, claimed bool, now int64) []mismatchShown {
+func showMismatches(id entitlement.PurchaseID, mismatches []entitlement.Mismatch) []mismatchShown {
 	shown := []mismatchShown{}
-	for _, m := range entitlement.Mismatches(purchase.Evidence, policy, index, claimed, now) {
-		shown = append(shown, mismatchShown{m.Kind, m.Item, formatTime(m.Since), explainMismatch(purchase.ID, m)})
+	for _, m := range mismatches {
+		shown = append(shown, mismatchShown{m.Kind, m.Item, formatTime(m.Since), explainMismatch(id, m)})
 	}
 	return shown
 }
@@ -75,7 +75,7 @@ func (c *apiCall) listMismatches(reader *store.Reader) (answer, error) {
 	var next *entitlement.PurchaseID
 	for i := range scanned {
 		p := &scanned[i]
-		if found := showMismatches(*p, policy, index, p.Owner != "" || p.Erased, now); len(found) > 0 {
+		if found := showMismatches(p.ID, entitlement.Mismatches(p.Evidence, policy, index, p.Owner != "" || p.Erased, now)); len(found) > 0 {
 			m := purchaseMismatches{Purchase: p.ID, Mismatches: found}
 			if p.Owner != "" {
 				m.Account = &p.Owner

@@ -216,15 +216,16 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 	if err != nil {
 		return accountShown{}, err
 	}
-	details := map[entitlement.PurchaseID]store.PurchaseDetail{}
-	for _, p := range detail.Purchases {
-		details[p.ID] = p
+	details := make(map[entitlement.PurchaseID]*store.PurchaseDetail, len(detail.Purchases))
+	for i := range detail.Purchases {
+		details[detail.Purchases[i].ID] = &detail.Purchases[i]
 	}
 	for i := range account.Purchases {
 		p := &account.Purchases[i]
-		bought := showPurchase(p, index, details[p.ID])
-		if slices.Contains(detail.Accounts, details[p.ID].Owner) { // who shares it, or lost it, sees another side of it
-			bought.Mismatches = showMismatches(details[p.ID], policy, index, true, c.now().Unix())
+		proof := cmp.Or(details[p.ID], &store.PurchaseDetail{})
+		bought := showPurchase(p, index, proof)
+		if slices.Contains(detail.Accounts, proof.Owner) { // who shares it, or lost it, sees another side of it
+			bought.Mismatches = showMismatches(p.ID, entitlement.MismatchesOf(p, proof.Evidence, policy, index, true, c.now().Unix()))
 		}
 		shown.Purchases = append(shown.Purchases, bought)
 	}
@@ -260,7 +261,7 @@ func learnedAliases(detail store.AccountDetail) []entitlement.Alias {
 	return learned
 }
 
-func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, detail store.PurchaseDetail) purchaseShown {
+func showPurchase(p *entitlement.Purchase, index *entitlement.CatalogIndex, detail *store.PurchaseDetail) purchaseShown {
 	shown := purchaseShown{ID: p.ID, Provider: p.Provider, Store: p.Store, TrialUsed: p.TrialUsed, Doubt: p.Doubt || detail.Pull,
 		StoreIDs: append([]entitlement.Link{}, detail.Evidence.Links...), Items: []itemShown{}, Mismatches: []mismatchShown{}}
 	for i := range p.Items {

@@ -195,13 +195,22 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// writeJSON answers with v.
+// buffers are what answers are written into before their length is known.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// maxKeptBuffer is the largest one that waits for the next answer.
+const maxKeptBuffer = 64 << 10
+
+// writeJSON answers with v, and a newline.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
+	b := buffers.Get().(*bytes.Buffer)
+	if err := json.NewEncoder(b).Encode(v); err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	writeBody(w, status, "application/json", append(b, '\n'))
+	writeBody(w, status, jsonType, b.Bytes())
+	if b.Reset(); b.Cap() <= maxKeptBuffer {
+		buffers.Put(b)
+	}
 	return nil
 }
 

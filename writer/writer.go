@@ -179,7 +179,7 @@ func (w *Writer) connect() {
 		Transport:     w.peerTransport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.spawn}
+	w.reads = &sharedReads{ask: w.readIndex, owner: w.serving, spawn: w.spawn, share: func(n int) *store.Shared { return w.store.Share(n) }}
 	w.frames.build = w.buildFrame
 	w.relays = map[entitlement.Environment]*relay{}
 	for _, env := range append([]entitlement.Environment{""}, entitlement.Environments...) {

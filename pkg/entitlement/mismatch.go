@@ -44,9 +44,17 @@ func Mismatches(e Evidence, p Policy, x *CatalogIndex, claimed bool, now int64) 
 	if e.IsSandbox() {
 		return nil
 	}
+	folded := Fold(e, p)
+	return MismatchesOf(&folded, e, p, x, claimed, now)
+}
+
+// MismatchesOf is Mismatches for who has the purchase already, as its owner's account has it: folded under the same policy.
+func MismatchesOf(folded *Purchase, e Evidence, p Policy, x *CatalogIndex, claimed bool, now int64) []Mismatch {
+	if e.IsSandbox() {
+		return nil
+	}
 	f := read(e)
 	f.policy = p
-	folded := Fold(e, p)
 	var out []Mismatch
 	for i := range folded.Items {
 		item := &folded.Items[i]
@@ -54,7 +62,7 @@ func Mismatches(e Evidence, p Policy, x *CatalogIndex, claimed bool, now int64) 
 			continue
 		}
 		add := func(kind MismatchKind, since int64) { out = append(out, Mismatch{kind, item.ID, since}) }
-		product, mapped := x.productOf(&folded, item)
+		product, mapped := x.productOf(folded, item)
 		status, _ := item.standing(now, item.AccessUntil)
 		switch open := status.Active(); {
 		case open && !mapped:

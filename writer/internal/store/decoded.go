@@ -16,6 +16,7 @@ type keptRows struct {
 	last      atomic.Pointer[decodedState]
 	keys      sync.Map                         // SHA-256 of the key -> *decodedKey
 	accounts  decodedRows[entitlement.Account] // by key of the bucket records
+	policies  decodedRows[entitlement.Policy]  // by key of the bucket records
 	details   decodedRows[accountRow]          // by key of the bucket accounts
 	purchases decodedRows[purchaseRow]         // by key of the bucket purchases
 }

@@ -25,6 +25,9 @@ func checkKept(t testing.TB, f *fsm) {
 	for _, r := range keptIn(&f.decodedRows.accounts) {
 		compare(valueOf(r.row), r.value, &entitlement.Account{})
 	}
+	for _, r := range keptIn(&f.decodedRows.policies) {
+		compare(valueOf(r.row), r.value, &entitlement.Policy{})
+	}
 	for _, r := range keptIn(&f.decodedRows.details) {
 		compare(r.row, r.value, &accountRow{})
 	}

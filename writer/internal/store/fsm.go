@@ -352,16 +352,26 @@ func (f *fsm) begin() (*bolt.Tx, error) {
 
 // view runs fn in one read transaction.
 func (f *fsm) view(fn func(*Reader) error) error {
-	tx, err := f.begin()
+	r, err := f.newReader()
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() //nolint:errcheck // a read transaction
-	r := &Reader{tx: tx, kept: &f.decodedRows}
-	if err := r.begin(); err != nil {
-		return err
-	}
+	defer r.close()
 	return fn(r)
+}
+
+// newReader begins a read transaction. Whoever has it closes it.
+func (f *fsm) newReader() (*Reader, error) {
+	tx, err := f.begin()
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{tx: tx, kept: &f.decodedRows}
+	if r.st, err = r.kept.state(r.get(bucketMeta, stateKey), tx); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // close releases the file. Everyone who reads has ended.

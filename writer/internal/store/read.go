@@ -63,11 +63,8 @@ func (r *Reader) get(name, key []byte) []byte {
 	return nil
 }
 
-// begin reads the state's own row.
-func (r *Reader) begin() (err error) {
-	r.st, err = r.kept.state(r.get(bucketMeta, stateKey), r.tx)
-	return err
-}
+// close ends the transaction.
+func (r *Reader) close() { _ = r.tx.Rollback() } // of a read transaction: that it is over already
 
 // View runs fn in one read transaction. What fn sees may be behind other nodes: after ReadIndex and WaitApplied it is not.
 // Error: ErrClosed, and what fn returns.
@@ -164,26 +161,31 @@ func (r *Reader) Account(env entitlement.Environment, id entitlement.AccountID) 
 
 // account returns the record under this very id; an empty one if there is none.
 func (r *Reader) account(env entitlement.Environment, id entitlement.AccountID) (*entitlement.Account, bool, error) {
-	key := replication.AppendDBKey(nil, env, replication.KindAccount, string(id))
-	stored := r.get(bucketRecords, key)
+	return keptRecord(r, &r.kept.accounts, env, replication.KindAccount, string(id))
+}
+
+// keptRecord returns what a record means, an empty value if there is none. Others get the same one: nobody may change it. Error: replication.ErrCorrupt.
+func keptRecord[T any](r *Reader, kept *decodedRows[T], env entitlement.Environment, kind replication.Kind, key string) (*T, bool, error) {
+	at := replication.AppendDBKey(nil, env, kind, key)
+	stored := r.get(bucketRecords, at)
 	if stored == nil {
-		return &entitlement.Account{}, false, nil
+		return new(T), false, nil
 	}
-	a, err := r.kept.accounts.get(key, stored, func(stored []byte, a *entitlement.Account) error {
-		record, err := replication.FromStored(env, replication.KindAccount, string(id), stored)
+	v, err := kept.get(at, stored, func(stored []byte, v *T) error {
+		checked, err := replication.FromStored(env, kind, key, stored)
 		if err == nil {
-			err = entitlement.DecodeShared(record.Value, a)
+			err = entitlement.DecodeShared(checked.Value, v)
 		}
 		return err
 	})
 	if err != nil {
-		return &entitlement.Account{}, false, fmt.Errorf("account %s/%s: %w: %w", env, id, replication.ErrCorrupt, err)
+		return new(T), false, fmt.Errorf("record %s/%s/%s: %w: %w", env, kind, key, replication.ErrCorrupt, err)
 	}
-	return a, true, nil
+	return v, true, nil
 }
 
-// row returns what a row of a bucket means, an empty value if there is none. Others get the same one: nobody may change it. Error: replication.ErrCorrupt.
-func row[T any](r *Reader, kept *decodedRows[T], bucket, key []byte) (*T, bool, error) {
+// keptRow returns what a row of a bucket means, an empty value if there is none. Others get the same one: nobody may change it. Error: replication.ErrCorrupt.
+func keptRow[T any](r *Reader, kept *decodedRows[T], bucket, key []byte) (*T, bool, error) {
 	stored := r.get(bucket, key)
 	if stored == nil {
 		return new(T), false, nil
@@ -287,7 +289,7 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 	}
 	d := AccountDetail{ID: members[0], Account: account, Accounts: members, Merges: merges, Attributes: map[string]string{}, GrantReasons: map[string]string{}}
 	for i := len(members) - 1; i >= 0; i-- { // the survivor's own attributes are the last to be written
-		part, _, err := row(r, &r.kept.details, bucketAccounts, envKey(env, string(members[i])))
+		part, _, err := keptRow(r, &r.kept.details, bucketAccounts, envKey(env, string(members[i])))
 		if err != nil {
 			return d, false, err
 		}
@@ -319,7 +321,7 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 		id = entitlement.PurchaseID(present)
 		key = envKey(env, string(id))
 	}
-	purchase, ok, err := row(r, &r.kept.purchases, bucketPurchases, key)
+	purchase, ok, err := keptRow(r, &r.kept.purchases, bucketPurchases, key)
 	d := r.purchaseDetail(env, id, purchase)
 	d.Pull = r.get(bucketPulls, key) != nil
 	return d, ok, err
@@ -422,10 +424,10 @@ func (r *Reader) Catalog(env entitlement.Environment) (*entitlement.Catalog, err
 	return c, err
 }
 
-// Policy returns an environment's policy; the default if none was put yet.
+// Policy returns an environment's policy; the default if none was put yet. Others get the same map in it: nobody may change that. Error: replication.ErrCorrupt.
 func (r *Reader) Policy(env entitlement.Environment) (entitlement.Policy, error) {
-	var p entitlement.Policy
-	ok, err := r.decodeRecord(env, replication.KindPolicy, replication.CurrentKey, &p)
+	put, ok, err := keptRecord(r, &r.kept.policies, env, replication.KindPolicy, replication.CurrentKey)
+	p := *put
 	if err == nil && !ok {
 		p = entitlement.DefaultPolicy
 	}
