@@ -204,6 +204,9 @@ func (f *facts) chargedAfterCancel() (out []Mismatch) {
 // disagreeSince returns since when two providers disagree about the purchase, or 0: one gives access, and another has said that it is over. That a
 // renewal was told by one of them alone yet is none.
 func (f *facts) disagreeSince(counts Provider, now int64) int64 {
+	if len(f.tellers) < 2 {
+		return 0
+	}
 	var open, over int64
 	for _, by := range f.tellers {
 		t := f.telling(by)
