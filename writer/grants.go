@@ -227,7 +227,7 @@ func (p *granting) pass(ctx context.Context, owed store.OwedGrants) {
 }
 
 func (p *granting) note(ctx context.Context, owed store.OwedGrants) {
-	if _, err := p.propose(ctx, store.TypeNoteGranted, p.env, store.NoteGranted{Account: owed.Account, Change: owed.Change}); err != nil {
+	if _, err := p.propose(ctx, store.TypeNoteGranted, p.env, store.NoteGranted(owed)); err != nil {
 		p.failed(ctx, err)
 	}
 }
