@@ -48,6 +48,7 @@ type check struct {
 	fresh          bool          // no token is handed out again
 	admitted       bool          // it was counted against the account's limit
 
+	now      int64                 // Unix seconds, when it was looked who asks
 	asked    entitlement.AccountID // by a backend, with an API key
 	enrolled bool                  // a writer was asked to make the account of somebody new
 	floor    replication.Revision  // at which that account is there
@@ -116,8 +117,7 @@ func (e *Edge) look(ctx *fasthttp.RequestCtx, c *check, bearer string) (of subje
 	if err != nil {
 		return of, 0, err
 	}
-	env := s.environment(ses.env)
-	now := e.clock.now(x.Head.AsOf)
+	env, now := s.environment(ses.env), c.now
 	k, err := e.known(env, &x, ses, now)
 	if err != nil {
 		return of, 0, err
@@ -240,11 +240,11 @@ func (e *Edge) verify(x *replica.Reading, bearer string, c *check) (*session, er
 	if err != nil {
 		return nil, err
 	}
+	c.now = e.clock.now(x.Head.AsOf)
 	if c.asked != "" {
 		return e.reader(x, bearer, c.asked)
 	}
-	now := e.clock.now(x.Head.AsOf)
-	ses, err := s.session(bearer, now)
+	ses, err := s.session(bearer, c.now)
 	switch {
 	case err == nil:
 		return ses, nil
@@ -253,7 +253,7 @@ func (e *Edge) verify(x *replica.Reading, bearer string, c *check) (*session, er
 	case errors.Is(err, token.ErrExpired):
 		return nil, errSessionExpired
 	case !e.identities.None():
-		return e.signedIn(x, bearer, now)
+		return e.signedIn(x, bearer, c.now)
 	}
 	return nil, errSessionInvalid
 }
@@ -411,7 +411,7 @@ func (c *check) recycle() {
 // parse reads what the request asks for. Unknown parameters are ignored.
 func (c *check) parse(ctx *fasthttp.RequestCtx) error {
 	c.wait = defaultWait
-	if len(ctx.URI().QueryString()) > 0 {
+	if bytes.IndexByte(ctx.Request.Header.RequestURI(), '?') >= 0 {
 		if err := c.parseQuery(ctx.QueryArgs()); err != nil {
 			return err
 		}

@@ -76,8 +76,12 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		ctx.SetConnectionClose()
 	}
 	preflight := admitOrigin(ctx)
-	path := ctx.Path()
-	asked, ofBackend := accountAsked(view(path))
+	path := entitlementsPath
+	// A check without parameters, as most are, is known by its first line: to take its address apart costs a third of what the answer does.
+	if string(ctx.Request.Header.RequestURI()) != entitlementsPath {
+		path = view(ctx.Path())
+	}
+	asked, ofBackend := accountAsked(path)
 	if preflight || !ofBackend { // else its credential is looked at first
 		if err := e.clients.admit(ctx); err != nil {
 			e.metrics.limitedAddress.Inc()
@@ -88,7 +92,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	if preflight {
 		return
 	}
-	if string(path) == entitlementsPath {
+	if path == entitlementsPath {
 		began := time.Now()
 		err := e.refuse(ctx)
 		if err == nil {
@@ -106,7 +110,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	} else if err = e.refuse(ctx); err == nil && ofBackend {
 		err = e.handleAccount(ctx, entitlement.AccountID(strings.Clone(string(asked))))
 	} else if err == nil {
-		err = e.handleOther(ctx, string(path))
+		err = e.handleOther(ctx, path)
 	}
 	if err != nil {
 		e.sendProblem(ctx, e.asProblem(ctx, err))

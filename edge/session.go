@@ -63,7 +63,7 @@ func (s *state) verifySession(text string, now int64) (*session, error) {
 // token takes about 4 KB and costs as much as reading its record. All of them full, the process stays below the 128 MiB that an edge may take
 // (edge_memory_1m in deploy/bench).
 const (
-	maxSessions = 32_768
+	maxSessions = 49_152
 	maxRefusals = 8_192
 	maxAccounts = 8_192
 )

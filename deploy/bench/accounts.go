@@ -29,8 +29,8 @@ const (
 
 	lookupGoal     = 0.5
 	lookupAccounts = 1000
-	// lookupConnections: reads wait for a round trip of the leader to a majority, which they share; a handful of connections would measure its length alone.
-	lookupConnections = 64
+	// lookupConnections: reads wait for a round trip of the leader to a majority, which they share; few connections would measure its length alone.
+	lookupConnections = 256
 
 	largePurchases = 1000
 	largeGoal      = 5 // ms

@@ -127,6 +127,35 @@ func TestThreeNodesAgree(t *testing.T) {
 	}
 }
 
+// I10: while the lead is given away, no read is confirmed: the voter that confirms it may be about to elect another.
+func TestNoReadIsConfirmedWhileTheLeadIsGivenAway(t *testing.T) {
+	leader := leaderOf(t, startCluster(t, 3, nil)...)
+	reading := func() error {
+		_, err := leader.ReadIndex(testContext(t))
+		return err
+	}
+	refused := errors.New("the other would not")
+	began, end, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		ended <- leader.giveAway(func() error {
+			close(began)
+			<-end
+			return refused
+		})
+	}()
+	<-began
+	if err := reading(); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("meanwhile: %v, want ErrNotLeader", err)
+	}
+	close(end)
+	if err := <-ended; !errors.Is(err, refused) {
+		t.Errorf("gave the lead away: %v", err)
+	}
+	if err := reading(); err != nil {
+		t.Errorf("afterwards it still leads: %v", err)
+	}
+}
+
 func TestNothingAcknowledgedIsLostOverAFailover(t *testing.T) {
 	nodes := startCluster(t, 3, nil)
 	fill(t, nodes, 0, 10)

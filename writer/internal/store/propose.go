@@ -158,7 +158,8 @@ func (s *Store) outcome(entry []byte, kind CommandType, future raft.ApplyFuture)
 // node, a read is linearizable. Only the leader can tell. Errors: ErrNotLeader, that of ctx.
 func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 	term, _, _ := s.lead.current()
-	if term == 0 {
+	begun := s.transfers.begun.Load()
+	if term == 0 || s.transfers.running.Load() != 0 {
 		return 0, ErrNotLeader
 	}
 	index := s.lastCommand(s.raft.CommitIndex())
@@ -173,7 +174,7 @@ func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 	}()
 	select {
 	case err := <-verified:
-		if now, _, _ := s.lead.current(); err != nil || now != term {
+		if now, _, _ := s.lead.current(); err != nil || now != term || s.transfers.begun.Load() != begun {
 			return 0, ErrNotLeader
 		}
 		return index, nil

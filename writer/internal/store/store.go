@@ -35,6 +35,7 @@ type Store struct {
 	ownAddr   raft.ServerAddress // as the others reach this node
 	notify    chan bool
 	lead      leadership
+	transfers transfers
 
 	slots     map[entitlement.Environment]chan struct{}
 	started   int64 // Unix seconds, when Open began
