@@ -75,7 +75,11 @@ func (c *apiCall) listMismatches(reader *store.Reader) (answer, error) {
 	var next *entitlement.PurchaseID
 	for i := range scanned {
 		p := &scanned[i]
-		if found := showMismatches(p.ID, entitlement.Mismatches(p.Evidence, policy, index, p.Owner != "" || p.Erased, now)); len(found) > 0 {
+		mismatches, err := c.mismatchesOf(reader, p, policy, index, now)
+		if err != nil {
+			return answer{}, err
+		}
+		if found := showMismatches(p.ID, mismatches); len(found) > 0 {
 			m := purchaseMismatches{Purchase: p.ID, Mismatches: found}
 			if p.Owner != "" {
 				m.Account = &p.Owner
@@ -91,4 +95,20 @@ func (c *apiCall) listMismatches(reader *store.Reader) (answer, error) {
 		Purchases []purchaseMismatches    `json:"purchases"`
 		Next      *entitlement.PurchaseID `json:"next"`
 	}{list, next}}, nil
+}
+
+// mismatchesOf finds those of a purchase: as its owner's account shows it, which knows also what other purchases say of it.
+func (c *apiCall) mismatchesOf(reader *store.Reader, p *store.PurchaseDetail, policy entitlement.Policy, index *entitlement.CatalogIndex, now int64) ([]entitlement.Mismatch, error) {
+	if p.Owner != "" {
+		account, _, err := reader.Account(c.env, p.Owner)
+		if err != nil {
+			return nil, err
+		}
+		for i := range account.Purchases {
+			if owned := &account.Purchases[i]; owned.ID == p.ID {
+				return entitlement.MismatchesOf(owned, p.Evidence, policy, index, true, now), nil
+			}
+		}
+	}
+	return entitlement.Mismatches(p.Evidence, policy, index, p.Owner != "" || p.Erased, now), nil
 }
