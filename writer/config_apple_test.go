@@ -90,6 +90,56 @@ func TestAppleReachesTheAccount(t *testing.T) {
 	}
 }
 
+// TestAPurchaseUnderAnotherNameFollowsThePolicy: somebody else buys the same subscription while it is live. Under keep it stays with whom it is of, and
+// it goes with whoever buys it once it was over. PUT of the policy counts at once, both ways (A10.7).
+func TestAPurchaseUnderAnotherNameFollowsThePolicy(t *testing.T) {
+	s := startAppleHistory(t)
+	cfg := testConfigs(t, 1)[0]
+	s.configure(&cfg)
+	e := cfg.Environments[entitlement.Sandbox]
+	e.Apple.APIKey = ""
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	one, two := w.account(), w.account()
+	now := time.Now()
+	const day = 24 * time.Hour
+	bought := func(account, transaction, reason string, from, to time.Duration) {
+		t.Helper()
+		n := appleTold(account, "n-"+transaction, 1, now, appletest.Object{"transactionId": transaction, "transactionReason": reason,
+			"purchaseDate": now.Add(from).UnixMilli(), "expiresDate": now.Add(to).UnixMilli()})
+		if r := w.do("POST", "/v1/webhooks/sandbox/apple", string(s.Notification(t, n)), nil); r.status != http.StatusOK {
+			t.Fatalf("webhook = %d %s", r.status, r.text)
+		}
+	}
+	policy := func(transfer string) {
+		t.Helper()
+		if r := w.api("PUT", "/v1/policy", `{"transfer": "`+transfer+`"}`); r.status != http.StatusOK {
+			t.Fatalf("policy = %d %s", r.status, r.text)
+		}
+	}
+	has := func(when string, owner, other string) {
+		t.Helper()
+		if mine, theirs := w.pro(owner), w.pro(other); mine["active"] != true || theirs["active"] == true {
+			t.Errorf("%s: %v, the other has %v", when, mine, theirs)
+		}
+	}
+	policy("keep")
+	bought(one, "1000", "PURCHASE", -40*day, -10*day)
+	bought(one, "1001", "RENEWAL", -10*day, 20*day)
+	bought(two, "1002", "PURCHASE", -day, 29*day)
+	has("bought by another while live, keep", one, two)
+	policy("transfer")
+	has("transfer", two, one)
+	policy("transfer_if_inactive")
+	has("transfer_if_inactive", one, two)
+	n := appleTold(one, "refund", 1, now.Add(time.Second), appletest.Object{"transactionId": "1001", "transactionReason": "RENEWAL",
+		"purchaseDate": now.Add(-10 * day).UnixMilli(), "expiresDate": now.Add(20 * day).UnixMilli(), "revocationDate": now.Add(-2 * day).UnixMilli()})
+	if r := w.do("POST", "/v1/webhooks/sandbox/apple", string(s.Notification(t, n)), nil); r.status != http.StatusOK {
+		t.Fatalf("webhook = %d %s", r.status, r.text)
+	}
+	has("it was refunded before the other bought", two, one)
+}
+
 // TestAppleIsToldToComeAgain: a wrong root makes every notification look forged. After the first few of a row a writer doubts itself and has them repeated, a forged
 // one that Apple's own chain disproves does not count, and an authentic one ends it.
 func TestAppleIsToldToComeAgain(t *testing.T) {

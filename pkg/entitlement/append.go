@@ -92,6 +92,18 @@ func (o *Object) WriteCanonical(w *canonical.Writer) {
 	canonical.WriteList(w, m, 25, o.Shares, func(x *Alias) { x.write(w) })
 	w.True(m, 26, o.Sandbox)
 	w.Text(m, 27, o.Person)
+	if o.Naming != nil {
+		w.Field(m, 28)
+		o.Naming.write(w)
+	}
+}
+
+func (n *Naming) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Text(m, 1, string(n.Account))
+	canonical.WriteList(w, m, 2, n.Aliases, func(x *Alias) { x.write(w) })
+	w.Int(m, 3, n.At)
+	w.True(m, 4, n.Chosen)
 }
 
 func (a *Alias) write(w *canonical.Writer) {

@@ -103,6 +103,26 @@ func (o *Object) ReadCanonical(r *canonical.Reader) {
 			o.Sandbox = r.Bool()
 		case 27:
 			o.Person = r.String()
+		case 28:
+			o.Naming = &Naming{}
+			o.Naming.read(r)
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (n *Naming) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			n.Account = AccountID(r.String())
+		case 2:
+			n.Aliases = canonical.List(r, func(x *Alias) { x.read(r) })
+		case 3:
+			n.At = r.Int()
+		case 4:
+			n.Chosen = r.Bool()
 		default:
 			r.Fail()
 		}

@@ -191,6 +191,9 @@ type Object struct {
 
 	// Person is what the store calls whoever bought it, the same under every account of theirs: Apple's appTransactionId. A trial is used up by it.
 	Person string `cbor:"27,keyasint,omitempty"`
+
+	// Naming is whom the store was told that the buyer is. It stands beside Account and Aliases, of which a later purchase leaves no trace; nil: nobody was named.
+	Naming *Naming `cbor:"28,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.

@@ -230,7 +230,8 @@ type Policy struct {
 	// SharingOff: what a provider shares beside the owner gives nothing.
 	SharingOff bool `cbor:"3,keyasint,omitempty"`
 
-	// Transfer says what a restore that the user tapped does with a purchase of another account. Empty is TransferAlways.
+	// Transfer says what a restore that the user tapped does with a purchase of another account, and whether one that was bought under another name stays where
+	// it is: KeepsHolder. Empty is TransferAlways.
 	Transfer Transfer `cbor:"4,keyasint,omitempty"`
 	// Debt: a refund takes back all credits of its purchase, spent ones too. Otherwise it takes the unspent ones alone.
 	Debt bool `cbor:"5,keyasint,omitempty"`
@@ -292,6 +293,12 @@ func (p *Policy) Transfers(bought *Purchase, now int64) bool {
 		})
 	}
 	return true
+}
+
+// KeepsHolder reports whether a purchase stays with whom it is of when the same chain is bought under another name while it is live, rather than go with the newest
+// name: see Evidence.Holder.
+func (p *Policy) KeepsHolder() bool {
+	return p.Transfer == TransferNever || p.Transfer == TransferIfInactive
 }
 
 // CountsSandbox reports whether a test purchase counts for an account.

@@ -289,9 +289,23 @@ func (m *appleMessage) transaction(t object) error {
 		tx.RevokedAt, rank = max(appleSeconds(t, "revocationDate"), 1), rankRevoked
 	}
 	previous := t.text("previousOriginalTransactionId")
-	m.add(entitlement.Object{Kind: entitlement.KindTransaction, ID: id, At: at, Rank: rank, Person: t.text("appTransactionId"), Transaction: tx}, original, id, previous)
+	m.add(entitlement.Object{Kind: entitlement.KindTransaction, ID: id, At: at, Rank: rank, Person: t.text("appTransactionId"), Transaction: tx,
+		Naming: appleNaming(t)}, original, id, previous)
 	m.buyer(original, t, at)
 	return nil
+}
+
+// appleChosen is the reason of a transaction that the user made themselves, as opposed to a renewal.
+// Source: developer.apple.com/documentation/appstoreserverapi/transactionreason.
+const appleChosen = "PURCHASE"
+
+// appleNaming returns whom the app said that the buyer is of this very transaction, or nil.
+func appleNaming(t object) *entitlement.Naming {
+	token := t.text("appAccountToken")
+	if token == "" {
+		return nil
+	}
+	return &entitlement.Naming{Aliases: []entitlement.Alias{{Kind: entitlement.AppleAppAccountToken, Value: token}}, At: appleSeconds(t, "purchaseDate"), Chosen: t.text("transactionReason") == appleChosen}
 }
 
 // buyer notes who bought, as an object of its own with a version of its own: a message about an old term is new and its buyer is not, and a term

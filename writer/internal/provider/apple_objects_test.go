@@ -208,6 +208,7 @@ func TestAppleSampleProves(t *testing.T) {
 		Kind: entitlement.KindTransaction, ID: "700001900000102", By: entitlement.Apple, At: at, Rank: 1, Links: links, Person: "704000000000000001",
 		Transaction: &entitlement.Transaction{Chain: appleOriginal, Recurring: true, StartsAt: appleStart, EndsAt: appleEnd, Store: "app_store",
 			Sold: entitlement.Sold{Product: "pro.monthly", Quantity: 1, Price: &entitlement.Price{Amount: 999, Currency: "EUR"}}},
+		Naming: &entitlement.Naming{Aliases: []entitlement.Alias{{Kind: entitlement.AppleAppAccountToken, Value: "7e3fb20b-4cdb-47cc-936d-99d65f608138"}}, At: appleStart},
 	}, {
 		Kind: entitlement.KindCustomer, ID: appleOriginal, By: entitlement.Apple, At: bought, Links: links, Customer: &entitlement.Customer{},
 		Aliases: []entitlement.Alias{{Kind: entitlement.AppleAppAccountToken, Value: "7e3fb20b-4cdb-47cc-936d-99d65f608138"}, {Kind: entitlement.AppleOriginalTransaction, Value: appleOriginal}},
@@ -431,6 +432,46 @@ func TestAppleBuyer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who has a subscription that stays with whom it is of: only what the user bought themselves can take it (A10.7).
+func TestWhoHoldsASubscriptionOfApple(t *testing.T) {
+	const a, b = "aaaaaaaa-0000-4000-8000-000000000000", "bbbbbbbb-0000-4000-8000-000000000000"
+	term := func(id string, start int64, token, reason string) jsonObject {
+		return appleTell(start, "DID_RENEW."+id, 1, termOf(id, start, jsonObject{"appAccountToken": token, "transactionReason": reason}), unchanged)
+	}
+	first := term("1", appleBefore, a, "PURCHASE")
+	tests := []struct {
+		name string
+		tell []jsonObject
+		want string
+	}{
+		{"a renewal under another token", []jsonObject{first, term("2", appleStart, b, "RENEWAL")}, a},
+		{"a renewal under another token after a gap", []jsonObject{first, term("2", appleStart+9, b, "RENEWAL")}, a},
+		{"bought under another token while live", []jsonObject{first, term("2", appleStart-9, b, "PURCHASE")}, a},
+		{"bought under another token once it had lapsed", []jsonObject{first, term("2", appleStart+9, b, "PURCHASE")}, b},
+		{"a transaction without a reason", []jsonObject{first, term("2", appleStart+9, b, "")}, a},
+		{"a token that was set afterwards", []jsonObject{first, appleTell(appleBefore+3600, "DID_CHANGE_RENEWAL_STATUS", 1, termOf("1", appleBefore, jsonObject{"appAccountToken": b}), unchanged)}, b},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 10 {
+				rand.Shuffle(len(tt.tell), func(i, j int) { tt.tell[i], tt.tell[j] = tt.tell[j], tt.tell[i] })
+				evidence := entitlement.Evidence{}
+				for _, n := range tt.tell {
+					evidence = evidence.Add(appleEvent(t, unsigned(t, n)).Objects...)
+				}
+				if got := evidence.Holder(byAlias); got != entitlement.AccountID(tt.want) {
+					t.Fatalf("it is %q's, want %q", got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// byAlias takes the first alias of a naming for the account.
+func byAlias(n entitlement.Naming) entitlement.AccountID {
+	return entitlement.AccountID(n.Aliases[0].Value)
 }
 
 func TestApplePrice(t *testing.T) {

@@ -138,13 +138,13 @@ func (a *playAnswer) finish() []entitlement.Object {
 }
 
 // bought says who bought, after what the app gave Google as the name of its account, and under which tokens a customer's backend may know the
-// purchase. Without such a name it says little, and what an earlier answer said stays.
-func (a *playAnswer) bought(account string, tokens ...string) {
+// purchase. Without such a name it says little, and what an earlier answer said stays. at is when they did, 0 for not yet.
+func (a *playAnswer) bought(account string, at int64, tokens ...string) {
 	o := entitlement.Object{Kind: entitlement.KindCustomer, ID: playHash(a.token), Customer: &entitlement.Customer{}}
 	if account == "" {
 		o.At = a.below()
 	}
-	a.name(&o, account)
+	a.name(&o, account, at, true)
 	for _, token := range tokens {
 		if token != "" {
 			o.Aliases = append(o.Aliases, entitlement.Alias{Kind: entitlement.GooglePurchaseToken, Value: playHash(token)})
@@ -153,7 +153,7 @@ func (a *playAnswer) bought(account string, tokens ...string) {
 	a.add(o)
 }
 
-func (a *playAnswer) name(o *entitlement.Object, account string) {
+func (a *playAnswer) name(o *entitlement.Object, account string, at int64, chosen bool) {
 	if account == "" {
 		return
 	}
@@ -161,6 +161,9 @@ func (a *playAnswer) name(o *entitlement.Object, account string) {
 		o.Account = entitlement.AccountID(own)
 	}
 	o.Aliases = append(o.Aliases, entitlement.Alias{Kind: entitlement.GoogleObfuscatedAccount, Value: account})
+	if at > 0 {
+		o.Naming = &entitlement.Naming{Account: o.Account, Aliases: slices.Clone(o.Aliases), At: at, Chosen: chosen}
+	}
 }
 
 // subscription reads a SubscriptionPurchaseV2.
@@ -182,8 +185,12 @@ func (a *playAnswer) subscription(o object) error {
 	paid := phase == entitlement.PhaseActive || phase == entitlement.PhaseBillingGrace
 	a.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: a.asked, Renewal: &entitlement.Renewal{
 		Unacknowledged: paid && o.text("acknowledgementState") == playUnacknowledged}})
-	a.bought(o.in("externalAccountIdentifiers").text("obfuscatedExternalAccountId"), a.token, linked)
-	a.followed(o.in("outOfAppPurchaseContext"))
+	began := o.int("startTime")
+	if phase == entitlement.PhasePending || phase == entitlement.PhaseNever {
+		began = 0
+	}
+	a.bought(o.in("externalAccountIdentifiers").text("obfuscatedExternalAccountId"), began, a.token, linked)
+	a.followed(o.in("outOfAppPurchaseContext"), began)
 
 	shared := map[string]int{} // how many items an order has
 	for _, item := range items.Data {
@@ -200,13 +207,13 @@ func (a *playAnswer) subscription(o object) error {
 
 // followed says who had the subscription that this one follows. Google says so until the purchase is acknowledged, and never again: it is an
 // object of its own, which no later answer changes.
-func (a *playAnswer) followed(context object) {
+func (a *playAnswer) followed(context object, at int64) {
 	if expired := context.text("expiredPurchaseToken"); expired != "" {
 		a.links = append(a.links, playTokenLink(expired))
 	}
 	if account := context.in("expiredExternalAccountIdentifiers").text("obfuscatedExternalAccountId"); account != "" {
 		o := a.add(entitlement.Object{Kind: entitlement.KindCustomer, ID: playHash(a.token) + ":expired", Customer: &entitlement.Customer{}})
-		a.name(o, account)
+		a.name(o, account, at, false)
 	}
 }
 
@@ -326,7 +333,7 @@ func (a *playAnswer) product(o object) error {
 	a.links = append(a.links, playTokenLink(a.token))
 	a.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: a.asked, Renewal: &entitlement.Renewal{
 		Unacknowledged: state == entitlement.TransactionPaid && !canceled && o.text("acknowledgementState") == playUnacknowledged}})
-	a.bought(o.text("obfuscatedExternalAccountId"), a.token)
+	a.bought(o.text("obfuscatedExternalAccountId"), bought, a.token)
 	order := o.text("orderId")
 	if order != "" {
 		a.links = append(a.links, playOrderLink(order))

@@ -295,6 +295,54 @@ func TestWhoBoughtAtPlay(t *testing.T) {
 	}
 }
 
+// Who has a subscription that stays with whom it is of: a new token takes it once no other was live (A10.7).
+func TestWhoHoldsASubscriptionOfPlay(t *testing.T) {
+	const first, second = "11111111", "22222222"
+	state := func(state, account string, began int64, item map[string]any, change ...map[string]any) map[string]any {
+		o := playState(state, []any{item}, map[string]any{"startTime": rfc(began)})
+		if account != "" {
+			o["externalAccountIdentifiers"] = map[string]any{"obfuscatedExternalAccountId": account}
+		}
+		for _, c := range change {
+			maps.Copy(o, c)
+		}
+		return o
+	}
+	linked := map[string]any{"linkedPurchaseToken": testToken}
+	outside := func(account string) map[string]any {
+		return map[string]any{"outOfAppPurchaseContext": map[string]any{"expiredPurchaseToken": testToken, "expiredExternalAccountIdentifiers": map[string]any{"obfuscatedExternalAccountId": account}}}
+	}
+	old := answered(t, testToken, begun+9, state("ACTIVE", first, begun, lineItem("pro", "GPA.1", playNow)))
+	tests := []struct {
+		name    string
+		objects [][]entitlement.Object
+		want    string
+	}{
+		{"a plan changed under another name", [][]entitlement.Object{old, answered(t, newToken, playNow-playDay, state("ACTIVE", second, playNow-playDay, lineItem("team", "GPA.2", ends), linked)),
+			answered(t, testToken, playNow, state("EXPIRED", first, begun, lineItem("pro", "GPA.1", playNow-playDay)))}, first},
+		{"a plan changed under another name, and the old one was seen at its end alone", [][]entitlement.Object{answered(t, newToken, playNow-playDay, state("ACTIVE", second, playNow-playDay, lineItem("team", "GPA.2", ends), linked)),
+			answered(t, testToken, playNow, state("EXPIRED", first, begun, lineItem("pro", "GPA.1", playNow-playDay)))}, first},
+		{"one that is not paid for yet", [][]entitlement.Object{old, answered(t, newToken, playNow+9*playDay, state("PENDING", second, playNow+9*playDay, lineItem("team", "", 0), linked))}, first},
+		{"bought under another name once it had lapsed", [][]entitlement.Object{old, answered(t, newToken, playNow+playDay, state("ACTIVE", second, playNow+playDay, lineItem("pro", "GPA.2", ends), outside(first)))}, second},
+		{"bought again outside of the app", [][]entitlement.Object{old, answered(t, newToken, playNow+playDay, state("ACTIVE", "", playNow+playDay, lineItem("pro", "GPA.2", ends), outside(first)))}, first},
+		{"bought again outside of the app, and nothing else is known", [][]entitlement.Object{answered(t, newToken, playNow+playDay, state("ACTIVE", "", playNow+playDay, lineItem("pro", "GPA.2", ends), outside(first)))}, first},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 10 {
+				rand.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
+				var e entitlement.Evidence
+				for _, objects := range tt.objects {
+					e = e.Add(objects...)
+				}
+				if got := e.Holder(byAlias); got != entitlement.AccountID(tt.want) {
+					t.Fatalf("it is %q's, want %q", got, tt.want)
+				}
+			}
+		})
+	}
+}
+
 // Any order, repeat and portion of a history gives one purchase.
 func TestPlayHistoriesAreOrderFree(t *testing.T) {
 	pro := func(order string, expiry int64) []any { return []any{lineItem("pro", order, expiry)} }

@@ -139,10 +139,10 @@ func (c *command) writeEvent(bucket []byte, ref byte, key []byte, row *eventRow,
 
 // planEvent groups the event's objects into purchases by the store ids that they share, with each other or with what is known.
 func (c *command) planEvent(ev *entitlement.Event) []*purchaseEdit {
-	if c.st.Rules < rulesAccounts { // writers of an older version know no persons, and must come to the same rows (I17)
+	if c.st.Rules < rulesAccounts { // writers of an older version know neither persons nor namings, and must come to the same rows (I17)
 		ev.Objects = slices.Clone(ev.Objects)
 		for i := range ev.Objects {
-			ev.Objects[i].Person = ""
+			ev.Objects[i].Person, ev.Objects[i].Naming = "", nil
 		}
 	}
 	type group struct {

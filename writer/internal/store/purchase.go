@@ -177,13 +177,23 @@ func newerClaim(a, b *claimRow) *claimRow {
 	return a
 }
 
-// ownerOf resolves whose purchase it is, the first that applies: what the API claimed; the account that the newest metadata
-// names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
+// ownerOf resolves whose purchase it is, the first that applies: what the API claimed; who has it by the names under which it was bought, where the policy
+// says that it stays with them (requirement A10.7); the account that the newest metadata names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
 // account that has one of the purchase's aliases. Empty is unclaimed. An account that was erased still is the owner: what it paid for is nobody's to see.
 func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) entitlement.AccountID {
 	if row.Claim != nil {
 		return row.Claim.Account
 	}
+	if policy := c.policyOf(c.Env); policy.KeepsHolder() && c.st.Rules >= rulesAccounts {
+		if holder := row.Evidence.Holder(c.whose); holder != "" {
+			return holder
+		}
+	}
+	return c.namedBy(identity)
+}
+
+// namedBy returns the account that an identity is of. Empty is nobody's.
+func (c *command) namedBy(identity *entitlement.Identity) entitlement.AccountID {
 	if identity.Account != "" {
 		if c.known(identity.Account) {
 			return identity.Account
@@ -196,6 +206,11 @@ func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) enti
 		}
 	}
 	return ""
+}
+
+// whose returns the account that was named when a purchase was bought. Empty is nobody's.
+func (c *command) whose(n entitlement.Naming) entitlement.AccountID {
+	return c.namedBy(&entitlement.Identity{Account: n.Account, Aliases: n.Aliases})
 }
 
 // named returns whose name an alias is: the account that the API gave it to, else the one that its provider last said it to be, else the one that other

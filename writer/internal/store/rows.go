@@ -257,7 +257,7 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 
 // waitsUnder lists the names of whose coming the purchase must hear, because they decide about its owner: see command.ownerOf. One that has a
 // claim hears of none. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
-// decide at any time.
+// decide at any time. It waits for every name under which it was bought, whatever the policy says.
 func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	var names []string
 	if row.Owner != "" && row.Evidence.IsSandbox() {
@@ -280,6 +280,17 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 		}
 	case row.Owner == "":
 		names = append(names, accountIdentity(id.Account))
+	}
+	bought := row.Evidence.Names()
+	for _, n := range bought { // under a policy by which one of them has it
+		switch {
+		case n.Account == "":
+			for _, a := range n.Aliases {
+				names = append(names, aliasIdentity(hashedAlias(rules, a)))
+			}
+		case len(bought) > 1 || n.Account != id.Account:
+			names = append(names, accountIdentity(n.Account))
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -1,0 +1,145 @@
+package entitlement
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Naming is whom whoever bought was said to be when they bought, as the app gave it to the store. A later purchase in the same chain has one of its own: which
+// of them the owner goes by is the policy's matter (requirement A10.7). There is none that names nobody.
+type Naming struct {
+	Account AccountID `cbor:"1,keyasint,omitempty"` // where the name has the form of our account id; not checked to exist
+	Aliases []Alias   `cbor:"2,keyasint,omitempty"` // the name as the store has it
+	At      int64     `cbor:"3,keyasint,omitempty"` // when they bought, Unix seconds
+	// Chosen: the user bought it themselves. A renewal is not chosen, nor what a store says of who had the purchase before.
+	Chosen bool `cbor:"4,keyasint,omitempty"`
+}
+
+// linkedSlackSeconds is how much before a Play token begins the one may end that it took over. Google ends that one as it begins the other, and the two times
+// are read from two answers.
+const linkedSlackSeconds = 60
+
+// naming is a Naming with the object that has it.
+type naming struct {
+	*Naming
+	of *Object
+}
+
+func (n *Naming) sameName(other *Naming) bool {
+	return n.Account == other.Account && slices.Equal(n.Aliases, other.Aliases)
+}
+
+// namings returns what the stores said of who bought, in the order in which it was bought, without renewals that say what was said just before them.
+func (e Evidence) namings() []naming {
+	var said []naming
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.Naming != nil {
+			said = append(said, naming{o.Naming, o})
+		}
+	}
+	slices.SortFunc(said, func(a, b naming) int { return cmp.Or(cmp.Compare(a.At, b.At), compareKeys(a.of, b.of)) })
+	kept := said[:0]
+	for _, n := range said {
+		if n.Chosen || len(kept) == 0 || !n.sameName(kept[len(kept)-1].Naming) {
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+// Names returns the different names under which the purchase was bought, each with one of its namings. Any of them may decide about the owner where
+// the policy says that the purchase stays with whom it is of: see Holder.
+func (e Evidence) Names() []Naming {
+	var names []Naming
+	for i := range e.Objects {
+		if n := e.Objects[i].Naming; n != nil && !slices.ContainsFunc(names, func(known Naming) bool { return known.sameName(n) }) {
+			names = append(names, *n)
+		}
+	}
+	return names
+}
+
+// Holder returns the account that has the purchase under a policy by which a purchase under another name does not take it (Policy.KeepsHolder): the first that
+// was named, until the user themselves bought it under the name of another account while no other term of the chain was live. A renewal moves nothing. whose says which
+// account a name is of, empty for nobody's, which is passed over. Empty: no store said anything that leads to an account. It depends on the
+// evidence and on whose alone.
+func (e Evidence) Holder(whose func(Naming) AccountID) AccountID {
+	var holder AccountID
+	for _, n := range e.namings() {
+		if holder != "" && !n.Chosen {
+			continue
+		}
+		account := whose(*n.Naming)
+		if account == "" || account == holder {
+			continue
+		}
+		if holder == "" || !e.liveBeside(n) {
+			holder = account
+		}
+	}
+	return holder
+}
+
+// liveBeside reports whether another term of what was bought was live when this one was bought: paid for, begun, not over, not taken back and
+// not replaced. By what the same store says: only its ids tell the purchase's own term from the others.
+func (e Evidence) liveBeside(n naming) bool {
+	chains, renewals := gatherChains(e.Objects, n.of.By)
+	own, _, _ := strings.Cut(n.of.ID, ":") // the Play token, whose chains are "<token>:<product>"
+	at := clampTime(n.At)
+	for _, c := range chains {
+		if strings.HasPrefix(c.id, own+":") {
+			continue
+		}
+		if replaced := replacedAt(c.id, renewals, chains); replaced != 0 && replaced < at {
+			continue
+		}
+		linked := c.isReplacedBy(own, renewals)
+		for i := range c.terms {
+			if t := &c.terms[i]; t.ID != n.of.ID && c.isLive(t, at, linked) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isReplacedBy reports whether the chains of a Play token took this one over.
+func (c *chain) isReplacedBy(token string, renewals map[string]*Object) bool {
+	for _, o := range renewals {
+		if replaces := o.Renewal.Replaces; replaces != "" && strings.HasPrefix(o.ID, token+":") && (c.id == replaces || strings.HasPrefix(c.id, replaces+":")) {
+			return true
+		}
+	}
+	return false
+}
+
+// isLive reports whether a term was live at a time. Of a chain that was taken over then (linked) each term counts that was not over: when renewals of
+// a Play token begin is a guess, and it ends by being taken over.
+func (c *chain) isLive(t *chainTerm, at int64, linked bool) bool {
+	if t.Transaction.State != TransactionPaid || t.revokedAt != 0 && t.revokedAt <= at {
+		return false
+	}
+	end := t.end
+	if over := c.overAt(); t.start < over {
+		end = min(end, over)
+	}
+	if linked {
+		return c.terms[0].start <= at && at < end+linkedSlackSeconds
+	}
+	if at < t.start || end <= at {
+		return false
+	}
+	// A term of another product took its place before.
+	return !slices.ContainsFunc(c.terms, func(next chainTerm) bool {
+		return t.start < next.start && next.start < at && next.Transaction.Product != t.Transaction.Product && next.Transaction.State == TransactionPaid && !next.Transaction.Provisional
+	})
+}
+
+// overAt returns when the store ended the chain, or 0.
+func (c *chain) overAt() int64 {
+	if c.renewal == nil || c.renewal.Renewal.Phase != PhaseExpired && c.renewal.Renewal.Phase != PhaseRevoked {
+		return 0
+	}
+	return max(cmp.Or(clampTime(c.renewal.Renewal.EndedAt), seconds(c.renewal.At)), 1)
+}

@@ -1,0 +1,240 @@
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// naming is a term of a chain at the App Store or at Google Play, which names an account.
+type naming struct {
+	id         string
+	start, end int64 // days after startTime
+	account    entitlement.AccountID
+	renewal    bool
+	revoked    int64 // day; 0: it stands
+}
+
+// by returns the message that tells of the term, as the adapter of the store makes it.
+func (n naming) by(store entitlement.Provider) entitlement.Event {
+	start, end := startTime+n.start*day, startTime+n.end*day
+	links := []entitlement.Link{entitlement.Link(string(store) + ":1000"), entitlement.SecondaryLink(store, n.id)}
+	term := entitlement.Object{Kind: entitlement.KindTransaction, ID: n.id, By: store, At: start * 1e9, Links: links,
+		Transaction: &entitlement.Transaction{Chain: "1000", Sold: entitlement.Sold{Product: "pro"}, Recurring: true, StartsAt: start, EndsAt: end}}
+	if n.revoked != 0 {
+		term.Transaction.RevokedAt = startTime + n.revoked*day
+	}
+	buyer := entitlement.Object{Kind: entitlement.KindCustomer, ID: "1000", By: store, At: start * 1e9, Links: links, Customer: &entitlement.Customer{}}
+	said := &entitlement.Naming{At: start, Chosen: !n.renewal}
+	if store == entitlement.Apple {
+		said.Aliases = []entitlement.Alias{{Kind: entitlement.AppleAppAccountToken, Value: n.account.AppleAppAccountToken()}}
+		buyer.Aliases, term.Naming = said.Aliases, said
+	} else {
+		said.Account, said.Aliases = n.account, []entitlement.Alias{{Kind: entitlement.GoogleObfuscatedAccount, Value: string(n.account)}}
+		term.Transaction.Chain = n.id + ":pro" // each token is a chain
+		buyer.ID, buyer.Account, buyer.Aliases, buyer.Naming = n.id, said.Account, said.Aliases, said
+	}
+	return told(store, "n-"+n.id, term, buyer)
+}
+
+// TestWhomAPurchaseIsNamedTo: A10.7. Under the default policy the newest name has it; else it stays with whom it is of unless the user bought it
+// under another name once it was over. The accounts may come before the messages, after them or between, and the messages in any order (I20).
+func TestWhomAPurchaseIsNamedTo(t *testing.T) {
+	first := naming{id: "1", end: 30, account: "acc_1"}
+	tests := []struct {
+		name           string
+		told           []naming
+		newest, stayed entitlement.AccountID
+		appleAlone     bool // renewals at Google Play say nothing of their own
+	}{
+		{"one name", []naming{first}, "acc_1", "acc_1", false},
+		{"bought under another name while live", []naming{first, {id: "2", start: 20, end: 50, account: "acc_2"}}, "acc_2", "acc_1", false},
+		{"bought under another name once it had lapsed", []naming{first, {id: "2", start: 40, end: 70, account: "acc_2"}}, "acc_2", "acc_2", false},
+		{"bought under another name once it was refunded", []naming{{id: "1", end: 30, account: "acc_1", revoked: 5}, {id: "2", start: 20, end: 50, account: "acc_2"}}, "acc_2", "acc_2", false},
+		{"refunded after that", []naming{{id: "1", end: 30, account: "acc_1", revoked: 25}, {id: "2", start: 20, end: 50, account: "acc_2"}}, "acc_2", "acc_1", false},
+		{"a name that is nobody's, and another while live", []naming{{id: "1", end: 30, account: "acc_unknown"}, {id: "2", start: 20, end: 50, account: "acc_2"}}, "acc_2", "acc_2", false},
+		{"a renewal under another name", []naming{first, {id: "2", start: 30, end: 60, account: "acc_2", renewal: true}}, "acc_2", "acc_1", true},
+		{"the newest name is nobody's", []naming{first, {id: "2", start: 20, end: 50, account: "acc_unknown"}}, "", "acc_1", false},
+	}
+	random := rand.New(rand.NewPCG(10, 7))
+	for _, store := range []entitlement.Provider{entitlement.Apple, entitlement.Google} {
+		for transfer, stays := range map[entitlement.Transfer]bool{"": false, entitlement.TransferAlways: false, entitlement.TransferNever: true, entitlement.TransferIfInactive: true} {
+			for _, tt := range tests {
+				if tt.appleAlone && store != entitlement.Apple {
+					continue
+				}
+				t.Run(string(store)+" "+string(transfer)+": "+tt.name, func(t *testing.T) {
+					want := tt.newest
+					if stays {
+						want = tt.stayed
+					}
+					put := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
+					var hash any
+					for range 8 {
+						var commands []Command
+						for _, n := range tt.told {
+							commands = append(commands, record(n.by(store)))
+						}
+						commands = append(commands, commands[random.IntN(len(commands))])
+						random.Shuffle(len(commands), func(i, j int) { commands[i], commands[j] = commands[j], commands[i] })
+						m := newMachine(t, 1<<20)
+						for _, call := range []Command{put, create("acc_1"), create("acc_2")} { // the calls in their order, the messages among them in any
+							for len(commands) > 0 && random.IntN(3) == 0 {
+								m.apply(commands[0])
+								commands = commands[1:]
+							}
+							m.apply(call)
+						}
+						for _, c := range commands {
+							m.apply(c)
+						}
+						m.check()
+						m.ownedBy(store, want)
+						if hash == nil {
+							hash = m.state.StateHash
+						}
+						if m.state.StateHash != hash {
+							t.Fatal("the order shows in the state (I20)")
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// holder plays terms one after the other, as they were bought.
+func holder(bought []naming) (id entitlement.AccountID) {
+	for _, n := range bought {
+		live := slices.ContainsFunc(bought, func(o naming) bool {
+			return o.id != n.id && o.start <= n.start && n.start < o.end && (o.revoked == 0 || n.start < o.revoked)
+		})
+		if n.account != "acc_unknown" && (id == "" || !n.renewal && !live) {
+			id = n.account
+		}
+	}
+	return id
+}
+
+// Random chains of terms, under a policy that is put to and fro among the messages, in two orders: whose it is in the end is what the terms say as they were
+// bought, and the order never shows (I20).
+func TestRandomNamingsAreOrderFree(t *testing.T) {
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		var bought []naming
+		for i, at := range random.Perm(60)[:2+random.IntN(6)] {
+			n := naming{id: fmt.Sprint(i), start: int64(at), end: int64(at + 1 + random.IntN(20)), renewal: random.IntN(3) == 0,
+				account: []entitlement.AccountID{"acc_1", "acc_2", "acc_unknown"}[random.IntN(3)]}
+			if random.IntN(4) == 0 {
+				n.revoked = n.start + 1 + random.Int64N(n.end-n.start)
+			}
+			bought = append(bought, n)
+		}
+		slices.SortFunc(bought, func(a, b naming) int { return int(a.start - b.start) })
+		put := func(transfer entitlement.Transfer, key string) Command {
+			return NewCommand(TypePutPolicy, sandbox, key, &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
+		}
+		calls := []Command{put(entitlement.TransferNever, "p1"), create("acc_1"), put("", "p2"), create("acc_2"), put(entitlement.TransferIfInactive, "p3")}
+		var hashes [2]any
+		for i := range hashes {
+			m := newMachine(t, 1<<20)
+			messages, rest := random.Perm(len(bought)), calls
+			for len(messages)+len(rest) > 0 {
+				if n := random.IntN(len(messages) + len(rest)); n < len(rest) {
+					m.apply(rest[0])
+					rest = rest[1:]
+					continue
+				}
+				m.apply(record(bought[messages[0]].by(entitlement.Apple)))
+				messages = messages[1:]
+			}
+			m.check()
+			m.ownedBy(entitlement.Apple, holder(bought))
+			if hashes[i] = m.state.StateHash; hashes[0] != hashes[i] {
+				t.Fatalf("seed %d: the order counts (I20)", seed)
+			}
+		}
+	}
+}
+
+// ownedBy checks whose the purchase 1000 of a store is, and that nobody else has a trace of it.
+func (m *machine) ownedBy(store entitlement.Provider, want entitlement.AccountID) {
+	m.t.Helper()
+	m.read(func(r *Reader) error {
+		p, ok, err := r.Purchase(sandbox, entitlement.PurchaseID(string(store)+":1000"))
+		if !ok || p.Owner != want {
+			m.t.Fatalf("%+v is %q's, want %q", p.Evidence.Objects, p.Owner, want)
+		}
+		return err
+	})
+	for _, id := range []entitlement.AccountID{"acc_1", "acc_2"} {
+		if got := len(m.account(id).Purchases) > 0; got != (id == want) {
+			m.t.Fatalf("%s has it: %t", id, got)
+		}
+	}
+}
+
+// A policy counts for every purchase at once, and back; what support, a tapped restore or a merge says comes before every name.
+func TestAPolicyMovesWhatIsNamedToSeveral(t *testing.T) {
+	put := func(transfer entitlement.Transfer, key string) Command {
+		return NewCommand(TypePutPolicy, sandbox, key, &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
+	}
+	m := newMachine(t, 1<<20)
+	for _, c := range []Command{create("acc_1"), create("acc_2"), create("acc_3"), record(naming{id: "1", end: 30, account: "acc_1"}.by(entitlement.Apple)),
+		record(naming{id: "2", start: 20, end: 50, account: "acc_2"}.by(entitlement.Apple))} {
+		m.apply(c)
+	}
+	m.ownedBy(entitlement.Apple, "acc_2")
+	for i, want := range []entitlement.AccountID{"acc_1", "acc_2", "acc_1", "acc_2"} {
+		m.apply(put([]entitlement.Transfer{entitlement.TransferNever, entitlement.TransferAlways, entitlement.TransferIfInactive, ""}[i], fmt.Sprint("policy-", i)))
+		m.ownedBy(entitlement.Apple, want)
+	}
+	m.apply(NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: "acc_3", Purchase: "apple:1000"}))
+	m.apply(put(entitlement.TransferNever, "last"))
+	m.apply(record(naming{id: "3", start: 60, end: 90, account: "acc_2"}.by(entitlement.Apple)))
+	m.read(func(r *Reader) error {
+		p, _, err := r.Purchase(sandbox, "apple:1000")
+		if p.Owner != "acc_3" {
+			t.Errorf("after the restore it is %q's", p.Owner)
+		}
+		return err
+	})
+	m.check()
+}
+
+// A name that another provider's statement hides decides once its account is there.
+func TestANameThatIsNotTheNewestIsWaitedFor(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	aggregator := months(entitlement.Adapty, "t", 99, func(o *entitlement.Object) { o.Account = "acc_2" })
+	aggregator.Links = []entitlement.Link{"google:1000"}
+	for _, c := range []Command{create("acc_2"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferNever}}),
+		record(told(entitlement.Adapty, "e", aggregator)), record(naming{id: "1", end: 30, account: "acc_1"}.by(entitlement.Google))} {
+		m.apply(c)
+	}
+	m.apply(create("acc_1"))
+	m.ownedBy(entitlement.Google, "acc_1")
+	m.check()
+}
+
+// During an upgrade, namings leave no trace: older writers must have the same state (I17).
+func TestOlderRulesKnowNoNamings(t *testing.T) {
+	for rules, known := range map[uint32]bool{2: false, RulesVersion: true} {
+		m := newMachineUnder(t, 1<<20, rules)
+		for _, c := range []Command{create("acc_1"), create("acc_2"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferNever}}),
+			record(naming{id: "1", end: 30, account: "acc_1"}.by(entitlement.Apple)), record(naming{id: "2", start: 20, end: 50, account: "acc_2"}.by(entitlement.Apple))} {
+			m.apply(c)
+		}
+		m.read(func(r *Reader) error {
+			p, _, err := r.Purchase(sandbox, "apple:1000")
+			named := slices.ContainsFunc(p.Evidence.Objects, func(o entitlement.Object) bool { return o.Naming != nil })
+			if want := map[bool]entitlement.AccountID{false: "acc_2", true: "acc_1"}[known]; named != known || p.Owner != want {
+				t.Errorf("rules %d: named %t, and it is %q's, want %q", rules, named, p.Owner, want)
+			}
+			return err
+		})
+		m.check()
+	}
+}
