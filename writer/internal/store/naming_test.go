@@ -73,7 +73,7 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 					}
 					put := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
 					var hash any
-					for range 8 {
+					for range 5 {
 						var commands []Command
 						for _, n := range tt.told {
 							commands = append(commands, record(n.by(store)))
@@ -122,7 +122,7 @@ func holder(bought []naming) (id entitlement.AccountID) {
 // Random chains of terms, under a policy that is put to and fro among the messages, in two orders: whose it is in the end is what the terms say as they were
 // bought, and the order never shows (I20).
 func TestRandomNamingsAreOrderFree(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		var bought []naming
 		for i, at := range random.Perm(60)[:2+random.IntN(6)] {
