@@ -192,6 +192,11 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 	for intent := range intents {
 		lists = append(lists, "invoice_payments?payment[type]=payment_intent&payment[payment_intent]="+intent, "checkout/sessions?expand[]=data.line_items&payment_intent="+intent)
 	}
+	for id, name := range ids {
+		if name == "subscription" {
+			lists = append(lists, "invoices?expand[]=data.payments&limit=3&status=paid&subscription="+id)
+		}
+	}
 	for _, path := range lists {
 		list, _ := get(path).(map[string]any)
 		data, _ := list["data"].([]any)
@@ -201,7 +206,7 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 			listed[o["object"].(string)]++
 		}
 	}
-	for _, name := range []string{"event", "invoice_payment", "checkout.session"} {
+	for _, name := range []string{"event", "invoice", "invoice_payment", "checkout.session"} {
 		if listed[name] == 0 {
 			t.Errorf("no %s was listed: %v", name, listed)
 		}

@@ -336,6 +336,20 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 		return o
 	})
 	get("/v1/invoices/{id}", func(r *http.Request, x ref) object { return s.stripeWhole(r, x.p, x.term, "") })
+	s.handle(mux, Stripe, env, "GET /v1/invoices", func(r *http.Request) (int, any) {
+		of := r.URL.Query()
+		x, ok := s.stripeFind(env, of.Get("subscription"))
+		if !ok {
+			return http.StatusBadRequest, stripeError("invalid_request_error", "resource_missing") // nobody asks for those of all subscriptions
+		}
+		var list []object
+		for term := x.p.present(); term >= 0; term-- { // the newest first
+			if o := s.stripeWhole(r, x.p, term, "data."); !of.Has("status") || o["status"] == of.Get("status") {
+				list = append(list, o)
+			}
+		}
+		return http.StatusOK, stripePage(r, "/v1/invoices", list)
+	})
 	get("/v1/invoices/{id}/lines", func(_ *http.Request, x ref) object { return s.stripeInvoice(x.p, x.term)["lines"].(object) })
 	get("/v1/invoice_payments/{id}", func(_ *http.Request, x ref) object { return s.stripePayment(x.p, x.term) })
 	s.handle(mux, Stripe, env, "GET /v1/invoice_payments", func(r *http.Request) (int, any) {

@@ -45,6 +45,9 @@ const (
 	stripePageSize = 100
 	maxStripePages = 20
 
+	// stripePaidInvoices is how many of a subscription's paid invoices are looked at, from the newest on: a change of plan makes some of their own.
+	stripePaidInvoices = 3
+
 	// maxRetryAfter bounds what an answer can make us wait.
 	maxRetryAfter = 10 * time.Minute
 )
@@ -63,7 +66,7 @@ type stripePull struct {
 
 // stripePulls are the objects that can be asked for. Expanding brings in one request what would need another one to be tied together.
 var stripePulls = map[entitlement.ObjectKind]stripePull{
-	entitlement.KindSubscription: {stripeType{"subscription", with(stripeSubscription, "latest_invoice", named(stripeInvoice)), (*stripeMessage).pulledSubscription},
+	entitlement.KindSubscription: {stripeType{"subscription", with(with(stripeSubscription, "latest_invoice", named(stripeInvoice)), "paid_invoices", page(stripeInvoice)), (*stripeMessage).pulledSubscription},
 		"/v1/subscriptions/%s", []string{"latest_invoice.payments"}, "items", "/v1/subscription_items?subscription=%s"},
 	entitlement.KindInvoice: {invoiceEvent, "/v1/invoices/%s", []string{"payments"}, "lines", "/v1/invoices/%s/lines"},
 	entitlement.KindPayment: {invoicePaymentEvent, "/v1/invoice_payments/%s", nil, "", ""},
@@ -94,15 +97,42 @@ func (o object) plain(name string) object {
 	return out
 }
 
-// pulledSubscription is a subscription with its latest invoice.
+// pulledSubscription is a subscription with its latest invoice, and those that were paid before it where they were asked for.
 func (m *stripeMessage) pulledSubscription(o object) error {
 	if err := m.subscription(o.plain("latest_invoice")); err != nil {
 		return err
 	}
-	if latest := o.in("latest_invoice"); latest.text("status") != "" {
-		return m.invoice(latest)
+	latest := o.in("latest_invoice")
+	if latest.text("status") != "" {
+		if err := m.invoice(latest); err != nil {
+			return err
+		}
+	}
+	for _, paid := range o.list("paid_invoices").Data {
+		if paid.text("id") == latest.text("id") {
+			continue // one state of it is enough
+		}
+		if err := m.invoice(paid); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// completeSubscription adds to a subscription whose latest invoice is not paid those that were: until when it is paid is said by them alone, and the messages
+// about them may be lost. complete is the answer with its whole list.
+func (a *StripeAPI) completeSubscription(ctx context.Context, id string, answer gjson.Result, complete string) (string, error) {
+	switch entitlement.SubscriptionStatus(member(answer, "status").String()) {
+	case entitlement.PastDue, entitlement.Unpaid, entitlement.Paused:
+	default:
+		return complete, nil
+	}
+	asked := query("subscription", id, "status", string(entitlement.InvoicePaid), "limit", strconv.Itoa(stripePaidInvoices), "expand[]", "data.payments")
+	paid, _, err := a.part(ctx, "/v1/invoices", asked, stripeVersion)
+	if err != nil || !paid.Exists() {
+		return complete, err
+	}
+	return fmt.Sprintf(`%s,"paid_invoices":%s}`, strings.TrimSuffix(strings.TrimSpace(complete), "}"), paid.Raw), nil
 }
 
 // pulledRefund is a refund with its charge, whose running total it changed.
@@ -283,8 +313,12 @@ func (a *StripeAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id st
 		return entitlement.Event{}, err
 	}
 	complete, err := a.completeList(ctx, pull, id, answer)
-	if err == nil && kind == entitlement.KindDispute {
+	switch {
+	case err != nil:
+	case kind == entitlement.KindDispute:
 		complete, err = a.completeDispute(ctx, answer, left)
+	case kind == entitlement.KindSubscription:
+		complete, err = a.completeSubscription(ctx, id, answer, complete)
 	}
 	if err != nil {
 		return entitlement.Event{}, err

@@ -104,8 +104,8 @@ func TestAnAnswerProvesWhatAMessageDoes(t *testing.T) {
 		like   []string // messages, in order
 		uri    string
 	}{
-		{"a subscription", entitlement.KindSubscription, "sub_1", testmode(basil.subscription("past_due", 1)),
-			[]string{message("customer.subscription.updated", 1000, basil.subscription("past_due", 1))}, "/v1/subscriptions/sub_1?expand[]=latest_invoice.payments"},
+		{"a subscription", entitlement.KindSubscription, "sub_1", testmode(basil.subscription("active", 1)),
+			[]string{message("customer.subscription.updated", 1000, basil.subscription("active", 1))}, "/v1/subscriptions/sub_1?expand[]=latest_invoice.payments"},
 		{"a subscription with its latest invoice", entitlement.KindSubscription, "sub_1", withInvoice,
 			[]string{message("customer.subscription.updated", 1000, basil.subscription("active", 0)), message("invoice.paid", 1000, invoice)},
 			"/v1/subscriptions/sub_1?expand[]=latest_invoice.payments"},
@@ -151,6 +151,59 @@ func TestAnAnswerProvesWhatAMessageDoes(t *testing.T) {
 			}
 			if h.Get("X-Stripe-Client-Telemetry") != "" || strings.Contains(h.Get("X-Stripe-Client-User-Agent"), "uname") {
 				t.Errorf("the request tells of this machine: %v", h)
+			}
+		})
+	}
+}
+
+// Until when a subscription is paid whose card fails is said by invoices that were paid before: an answer has them, whatever became of the messages.
+func TestAnAnswerAboutAFailedRenewalHasWhatWasPaidBefore(t *testing.T) {
+	const listed = "/v1/invoices?subscription=sub_1&status=paid&limit=3&expand[]=data.payments"
+	paid, open := testmode(basil.invoice("in_0", "paid", 0, "", "")), basil.invoice("in_1", "open", 1, "", "")
+	failed := func(status string) map[string]any {
+		o := testmode(basil.subscription(status, 1))
+		o["latest_invoice"] = open
+		return o
+	}
+	said := func(status string) []string {
+		return []string{message("customer.subscription.updated", 1000, basil.subscription(status, 1)), message("invoice.updated", 1000, open)}
+	}
+	live := basil.invoice("in_0", "paid", 0, "", "")
+	live["livemode"] = true
+	for _, tt := range []struct {
+		name   string
+		status string
+		list   string
+		like   []string
+		want   error
+	}{
+		{name: "past due", status: "past_due", list: stripeListOf(paid), like: append(said("past_due"), message("invoice.paid", 1000, paid))},
+		{name: "unpaid", status: "unpaid", list: stripeListOf(paid), like: append(said("unpaid"), message("invoice.paid", 1000, paid))},
+		{name: "nothing was paid", status: "past_due", list: stripeListOf(), like: said("past_due")},
+		{name: "the latest was paid meanwhile", status: "past_due", list: stripeListOf(testmode(basil.invoice("in_1", "paid", 1, "", "")), paid), like: append(said("past_due"), message("invoice.paid", 1000, paid))},
+		{name: "of the other mode", status: "past_due", list: stripeListOf(live), want: ErrOtherEnvironment},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := serveStripe(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/v1/invoices" {
+					fmt.Fprint(w, tt.list)
+					return
+				}
+				fmt.Fprint(w, marshal(failed(tt.status)))
+			})
+			ev, err := api(t, s.URL, entitlement.Sandbox).Pull(t.Context(), entitlement.KindSubscription, "sub_1")
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("Pull: %v, want %v", err, tt.want)
+			}
+			var want []entitlement.Object
+			for _, m := range tt.like {
+				want = append(want, parse(t, m).Objects...)
+			}
+			if !reflect.DeepEqual(ev.Objects, want) {
+				t.Errorf("Pull proves\n%s\nwant\n%s", show(ev.Objects), show(want))
+			}
+			if got := s.uris(); len(got) != 2 || got[1] != listed {
+				t.Errorf("asked for %q, want %q at last", got, listed)
 			}
 		})
 	}
