@@ -77,7 +77,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	}
 	preflight := admitOrigin(ctx)
 	path := entitlementsPath
-	// A check without parameters, as most are, is known by its first line: to take its address apart costs a third of what the answer does.
+	// A check without parameters, as most are, is known by its first line: to take its address apart would cost a quarter of what the answer does.
 	if string(ctx.Request.Header.RequestURI()) != entitlementsPath {
 		path = view(ctx.Path())
 	}
