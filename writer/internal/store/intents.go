@@ -142,35 +142,42 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if buying.Blocked != "" {
 		return Result{Account: body.Account, Rejection: blockedBy(&buying)}
 	}
+	paid := c.submitted(whole, x)
 	var mine string // an intent that this device has for the group, which the new one takes the place of
 	if product.Group != "" {
-		id, row, held := c.lease(members, leaseGroup+product.Group)
-		at := slices.IndexFunc(whole.Awaited, func(w entitlement.Awaited) bool { return w.ID == id })
-		if held && row.Submitted != 0 && (at < 0 || whole.Bought(x, whole.Awaited[at], c.now)) {
-			held = false // what was paid for is there
-		}
-		switch {
-		case held && row.Submitted != 0 && c.now < whole.Awaited[at].Until:
+		if slices.ContainsFunc(paid, func(row intentRow) bool { return row.Group == product.Group }) {
 			return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
+		}
+		id, row, held := c.lease(members, leaseGroup+product.Group)
+		switch {
+		case held && whole.Bought(x, row.awaited(id), c.now): // what it was leased for is there
 		case held && !holds(&row):
 			return rejected(SlugPurchaseInProgress, "another device is buying a product of this group")
 		case held:
 			mine = id
-		}
-		if held && row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
-			return Result{Account: body.Account, Existing: true, Intent: row.shown(id)}
+			if row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
+				return Result{Account: body.Account, Existing: true, Intent: row.shown(id)}
+			}
 		}
 	}
 	trial := !whole.UsedTrial() && !c.aliasesHadTrial(members)
-	if trial {
-		if id, row, held := c.lease(members, leaseTrial); held && id != mine && !holds(&row) {
+	switch {
+	case !trial && body.Trial:
+		return rejected(SlugTrialUsed, "the trial was used before")
+	case product.Kind != entitlement.KindRecurring && !body.Trial:
+		trial = false // nothing else is tried, and who buys coins keeps the trial from nobody
+	case trial:
+		id, row, held := c.lease(members, leaseTrial)
+		held = held && id != mine
+		if held && !holds(&row) || slices.ContainsFunc(paid, func(row intentRow) bool { return row.Trial }) {
 			if body.Trial {
-				return rejected(SlugPurchaseInProgress, "another device is buying with the trial")
+				return rejected(SlugPurchaseInProgress, "the trial is being bought with another product, or by another device")
 			}
 			trial = false
+		} else if held { // the device has turned to another product
+			row.Trial = false
+			c.encode(bucketIntents, envKey(c.Env, id), &row)
 		}
-	} else if body.Trial {
-		return rejected(SlugTrialUsed, "the trial was used before")
 	}
 	if mine != "" {
 		c.endRow(mine)
@@ -186,6 +193,23 @@ func (c *command) putIntent(body *PutIntent) Result {
 		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseTrial), []byte(body.ID))
 	}
 	return Result{Account: body.Account, Intent: row.shown(body.ID)}
+}
+
+// submitted returns the intents that the accounts have paid for and no provider has confirmed yet, whatever has become of their leases.
+func (c *command) submitted(whole *entitlement.Account, x *entitlement.CatalogIndex) []intentRow {
+	var paid []intentRow
+	for _, w := range whole.Awaited {
+		var row intentRow
+		if c.now < w.Until && c.decode(bucketIntents, envKey(c.Env, w.ID), &row) && !whole.Bought(x, w, c.now) {
+			paid = append(paid, row)
+		}
+	}
+	return paid
+}
+
+// awaited is what the provider is to confirm of an intent, before somebody has paid.
+func (row *intentRow) awaited(id string) entitlement.Awaited {
+	return entitlement.Awaited{ID: id, Provider: row.Provider, Product: row.Product, Since: row.ExpiresAt - intentSeconds}
 }
 
 func (row *intentRow) shown(id string) *Intent {
@@ -276,11 +300,12 @@ func (c *command) submitIntent(body *SubmitIntent) Result {
 		return result
 	}
 	// The payment may have taken longer than the intent was good for: what was submitted is awaited all the same.
-	began := row.ExpiresAt - intentSeconds
+	awaited := row.awaited(body.ID)
+	awaited.Until = c.now + entitlement.AwaitSeconds
 	row.Submitted = c.now
-	row.ExpiresAt = max(row.ExpiresAt, c.now+entitlement.AwaitSeconds)
+	row.ExpiresAt = max(row.ExpiresAt, awaited.Until)
 	result.Intent.ExpiresAt = row.ExpiresAt
-	result.Rejection = c.await(row.Account, entitlement.Awaited{ID: body.ID, Provider: row.Provider, Product: row.Product, Since: began, Until: c.now + entitlement.AwaitSeconds})
+	result.Rejection = c.await(row.Account, awaited)
 	if result.Rejection == nil {
 		c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	}
