@@ -232,26 +232,28 @@ func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err err
 	return due, next, nil
 }
 
-// pick keeps the first pullQueue of due: those not asked about before, the newest first, then those that wait the longest.
+// pick keeps the first pullQueue of due: the newest doubts, whether they had to wait for their second or for a worker or were asked about before, so that
+// a sale of now never waits behind the thousands that an import left open. One that fails makes room by its pauses. Of one second those come first that
+// were asked about the least, then those that wait the longest.
 func (p *pulling) pick(due []store.Pull, pull store.Pull) []store.Pull {
 	at, _ := slices.BinarySearchFunc(due, pull, func(a, b store.Pull) int {
-		tryA, tryB := p.tried[a.ID], p.tried[b.ID]
-		newA, newB := tryA == nil || !tryA.isFor(a), tryB == nil || !tryB.isFor(b)
-		switch {
-		case newA && newB:
-			return cmp.Or(cmp.Compare(max(b.Since, b.ConflictAt), max(a.Since, a.ConflictAt)), cmp.Compare(a.ID, b.ID))
-		case newA:
-			return -1
-		case newB:
-			return 1
-		}
-		return cmp.Or(tryA.next.Compare(tryB.next), cmp.Compare(a.ID, b.ID))
+		askedA, nextA := p.standing(a)
+		askedB, nextB := p.standing(b)
+		return cmp.Or(cmp.Compare(max(b.Since, b.ConflictAt), max(a.Since, a.ConflictAt)), cmp.Compare(askedA, askedB), nextA.Compare(nextB), cmp.Compare(a.ID, b.ID))
 	})
 	if at == pullQueue {
 		return due
 	}
 	due = slices.Insert(due, at, pull)
 	return due[:min(len(due), pullQueue)]
+}
+
+// standing returns how often a purchase was asked about for what is in doubt now, and when its turn was to be.
+func (p *pulling) standing(pull store.Pull) (asked int, next time.Time) {
+	if try := p.tried[pull.ID]; try != nil && try.isFor(pull) {
+		return try.asked, try.next
+	}
+	return 0, time.Time{}
 }
 
 // ask asks about one purchase: for what is in doubt, or for everything where two messages came under one id.

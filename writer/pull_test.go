@@ -678,6 +678,40 @@ func TestWhenToAsk(t *testing.T) {
 	}
 }
 
+// TestASaleOfNowDoesNotWaitBehindABacklog: an import leaves thousands of doubts open. What came since is asked about before them, also if it had to wait for its
+// second, was turned away at a busy provider, or was asked about in vain before.
+func TestASaleOfNowDoesNotWaitBehindABacklog(t *testing.T) {
+	fresh, old := store.Pull{ID: "stripe:sub_now", Asks: "x", Since: 2000}, int64(1000)
+	again := store.Pull{ID: "stripe:sub_old", Asks: "y", Since: old, ConflictAt: 2000}
+	tests := []struct {
+		name string
+		pull store.Pull
+		try  func(p *pulling)
+	}{
+		{"not asked about before", fresh, func(*pulling) {}},
+		{"after the wait for its second", fresh, func(p *pulling) { p.firstWait(fresh, time.Millisecond) }},
+		{"turned away", fresh, func(p *pulling) { p.soon(fresh, entitlement.Google, time.Millisecond) }},
+		{"asked about in vain", fresh, func(p *pulling) { p.later(fresh, time.Millisecond) }},
+		{"an old one about which messages contradict each other now", again, func(p *pulling) { p.soon(again, entitlement.Google, time.Millisecond) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPulling(nil, entitlement.Sandbox, nil)
+			tt.try(p)
+			var due []store.Pull
+			for i := range 3 * pullQueue {
+				if i == 2*pullQueue {
+					due = p.pick(due, tt.pull)
+				}
+				due = p.pick(due, store.Pull{ID: entitlement.PurchaseID(fmt.Sprintf("apple:%03d", i)), Asks: "z", Since: old})
+			}
+			if len(due) != pullQueue || due[0].ID != tt.pull.ID {
+				t.Errorf("%d are due, %s first; want %d, %s first", len(due), due[0].ID, pullQueue, tt.pull.ID)
+			}
+		})
+	}
+}
+
 // TestManyDoubts shows that each purchase is asked about once, that a new one does not wait behind those that fail, and that memory has a bound.
 func TestManyDoubts(t *testing.T) {
 	const many = 60
