@@ -218,6 +218,7 @@ func TestWhatBecomesOfAReceipt(t *testing.T) {
 		{"signed by somebody else", serverKey, signedReceipt((&fakeAppStore{Authority: appletest.New(t), t: t}).transaction("1003", "Sandbox", false)), receiptRejected, false, false},
 		{"no signature at all", serverKey, signedReceipt("x"), receiptRejected, false, false},
 		{"a real sale in sandbox", serverKey, signedReceipt(f.transaction("1004", "Production", true)), receiptEnvironment, false, false},
+		{"a real sale that the sandbox, as is right, does not know", serverKey, signedReceipt(f.transaction("1007", "Production", false)), receiptEnvironment, false, false},
 		{"a real sale where nobody can be asked", productionKey, signedReceipt(f.transaction("1005", "Production", false)), receiptRecorded, true, true},
 		{"a test purchase in production", productionKey, signedReceipt(f.transaction("1006", "Sandbox", false)), receiptEnvironment, false, false},
 		{"a paid subscription's session of Stripe", serverKey, sessionReceipt("cs_shown"), receiptRecorded, true, true},

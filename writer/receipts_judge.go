@@ -242,6 +242,9 @@ func (c *receipts) takeSigned(ctx context.Context, r receipt) (receiptResult, er
 	if err != nil {
 		return receiptResult{Outcome: receiptRejected}, nil
 	}
+	if takes, err := c.takes(ev); err != nil || !takes { // before the store of this environment says that it knows no such thing
+		return receiptResult{Outcome: receiptEnvironment}, err
+	}
 	known, err := c.known(ev)
 	if err != nil {
 		return receiptResult{}, err
@@ -256,9 +259,6 @@ func (c *receipts) takeSigned(ctx context.Context, r receipt) (receiptResult, er
 	}
 	if result := c.unanswered(ctx, r.Provider, err); result.Outcome != receiptPending {
 		return result, nil
-	}
-	if takes, err := c.takes(ev); err != nil || !takes {
-		return receiptResult{Outcome: receiptEnvironment}, err
 	}
 	if known.provisional { // its day has begun: a newer signature of the same transaction begins no other
 		return c.give(ctx, receiptProvisional, c.kept(ev))
