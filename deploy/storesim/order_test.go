@@ -161,6 +161,8 @@ func environmentSections(t testing.TB, dir, catalog string, env Environment, api
 		web2wave["api_key"], web2wave["api_base"] = c.Web2Wave.APIKey, api+"/api"
 		adapty := sections["adapty"].(object)
 		adapty["api_key"], adapty["api_base"], adapty["write_grants"] = c.Adapty.SecretKey, api, true
+		revenueCat := sections["revenuecat"].(object)
+		revenueCat["api_key_v1"], revenueCat["api_base"] = c.RevenueCat.APIKey, api
 	}
 	return sections
 }

@@ -51,7 +51,7 @@ type scripted struct {
 // asks. After each action the writer must come to say what the script says, and the oracle must agree with it.
 //
 // The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
-// resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; forge PURCHASE ENVIRONMENT, which posts
+// resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; transfer PURCHASE NAME; forge PURCHASE ENVIRONMENT, which posts
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON; refresh NAME has the providers asked. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
 // place that has these besides the usual ones; retired PRODUCT; grant NAME and take-back NAME, of support; opened NAME: Adapty has a grant of ours open.
@@ -74,7 +74,7 @@ func TestLives(t *testing.T) {
 	st.follow(sim.Now)
 	commands := map[string]func(*scripted, *testscript.TestScript, bool, []string){
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
-		"entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
+		"transfer": (*scripted).transfer, "entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
 		"refresh": (*scripted).refresh, "device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
 		"offer": (*scripted).offer, "price": (*scripted).price, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
@@ -173,6 +173,13 @@ func (s *scripted) customer(ts *testscript.TestScript, name string) customerOf {
 		ts.Fatalf("nobody made account %q", name)
 	}
 	return c
+}
+
+func (s *scripted) transfer(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("want: transfer PURCHASE NAME")
+	}
+	s.done(ts, neg, s.sim.Transfer(s.called(args[0]), s.customer(ts, args[1]).id))
 }
 
 func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {

@@ -96,6 +96,14 @@ func (o *Object) WriteCanonical(w *canonical.Writer) {
 		w.Field(m, 28)
 		o.Naming.write(w)
 	}
+	canonical.WriteList(w, m, 29, o.Former, func(x *FormerName) { x.write(w) })
+}
+
+func (n *FormerName) write(w *canonical.Writer) {
+	m := w.Map()
+	w.Text(m, 1, string(n.Account))
+	canonical.WriteList(w, m, 2, n.Aliases, func(x *Alias) { x.write(w) })
+	w.Int(m, 3, n.At)
 }
 
 func (n *Naming) write(w *canonical.Writer) {

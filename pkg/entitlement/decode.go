@@ -106,6 +106,23 @@ func (o *Object) ReadCanonical(r *canonical.Reader) {
 		case 28:
 			o.Naming = &Naming{}
 			o.Naming.read(r)
+		case 29:
+			o.Former = canonical.List(r, func(x *FormerName) { x.read(r) })
+		default:
+			r.Fail()
+		}
+	})
+}
+
+func (n *FormerName) read(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			n.Account = AccountID(r.String())
+		case 2:
+			n.Aliases = canonical.List(r, func(x *Alias) { x.read(r) })
+		case 3:
+			n.At = r.Int()
 		default:
 			r.Fail()
 		}

@@ -194,6 +194,9 @@ type Object struct {
 
 	// Naming is whom the store was told that the buyer is. It stands beside Account and Aliases, of which a later purchase leaves no trace; nil: nobody was named.
 	Naming *Naming `cbor:"28,keyasint,omitempty"`
+	// Former are other names that earlier states of the object had in Account and Aliases, sorted: a purchase that moved was of those accounts. Set by Merge,
+	// adapters never do. There are none at stores that say with each term who bought it (Naming).
+	Former []FormerName `cbor:"29,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.

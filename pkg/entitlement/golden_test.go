@@ -87,6 +87,8 @@ func goldenValues() map[string]any {
 		"evidence_rules_3": ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Person: "7000", Transaction: &Transaction{Chain: "1000"}})),
 		"evidence_naming": ptr(Evidence{}.Add(Object{Kind: KindTransaction, ID: "2000", By: Apple, At: 1, Links: []Link{"apple:1000"}, Transaction: &Transaction{Chain: "1000"},
 			Naming: &Naming{Account: "acc_01JD0000000000000000000000", Aliases: []Alias{{AppleAppAccountToken, "7e3fb20b-4cdb-47cc-936d-99d65f608138"}}, At: 6, Chosen: true}})),
+		"evidence_former": ptr(Evidence{}.Add(Object{Kind: KindRenewal, ID: "1000", By: RevenueCat, At: 1, Account: "acc_01JD0000000000000000000000", Aliases: []Alias{{RevenueCatAppUser, "u1"}}, Links: []Link{"revenuecat:1000"}, Renewal: &Renewal{}},
+			Object{Kind: KindRenewal, ID: "1000", By: RevenueCat, At: 2, Aliases: []Alias{{RevenueCatAppUser, "u2"}}, Links: []Link{"revenuecat:1000"}, Renewal: &Renewal{}})),
 		"pointer_rules_3":    &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 5},
 		"account_signed_out": &Account{ID: "acc_01JD0000000000000000000000", SessionsFrom: 4, SignedOut: []SignedOut{{"00112233445566778899aabbccddeeff", 5}}},
 		"pointer_signed_out": &Pointer{Account: "acc_01JD0000000000000000000000", SessionsFrom: 4, SignedOut: []SignedOut{{"00112233445566778899aabbccddeeff", 5}}},

@@ -97,19 +97,19 @@ func newest(a, b *Object) Object {
 		return *b
 	}
 	if c := compareVersions(a, b); c > 0 {
-		return *a
+		return a.after(b)
 	} else if c < 0 {
-		return *b
+		return b.after(a)
 	}
 	stateA, stateB := a.state(), b.state()
 	if bytes.Equal(stateA, stateB) {
-		out := *a
+		out := a.after(b)
 		out.Tied = a.Tied || b.Tied
 		return out
 	}
-	out := *b
+	out := b.after(a)
 	if c := cmp.Compare(a.Rank, b.Rank); c > 0 || c == 0 && compareHashes(stateA, stateB) > 0 {
-		out = *a
+		out = a.after(b)
 	}
 	out.Tied = true
 	return out
@@ -128,7 +128,7 @@ func compareVersions(a, b *Object) int {
 // state returns the canonical bytes of the state alone: what was seen, not when nor what else was seen.
 func (o *Object) state() []byte {
 	bare := *o
-	bare.At, bare.Tied, bare.Links = 0, false, nil
+	bare.At, bare.Tied, bare.Links, bare.Former = 0, false, nil, nil
 	return Encode(&bare)
 }
 
@@ -213,17 +213,7 @@ func (e Evidence) Identity() Identity {
 		id   Identity
 		best *Object
 	)
-	var newest map[Provider]*Object // nil as long as Stripe alone tells
-	for i := range e.Objects {
-		if o := &e.Objects[i]; o.By != "" && (o.Account != "" || len(o.Aliases) > 0) {
-			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
-				if newest == nil {
-					newest = map[Provider]*Object{}
-				}
-				newest[o.By] = o
-			}
-		}
-	}
+	newest := e.namers()
 	for i := range e.Objects {
 		o := &e.Objects[i]
 		if o.By != "" && newest[o.By] != o {
@@ -241,6 +231,25 @@ func (e Evidence) Identity() Identity {
 	id.Aliases = slices.Compact(id.Aliases)
 	return id
 }
+
+// namers returns of each provider other than Stripe the object that says who the buyer is; nil as long as Stripe alone tells.
+func (e Evidence) namers() map[Provider]*Object {
+	var newest map[Provider]*Object
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.By != "" && o.names() {
+			if known := newest[o.By]; known == nil || compareNaming(o, known) > 0 {
+				if newest == nil {
+					newest = map[Provider]*Object{}
+				}
+				newest[o.By] = o
+			}
+		}
+	}
+	return newest
+}
+
+// names reports whether the object says who the buyer is.
+func (o *Object) names() bool { return o.Account != "" || len(o.Aliases) > 0 }
 
 // Persons returns by what names the stores know whoever bought this, sorted: a trial that one of them had, all of them had. Source: requirement A10.6.
 func (e Evidence) Persons() []string {

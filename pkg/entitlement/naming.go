@@ -48,14 +48,22 @@ func (e Evidence) namings() []naming {
 	return kept
 }
 
-// Names returns the different names under which the purchase was bought, each with one of its namings. Any of them may decide about the owner where
-// the policy says that the purchase stays with whom it is of: see Holder.
+// Names returns the different names under which the purchase was bought, now and before, each once. Any of them may decide about who has it
+// or had it: see Holder and Losses.
 func (e Evidence) Names() []Naming {
 	var names []Naming
-	for i := range e.Objects {
-		if n := e.Objects[i].Naming; n != nil && !slices.ContainsFunc(names, func(known Naming) bool { return known.sameName(n) }) {
-			names = append(names, *n)
+	add := func(n Naming) {
+		if !slices.ContainsFunc(names, func(known Naming) bool { return known.sameName(&n) }) {
+			names = append(names, n)
 		}
+	}
+	for i := range e.Objects {
+		if n := e.Objects[i].Naming; n != nil {
+			add(*n)
+		}
+	}
+	for _, n := range e.formerly() {
+		add(n)
 	}
 	return names
 }
@@ -65,20 +73,27 @@ func (e Evidence) Names() []Naming {
 // account a name is of, empty for nobody's, which is passed over. Empty: no store said anything that leads to an account. It depends on the
 // evidence and on whose alone.
 func (e Evidence) Holder(whose func(Naming) AccountID) AccountID {
-	var holder AccountID
+	holder, _ := e.holders(true, whose)
+	return holder
+}
+
+// holders plays the namings in their order. It returns who has the purchase in the end, and who had it until it was bought under another name. Unless the policy
+// keeps it with its holder, each name takes it, one that is nobody's too.
+func (e Evidence) holders(keeps bool, whose func(Naming) AccountID) (holder AccountID, lost []Loss) {
 	for _, n := range e.namings() {
-		if holder != "" && !n.Chosen {
+		if keeps && holder != "" && !n.Chosen {
 			continue
 		}
 		account := whose(*n.Naming)
-		if account == "" || account == holder {
+		if account == holder || keeps && (account == "" || holder != "" && e.liveBeside(n)) {
 			continue
 		}
-		if holder == "" || !e.liveBeside(n) {
-			holder = account
+		if holder != "" {
+			lost = append(lost, Loss{holder, clampTime(n.At)})
 		}
+		holder = account
 	}
-	return holder
+	return holder, lost
 }
 
 // liveBeside reports whether another term of what was bought was live when this one was bought: paid for, begun, not over, not taken back and

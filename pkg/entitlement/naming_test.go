@@ -1,8 +1,10 @@
 package entitlement
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 )
 
@@ -107,5 +109,92 @@ func TestNamesOfAPurchase(t *testing.T) {
 	}
 	if slices.Sort(got); !slices.Equal(got, []AccountID{"acc_1", "acc_2"}) {
 		t.Errorf("named %v", got)
+	}
+}
+
+// Who lost a purchase by names, and when: in any order of what is told.
+func TestWhoLostAPurchaseByANewerName(t *testing.T) {
+	const day = 24 * 3600
+	bought := func(id AccountID, tx string, start, end int64) Object {
+		return edited(term(tx, start, end), name(id, start, true))
+	}
+	by := func(p Provider, kind ObjectKind, at int64, account AccountID, aliases ...Alias) Object {
+		o := Object{Kind: kind, ID: "1", By: p, At: at * 1e9, Account: account, Aliases: aliases, Links: []Link{"x:1"}}
+		switch kind {
+		case KindRenewal:
+			o.Renewal = &Renewal{}
+		case KindSubscription:
+			o.Subscription = &Subscription{Status: Active}
+		default:
+			o.Transaction = &Transaction{}
+		}
+		return o
+	}
+	user := func(value string) Alias { return Alias{RevenueCatAppUser, value} }
+	tests := []struct {
+		name    string
+		objects []Object
+		keeps   bool
+		want    []Loss
+	}{
+		{"bought under another name", []Object{bought("acc_1", "1", march, april), bought("acc_2", "2", april-day, may)}, false, []Loss{{"acc_1", april - day}}},
+		{"kept by who has it", []Object{bought("acc_1", "1", march, april), bought("acc_2", "2", april-day, may)}, true, nil},
+		{"not kept once it had lapsed", []Object{bought("acc_1", "1", march, april), bought("acc_2", "2", april+day, may)}, true, []Loss{{"acc_1", april + day}}},
+		{"a name of nobody's takes it too", []Object{bought("acc_1", "1", march, april), bought("acc_none", "2", april, may)}, false, []Loss{{"acc_1", april}}},
+		{"all of RevenueCat's objects say whose it is", []Object{by(RevenueCat, KindRenewal, march, "", user("acc_1")), by(RevenueCat, KindRenewal, april, "", user("acc_2")), by(RevenueCat, KindTransaction, may, "", user("acc_2"))},
+			false, []Loss{{"acc_1", march}}},
+		{"of another provider's the newest does", []Object{by(Adapty, KindRenewal, march, "acc_1"), by(Adapty, KindRenewal, april, "acc_2"), by(Adapty, KindTransaction, may, "acc_2")}, false, nil},
+		{"each account with the last time that it was named", []Object{by(RevenueCat, KindRenewal, march, "acc_1"), by(RevenueCat, KindRenewal, march+day, "acc_1"), by(RevenueCat, KindRenewal, april, "acc_2"), by(RevenueCat, KindRenewal, may, "acc_3")},
+			false, []Loss{{"acc_1", march + day}, {"acc_2", april}}},
+		{"a store's word comes before and after", []Object{by(RevenueCat, KindRenewal, march, "", user("acc_1")), by(RevenueCat, KindRenewal, april, "", user("acc_2")), by("", KindSubscription, march, "acc_3")}, false, nil},
+		{"metadata that was set anew", []Object{by("", KindSubscription, march, "acc_1"), by("", KindSubscription, april, "acc_2")}, false, []Loss{{"acc_1", march}}},
+	}
+	whose := func(n Naming) AccountID {
+		if n.Account == "" {
+			for _, a := range n.Aliases {
+				return AccountID(a.Value)
+			}
+		}
+		if n.Account == "acc_none" {
+			return ""
+		}
+		return n.Account
+	}
+	random := rand.New(rand.NewPCG(10, 8))
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 20 {
+				random.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
+				e := Evidence{}.Add(tt.objects...)
+				owner := whose(Naming{Account: e.Identity().Account, Aliases: e.Identity().Aliases})
+				lost := slices.DeleteFunc(e.Losses(tt.keeps, whose), func(l Loss) bool { return l.Account == owner })
+				slices.SortFunc(lost, func(a, b Loss) int { return cmp.Compare(a.Account, b.Account) })
+				if !slices.Equal(lost, tt.want) {
+					t.Fatalf("lost by %v, want %v", lost, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// However many names an object had, it keeps the newest, the same ones in any order and any portions: final states, which count though they are older, among them.
+func TestTheNewestFormerNamesAreKept(t *testing.T) {
+	random := rand.New(rand.NewPCG(10, 9))
+	for range 200 {
+		var objects []Object
+		for i := range 90 {
+			objects = append(objects, Object{Kind: KindSubscription, ID: "1", Final: random.IntN(10) == 0, At: int64(random.IntN(60)), Account: AccountID(strconv.Itoa(random.IntN(40))), Links: []Link{"stripe:1"},
+				Subscription: &Subscription{Status: Active, TrialEnd: int64(i)}})
+		}
+		want := Evidence{}.Add(objects...)
+		if n := len(want.Objects[0].Former); n < maxNames-1 || n > maxNames {
+			t.Fatalf("%d names are kept", n)
+		}
+		random.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
+		cut := random.IntN(len(objects))
+		mustEqual(t, "shuffled and cut", Merge(Evidence{}.Add(objects[:cut]...), Evidence{}.Add(objects[cut:]...)), want)
+		if len(want.WithoutFormer().Objects[0].Former) > 0 || len(want.Objects[0].Former) == 0 {
+			t.Fatal("former names are left out, and the evidence itself is not changed")
+		}
 	}
 }

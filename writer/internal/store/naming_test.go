@@ -41,7 +41,7 @@ func (n naming) by(store entitlement.Provider) entitlement.Event {
 }
 
 // TestWhomAPurchaseIsNamedTo: A10.7. Under the default policy the newest name has it; else it stays with whom it is of unless the user bought it
-// under another name once it was over. The accounts may come before the messages, after them or between, and the messages in any order (I20).
+// under another name once it was over; and who had it sees that it was transferred. The accounts may come before the messages, after them or between, and the messages in any order (I20).
 func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 	first := naming{id: "1", end: 30, account: "acc_1"}
 	tests := []struct {
@@ -71,6 +71,10 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 					if stays {
 						want = tt.stayed
 					}
+					var lost []entitlement.AccountID
+					if tt.told[0].account == "acc_1" && want != "acc_1" { // who was named first had it
+						lost = append(lost, "acc_1")
+					}
 					put := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
 					var hash any
 					for range 5 {
@@ -92,7 +96,7 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 							m.apply(c)
 						}
 						m.check()
-						m.ownedBy(store, want)
+						m.ownedBy(store, want, lost...)
 						if hash == nil {
 							hash = m.state.StateHash
 						}
@@ -106,17 +110,20 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 	}
 }
 
-// holder plays terms one after the other, as they were bought.
-func holder(bought []naming) (id entitlement.AccountID) {
+// holder plays terms one after the other, as they were bought: who has it in the end, and who lost it.
+func holder(bought []naming) (id entitlement.AccountID, lost []entitlement.AccountID) {
 	for _, n := range bought {
 		live := slices.ContainsFunc(bought, func(o naming) bool {
 			return o.id != n.id && o.start <= n.start && n.start < o.end && (o.revoked == 0 || n.start < o.revoked)
 		})
-		if n.account != "acc_unknown" && (id == "" || !n.renewal && !live) {
+		if n.account != "acc_unknown" && n.account != id && (id == "" || !n.renewal && !live) {
+			if id != "" {
+				lost = append(lost, id)
+			}
 			id = n.account
 		}
 	}
-	return id
+	return id, slices.DeleteFunc(lost, func(l entitlement.AccountID) bool { return l == id })
 }
 
 // Random chains of terms, under a policy that is put to and fro among the messages, in two orders: whose it is in the end is what the terms say as they were
@@ -152,7 +159,8 @@ func TestRandomNamingsAreOrderFree(t *testing.T) {
 				messages = messages[1:]
 			}
 			m.check()
-			m.ownedBy(entitlement.Apple, holder(bought))
+			owner, lost := holder(bought)
+			m.ownedBy(entitlement.Apple, owner, lost...)
 			if hashes[i] = m.state.StateHash; hashes[0] != hashes[i] {
 				t.Fatalf("seed %d: the order counts (I20)", seed)
 			}
@@ -160,8 +168,8 @@ func TestRandomNamingsAreOrderFree(t *testing.T) {
 	}
 }
 
-// ownedBy checks whose the purchase 1000 of a store is, and that nobody else has a trace of it.
-func (m *machine) ownedBy(store entitlement.Provider, want entitlement.AccountID) {
+// ownedBy checks whose the purchase 1000 of a provider is, that those who lost it see it as transferred, and that nobody else has a trace of it.
+func (m *machine) ownedBy(store entitlement.Provider, want entitlement.AccountID, lost ...entitlement.AccountID) {
 	m.t.Helper()
 	m.read(func(r *Reader) error {
 		p, ok, err := r.Purchase(sandbox, entitlement.PurchaseID(string(store)+":1000"))
@@ -171,8 +179,14 @@ func (m *machine) ownedBy(store entitlement.Provider, want entitlement.AccountID
 		return err
 	})
 	for _, id := range []entitlement.AccountID{"acc_1", "acc_2"} {
-		if got := len(m.account(id).Purchases) > 0; got != (id == want) {
-			m.t.Fatalf("%s has it: %t", id, got)
+		items, gone := m.owns(id), slices.Contains(lost, id)
+		if got := len(items) > 0; got != (id == want || gone) {
+			m.t.Fatalf("%s has it: %t, want it with %q, and lost by %q", id, got, want, lost)
+		}
+		for _, item := range items {
+			if transferred := item.State == entitlement.Revoked && item.Reason == entitlement.ReasonTransferred; transferred != gone {
+				m.t.Fatalf("%s sees %+v, want it transferred: %t", id, item, gone)
+			}
 		}
 	}
 }
@@ -187,10 +201,10 @@ func TestAPolicyMovesWhatIsNamedToSeveral(t *testing.T) {
 		record(naming{id: "2", start: 20, end: 50, account: "acc_2"}.by(entitlement.Apple))} {
 		m.apply(c)
 	}
-	m.ownedBy(entitlement.Apple, "acc_2")
+	m.ownedBy(entitlement.Apple, "acc_2", "acc_1")
 	for i, want := range []entitlement.AccountID{"acc_1", "acc_2", "acc_1", "acc_2"} {
 		m.apply(put([]entitlement.Transfer{entitlement.TransferNever, entitlement.TransferAlways, entitlement.TransferIfInactive, ""}[i], fmt.Sprint("policy-", i)))
-		m.ownedBy(entitlement.Apple, want)
+		m.ownedBy(entitlement.Apple, want, map[entitlement.AccountID][]entitlement.AccountID{"acc_2": {"acc_1"}}[want]...)
 	}
 	m.apply(NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: "acc_3", Purchase: "apple:1000"}))
 	m.apply(put(entitlement.TransferNever, "last"))
@@ -202,6 +216,7 @@ func TestAPolicyMovesWhatIsNamedToSeveral(t *testing.T) {
 		}
 		return err
 	})
+	m.ownedBy(entitlement.Apple, "acc_3", "acc_1", "acc_2") // by the name and by the restore
 	m.check()
 }
 
@@ -216,6 +231,125 @@ func TestANameThatIsNotTheNewestIsWaitedFor(t *testing.T) {
 	}
 	m.apply(create("acc_1"))
 	m.ownedBy(entitlement.Google, "acc_1")
+	m.check()
+}
+
+// moving is a state of one object of a provider that tells of a purchase under a name, or in an object of another kind under none of its own.
+func moving(by entitlement.Provider, at int64, account entitlement.AccountID) entitlement.Event {
+	link := []entitlement.Link{entitlement.Link(string(by) + ":1000")}
+	term := months(by, "1000", at, func(o *entitlement.Object) { o.Account, o.Links = account, link })
+	if by == entitlement.Stripe {
+		term = subscription("1000", at, entitlement.Active, account)
+	}
+	return told(by, fmt.Sprint("moving-", at), term)
+}
+
+// TestWhoLosesAPurchaseToANewerNameSeesIt: an aggregator's transfer, and metadata that was set anew (A10.7). The provider's newest word says whose it is and leaves no
+// trace of who had it before, so the purchase keeps the names. In any order, with the accounts before, after or between (I20).
+func TestWhoLosesAPurchaseToANewerNameSeesIt(t *testing.T) {
+	tests := []struct {
+		name  string
+		names []entitlement.AccountID
+		want  entitlement.AccountID
+		lost  []entitlement.AccountID
+	}{
+		{"one name", []entitlement.AccountID{"acc_1", "acc_1"}, "acc_1", nil},
+		{"moved", []entitlement.AccountID{"acc_1", "acc_1", "acc_2"}, "acc_2", []entitlement.AccountID{"acc_1"}},
+		{"moved on", []entitlement.AccountID{"acc_1", "acc_2", "acc_3"}, "acc_3", []entitlement.AccountID{"acc_1", "acc_2"}},
+		{"moved and back", []entitlement.AccountID{"acc_1", "acc_2", "acc_1"}, "acc_1", []entitlement.AccountID{"acc_2"}},
+		{"from nobody", []entitlement.AccountID{"acc_unknown", "acc_2"}, "acc_2", nil},
+		{"to nobody", []entitlement.AccountID{"acc_2", "acc_unknown"}, "", []entitlement.AccountID{"acc_2"}},
+	}
+	random := rand.New(rand.NewPCG(3, 9))
+	for _, by := range []entitlement.Provider{entitlement.RevenueCat, entitlement.Adapty, entitlement.Iaptic, entitlement.Stripe} {
+		for _, tt := range tests {
+			t.Run(string(by)+": "+tt.name, func(t *testing.T) {
+				var hash any
+				for range 6 {
+					commands := []Command{create("acc_1"), create("acc_2"), create("acc_3")}
+					for i, account := range tt.names {
+						commands = append(commands, record(moving(by, int64(10+i), account)))
+					}
+					commands = append(commands, commands[3]) // a message comes twice
+					// The calls are made in their order, the messages come in any.
+					messages := commands[3:]
+					random.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
+					m := newMachine(t, 1<<20)
+					for _, call := range commands[:3] {
+						for len(messages) > 0 && random.IntN(3) == 0 {
+							m.apply(messages[0])
+							messages = messages[1:]
+						}
+						m.apply(call)
+					}
+					for _, c := range messages {
+						m.apply(c)
+					}
+					m.check()
+					m.ownedBy(by, tt.want, tt.lost...)
+					if hash == nil {
+						hash = m.state.StateHash
+					}
+					if m.state.StateHash != hash {
+						t.Fatal("the order shows in the state (I20)")
+					}
+				}
+			})
+		}
+	}
+}
+
+// A purchase that is passed around on purpose makes each of its changes no dearer than for the last sixteen who had it.
+func TestOfManyWhoLostAPurchaseTheLastSeeIt(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for i := range 40 {
+		id := entitlement.AccountID(fmt.Sprint("acc_", i))
+		m.apply(create(id))
+		m.apply(record(moving(entitlement.RevenueCat, int64(10+i), id)))
+	}
+	m.check()
+	var see []int
+	for i := range 40 {
+		if len(m.owns(entitlement.AccountID(fmt.Sprint("acc_", i)))) > 0 {
+			see = append(see, i)
+		}
+	}
+	if len(see) != maxOutnamed || see[0] != 40-maxOutnamed {
+		t.Errorf("%v see it, want the owner and the %d before", see, maxOutnamed-1)
+	}
+}
+
+// A merge of who lost it with who has it shows the owner's view alone, and its undo shows both again.
+func TestAMergeHidesWhatWasLostWithinIt(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for _, c := range []Command{create("acc_1"), create("acc_2"), record(moving(entitlement.RevenueCat, 10, "acc_1")), record(moving(entitlement.RevenueCat, 11, "acc_2")),
+		mergeOf("merge_1", "acc_1", "acc_2")} {
+		m.apply(c)
+	}
+	if items := m.owns("acc_2"); len(items) != 1 || items[0].Reason == entitlement.ReasonTransferred {
+		t.Errorf("the united account sees %+v", items)
+	}
+	m.apply(undo("merge_1", "acc_2"))
+	m.ownedBy(entitlement.RevenueCat, "acc_2", "acc_1")
+	m.check()
+}
+
+// During an upgrade, former names leave no trace either (I17).
+func TestOlderRulesKnowNoFormerNames(t *testing.T) {
+	m := newMachineUnder(t, 1<<20, 2)
+	for _, c := range []Command{create("acc_1"), create("acc_2"), record(moving(entitlement.RevenueCat, 10, "acc_1")), record(moving(entitlement.RevenueCat, 11, "acc_2"))} {
+		m.apply(c)
+	}
+	m.ownedBy(entitlement.RevenueCat, "acc_2")
+	m.read(func(r *Reader) error {
+		p, _, err := r.Purchase(sandbox, "revenuecat:1000")
+		for _, o := range p.Evidence.Objects {
+			if o.Former != nil {
+				t.Errorf("it keeps %+v", o.Former)
+			}
+		}
+		return err
+	})
 	m.check()
 }
 

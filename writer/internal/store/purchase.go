@@ -84,6 +84,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 		e.row.Lost = append(e.row.Lost, p.row.Lost...)
+		if c.claim != nil { // no name counts from now on: who lost it by one goes on to be told
+			e.row.Lost = append(e.row.Lost, p.row.Outnamed...)
+		}
 		e.row.Codes = append(e.row.Codes, p.row.Codes...)
 		e.row.Buyers = append(e.row.Buyers, p.row.Buyers...)
 	}
@@ -93,6 +96,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	}
 	e.row.Codes = unitedCodes(e.row.Codes)
 	e.row.Evidence = e.row.Evidence.Add(objects...)
+	if c.st.Rules < rulesAccounts { // as for namings: see planEvent
+		e.row.Evidence = e.row.Evidence.WithoutFormer()
+	}
 	e.id = e.row.Evidence.ID()
 	e.is = e.row.Evidence.Identity()
 	c.tell(toldPurchase{e.id, known, e.is}, e.was)
@@ -102,7 +108,8 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if c.lost != nil {
 		e.row.Lost = append(e.row.Lost, *c.lost)
 	}
-	e.row.Lost = e.row.losers()
+	e.row.Lost = e.row.losers(e.row.Lost)
+	e.row.Outnamed = c.outnamed(&e.row)
 	c.knowBuyers(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
@@ -116,7 +123,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 				a.removePurchase(p.id)
 			}
 		}
-		for _, lost := range p.row.Lost {
+		for _, lost := range slices.Concat(p.row.Lost, p.row.Outnamed) {
 			if a := c.account(lost.Account); a != nil {
 				a.removePurchase(p.id)
 			}
@@ -139,7 +146,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
 		}
-		for _, lost := range e.row.Lost {
+		for _, lost := range slices.Concat(e.row.Lost, e.row.Outnamed) {
 			c.give(lost.Account, folded.TransferredCopy(lost.Stamp), &policy)
 		}
 	}
@@ -153,9 +160,33 @@ func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy 
 	}
 }
 
-// losers returns the accounts that lost the purchase and do not have it again, each with the last time that it did.
-func (row *purchaseRow) losers() []lostRow {
-	lost := slices.Clone(row.Lost)
+// maxOutnamed bounds the accounts that see that they lost a purchase by a name, those that lost it last: each is written whenever the purchase changes.
+const maxOutnamed = 16
+
+// outnamed resolves who had the purchase until a provider named another as the buyer. Where the API said whose it is, names do not count.
+func (c *command) outnamed(row *purchaseRow) []lostRow {
+	if row.Claim != nil || c.st.Rules < rulesAccounts {
+		return nil
+	}
+	var lost []lostRow
+	policy := c.policyOf(c.Env)
+	for _, loss := range row.Evidence.Losses(policy.KeepsHolder(), c.whose) {
+		if !slices.ContainsFunc(row.Lost, func(l lostRow) bool { return l.Account == loss.Account }) {
+			lost = append(lost, lostRow{Account: loss.Account, Stamp: loss.At})
+		}
+	}
+	if lost = row.losers(lost); len(lost) <= maxOutnamed {
+		return lost
+	}
+	slices.SortFunc(lost, func(a, b lostRow) int {
+		return cmp.Or(-cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Account, b.Account))
+	})
+	return row.losers(lost[:maxOutnamed])
+}
+
+// losers returns the accounts of those that lost the purchase that do not have it again, sorted, each with the last time that it did.
+func (row *purchaseRow) losers(lost []lostRow) []lostRow {
+	lost = slices.Clone(lost)
 	slices.SortFunc(lost, func(a, b lostRow) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), -cmp.Compare(a.Stamp, b.Stamp))
 	})

@@ -117,6 +117,8 @@ type purchaseRow struct {
 	Codes []purchaseCode `cbor:"6,keyasint,omitempty"`
 	// Buyers are the indexes of the addresses with which it was paid, while nobody owns it: sorted, in hexadecimal digits.
 	Buyers []string `cbor:"7,keyasint,omitempty"`
+	// Outnamed are the accounts that had it until a provider named another as the buyer, as resolved, sorted, without the present owner and those of Lost.
+	Outnamed []lostRow `cbor:"8,keyasint,omitempty"`
 }
 
 // lostRow says when an account lost a purchase to another.

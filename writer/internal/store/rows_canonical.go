@@ -61,6 +61,8 @@ func (row *purchaseRow) ReadCanonical(r *canonical.Reader) {
 			row.Codes = canonical.List(r, func(x *purchaseCode) { x.read(r) })
 		case 7:
 			row.Buyers = canonical.Texts[string](r)
+		case 8:
+			row.Outnamed = canonical.List(r, func(x *lostRow) { x.read(r) })
 		default:
 			r.Fail()
 		}
@@ -81,6 +83,7 @@ func (row *purchaseRow) WriteCanonical(w *canonical.Writer) {
 	canonical.WriteList(w, m, 5, row.Lost, func(x *lostRow) { x.write(w) })
 	canonical.WriteList(w, m, 6, row.Codes, func(x *purchaseCode) { x.write(w) })
 	canonical.WriteTexts(w, m, 7, row.Buyers)
+	canonical.WriteList(w, m, 8, row.Outnamed, func(x *lostRow) { x.write(w) })
 }
 
 func (row *purchaseCode) read(r *canonical.Reader) {

@@ -1,0 +1,131 @@
+package entitlement
+
+import (
+	"cmp"
+	"slices"
+)
+
+// FormerName is whom a provider said to be the buyer before it said somebody else. It means what Account and Aliases of an Object mean.
+type FormerName struct {
+	Account AccountID `cbor:"1,keyasint,omitempty"`
+	Aliases []Alias   `cbor:"2,keyasint,omitempty"`
+	At      int64     `cbor:"3,keyasint,omitempty"` // the newest version in which it was said, Unix nanoseconds
+}
+
+// maxNames bounds what is kept of one object's names, the newest ones, the present one among them: a purchase that is passed on more often than that is
+// passed around on purpose.
+const maxNames = 16
+
+func compareFormerNames(a, b FormerName) int {
+	return cmp.Or(-cmp.Compare(a.At, b.At), cmp.Compare(a.Account, b.Account), slices.CompareFunc(a.Aliases, b.Aliases, compareAliases))
+}
+
+func (n FormerName) isSame(other FormerName) bool {
+	return n.Account == other.Account && slices.Equal(n.Aliases, other.Aliases)
+}
+
+// present is the name that the object has now.
+func (o *Object) present() FormerName { return FormerName{o.Account, o.Aliases, o.At} }
+
+// after returns the object as it is when old is known too, a state of the same object that does not count.
+//
+// Of all names that any of its states had, each with its newest version, the newest are kept; Former is what of them the state that counts does not say itself. That is a
+// function of the set of the states, so that the order in which they came never shows.
+func (o *Object) after(old *Object) Object {
+	out := *o
+	if o.By == Apple || o.By == Google || len(o.Former) == 0 && len(old.Former) == 0 && o.present().isSame(old.present()) && old.At <= o.At {
+		return out
+	}
+	said := slices.Concat(o.Former, old.Former, []FormerName{o.present(), old.present()})
+	slices.SortFunc(said, compareFormerNames)
+	var names []FormerName
+	for _, n := range said {
+		if (n.Account != "" || len(n.Aliases) > 0) && !slices.ContainsFunc(names, n.isSame) {
+			names = append(names, n)
+		}
+	}
+	names = slices.DeleteFunc(names[:min(len(names), maxNames)], func(n FormerName) bool { return n.At == o.At && n.isSame(o.present()) })
+	if out.Former = names; len(names) == 0 {
+		out.Former = nil
+	}
+	return out
+}
+
+// Loss says that an account had a purchase until a provider named another as the buyer.
+type Loss struct {
+	Account AccountID
+	At      int64 // Unix seconds
+}
+
+// Losses returns who had the purchase by the names under which it was bought and has it no more (requirement A10.7), in no order; an account can come twice, and who has it
+// can be among them. whose is what Holder takes, keeps is Policy.KeepsHolder. It depends on the evidence and on whose alone.
+func (e Evidence) Losses(keeps bool, whose func(Naming) AccountID) []Loss {
+	_, lost := e.holders(keeps, whose)
+	for _, n := range e.formerly() {
+		if account := whose(n); account != "" {
+			lost = append(lost, Loss{account, n.At})
+		}
+	}
+	return lost
+}
+
+// formerly returns as whose the purchase would be told if a provider went on saying a former name, for the newest such names, each once. Not all objects of
+// a provider say whose it is: all of RevenueCat's do, another's newest one does.
+func (e Evidence) formerly() []Naming {
+	type saying struct {
+		FormerName
+		by *Object
+	}
+	var said []saying
+	var newest map[Provider]*Object
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		if len(o.Former) == 0 {
+			continue
+		}
+		by := o
+		if o.By != "" {
+			if newest == nil {
+				newest = e.namers()
+			}
+			if by = newest[o.By]; by == nil || by != o && o.By != RevenueCat {
+				continue
+			}
+		}
+		for _, former := range o.Former {
+			said = append(said, saying{former, by})
+		}
+	}
+	slices.SortStableFunc(said, func(a, b saying) int { return compareFormerNames(a.FormerName, b.FormerName) })
+	var told []Naming
+	for i, s := range said {
+		if slices.ContainsFunc(said[:i], func(known saying) bool { return known.by == s.by && known.isSame(s.FormerName) }) {
+			continue
+		}
+		before := Evidence{Objects: slices.Clone(e.Objects)}
+		for j := range before.Objects {
+			if &e.Objects[j] == s.by {
+				before.Objects[j].Account, before.Objects[j].Aliases = s.Account, s.Aliases
+			}
+		}
+		identity := before.Identity()
+		if told = append(told, Naming{Account: identity.Account, Aliases: identity.Aliases, At: seconds(s.At)}); len(told) == maxNames {
+			break
+		}
+	}
+	return told
+}
+
+// WithoutFormer returns the evidence as it is without former names.
+func (e Evidence) WithoutFormer() Evidence {
+	for i := range e.Objects {
+		if len(e.Objects[i].Former) > 0 {
+			e.Objects = slices.Clone(e.Objects)
+			for j := range e.Objects {
+				e.Objects[j].Former = nil
+			}
+			break
+		}
+	}
+	return e
+}
