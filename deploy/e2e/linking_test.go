@@ -205,6 +205,7 @@ func (l *linking) installFirst() {
 	var held entered
 	l.backend(http.MethodGet, "/v1/accounts/"+phone.Account, nil, &held)
 	l.shows("paid on the web", phone.user(), held.Revision, true)
+	l.tagged(phone)
 
 	web := l.account("sandbox")
 	in := l.app("/v1/sessions/login", phone.Session, map[string]any{"link_token": l.mailLink("account_id", web.id, "first@example.com")})
@@ -213,6 +214,22 @@ func (l *linking) installFirst() {
 	}
 	for _, a := range []account{phone.user(), in.user(), web} {
 		l.shows("after the link", a, in.Revision, true)
+	}
+}
+
+// tagged writes to whoever paid, at Stripe, which account they are (R31, R33).
+func (l *linking) tagged(of entered) {
+	var known struct {
+		Learned []struct{ Kind, Value string } `json:"learned_aliases"`
+	}
+	l.backend(http.MethodGet, "/v1/accounts/"+of.Account, nil, &known)
+	if len(known.Learned) != 1 || known.Learned[0].Kind != "stripe_customer" {
+		l.t.Fatalf("who paid at Stripe is known as %+v, want Stripe's customer", known.Learned)
+	}
+	var tag entered
+	l.backend(http.MethodPost, "/v1/accounts/"+of.Account+"/tags", map[string]any{"provider": "stripe", "customer": known.Learned[0].Value}, &tag)
+	if tag.Metadata["account_id"] != of.Account || tag.Metadata["environment"] != "sandbox" {
+		l.t.Errorf("the customer carries %v, want the account and its environment", tag.Metadata)
 	}
 }
 

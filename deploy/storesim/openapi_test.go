@@ -162,17 +162,19 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 	paths := map[string]string{"subscription": "subscriptions/%s?expand[]=latest_invoice.payments", "invoice": "invoices/%s?expand[]=payments", "invoice_payment": "invoice_payments/%s", "charge": "charges/%s",
 		"refund": "refunds/%s?expand[]=charge", "dispute": "disputes/%s", "checkout.session": "checkout/sessions/%s?expand[]=line_items"}
 	stores := s.Stores(Sandbox)
-	get := func(path string) (o any) {
-		r := httptest.NewRequest(http.MethodGet, "/v1/"+path, nil)
+	call := func(method, path, form string) (o any) {
+		r := httptest.NewRequest(method, "/v1/"+path, strings.NewReader(form))
 		r.Header.Set("Authorization", "Bearer "+credentials[Sandbox].Stripe.APIKey)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		stores.ServeHTTP(w, r)
 		if err := json.Unmarshal(w.Body.Bytes(), &o); err != nil || w.Code != http.StatusOK {
-			t.Errorf("GET %s: status %d, %v", r.URL, w.Code, err)
+			t.Errorf("%s %s: status %d, %v", method, r.URL, w.Code, err)
 			return nil
 		}
 		return o
 	}
+	get := func(path string) any { return call(http.MethodGet, path, "") }
 	pulled := map[string]int{}
 	intents := map[string]bool{}
 	for id, name := range ids {
@@ -184,6 +186,13 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 		pulled[name]++
 		if intent, ok := o["payment_intent"].(string); ok {
 			intents[intent] = true
+		}
+	}
+	for _, tag := range []string{"metadata[team]=a", "metadata[account_id]=acc_1&metadata[environment]=sandbox"} {
+		customer := call(http.MethodPost, "customers/"+s.stripeCustomer(s.order[0]), tag)
+		holds("customer", "a customer who is tagged", customer)
+		if got := fmt.Sprint(customer.(map[string]any)["metadata"]); strings.HasPrefix(tag, "metadata[account_id]") && got != "map[account_id:acc_1 environment:sandbox team:a]" {
+			t.Errorf("metadata of a customer who was tagged twice is %s", got)
 		}
 	}
 	// Lists: what a payment paid, and what was sent.

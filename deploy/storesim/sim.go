@@ -95,6 +95,7 @@ type Sim struct {
 	index     index
 	sold      map[string]Sold
 	given     map[adaptyHolder]map[string]time.Time // through Adapty's API
+	tags      map[string]object                     // metadata of Stripe's customers, by their ids
 	facts     []Fact
 	messages  []*Message
 	serial    int // of messages
@@ -114,7 +115,7 @@ func New(c Config) *Sim {
 		c.Rules = DefaultRules
 	}
 	s := &Sim{config: c, client: c.Client, log: cmp.Or(c.Logger, slog.Default()), chaos: c.Chaos, clock: c.Start.UTC().Truncate(time.Second),
-		rand: rand.New(rand.NewPCG(c.Seed, 0x5eed)), answers: rand.New(rand.NewPCG(c.Seed, 0xa45)), index: newIndex(), customers: map[string]*Customer{}, purchases: map[string]*Purchase{}, sold: map[string]Sold{}, counts: map[Provider]*Count{}}
+		rand: rand.New(rand.NewPCG(c.Seed, 0x5eed)), answers: rand.New(rand.NewPCG(c.Seed, 0xa45)), index: newIndex(), customers: map[string]*Customer{}, purchases: map[string]*Purchase{}, sold: map[string]Sold{}, tags: map[string]object{}, counts: map[Provider]*Count{}}
 	if s.client == nil {
 		s.client = &http.Client{Timeout: postTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}

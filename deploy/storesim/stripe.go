@@ -393,6 +393,28 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 		}
 		return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
 	})
+	s.handle(mux, Stripe, env, "POST /v1/customers/{id}", func(r *http.Request) (int, any) {
+		id := r.PathValue("id")
+		of, found := s.index.find("stripe "+string(env)+" customer", id, func(x ref) string {
+			if x.p.Provider != Stripe || x.p.Env != env {
+				return ""
+			}
+			return s.stripeCustomer(x.p)
+		})
+		if !found {
+			return http.StatusNotFound, stripeError("invalid_request_error", "resource_missing")
+		}
+		if err := r.ParseForm(); err != nil {
+			return http.StatusBadRequest, stripeError("invalid_request_error", "parameter_invalid")
+		}
+		for field, values := range r.PostForm {
+			if name, ok := strings.CutPrefix(field, "metadata["); ok {
+				s.tag(id, strings.TrimSuffix(name, "]"), values[0])
+			}
+		}
+		return http.StatusOK, object{"id": id, "object": "customer", "created": of.p.StartedAt.Unix(), "livemode": !of.p.sandbox(), "metadata": s.tags[id], "default_source": nil,
+			"description": nil, "email": nil, "shipping": nil}
+	})
 	s.handle(mux, Stripe, env, "GET /v1/events", func(r *http.Request) (int, any) {
 		of := r.URL.Query()
 		var list []object
@@ -444,6 +466,14 @@ func (s *Sim) stripeAPI(mux *http.ServeMux, env Environment) {
 		}
 		return http.StatusOK, stripePage(r, "/v1/subscription_items", []object{s.stripeItem(x.p)})
 	})
+}
+
+// tag writes to a customer's metadata; other metadata stays.
+func (s *Sim) tag(customer, name, value string) {
+	if s.tags[customer] == nil {
+		s.tags[customer] = object{}
+	}
+	s.tags[customer][name] = value
 }
 
 // stripeWhole is an invoice with its payments where they are asked for.

@@ -12,6 +12,16 @@ import (
 // Personal reports whether an alias of the kind is kept as a hash.
 func (k AliasKind) Personal() bool { return k == OIDCSubject || k == Custom }
 
+// Identifies reports whether an alias of the kind says who somebody is: it was chosen where they have signed in. The others are what stores call a buyer, of whom
+// nobody need be known.
+func (k AliasKind) Identifies() bool {
+	switch k {
+	case OIDCSubject, Custom, RevenueCatAppUser, AdaptyCustomerUser, IapticUsername:
+		return true
+	}
+	return false
+}
+
 // aliasHashPrefix begins the value of a hashed alias.
 const aliasHashPrefix = "sha256:"
 

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
 )
@@ -115,7 +117,10 @@ func (c *command) anonymous(id entitlement.AccountID) bool {
 	return c.decode(bucketAccounts, envKey(c.Env, string(id)), &row) && row.anonymous()
 }
 
-func (row *accountRow) anonymous() bool { return row.Anonymous && len(row.Aliases) == 0 }
+// anonymous is the same of the row alone. What a store calls a buyer names nobody: who was tagged before the first login takes along what they bought.
+func (row *accountRow) anonymous() bool {
+	return row.Anonymous && !slices.ContainsFunc(row.Aliases, func(a entitlement.Alias) bool { return a.Kind.Identifies() })
+}
 
 // Edges find the account of a sign-in token by a pointer, whose key is a hash of the subject: see entitlement.SubjectKey. There is one for each alias of
 // that kind, to the account that has it.
