@@ -90,6 +90,11 @@ func (c *apiCall) emails(reader *store.Reader, id entitlement.AccountID) (presen
 	return present, history, err
 }
 
+// recordOf is the command for an event that was read in a message, with what of its body only an index may be proposed of.
+func (w *Writer) recordOf(ev entitlement.Event, env entitlement.Environment, adapter provider.Adapter, body []byte) store.RecordEvent {
+	return w.withCard(w.withBuyer(store.RecordEvent{Event: ev}, env, adapter, body), env, adapter, body)
+}
+
 // withBuyer adds to an event the index of its buyer's address, where the message has one: of the address itself nothing is proposed.
 func (w *Writer) withBuyer(command store.RecordEvent, env entitlement.Environment, adapter provider.Adapter, body []byte) store.RecordEvent {
 	teller, ok := adapter.(provider.BuyerTeller)

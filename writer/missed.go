@@ -164,7 +164,7 @@ func (w *Writer) recordHistory(ctx context.Context, env entitlement.Environment,
 	ctx = problem.WithRequestID(ctx, newID())
 	missed, forged := 0, 0
 	count := func(outcome string) { w.metrics.missed.WithLabelValues(string(keeper.Provider()), outcome).Inc() }
-	for ev, err := range keeper.Messages(ctx, from, to) {
+	for message, err := range keeper.Messages(ctx, from, to) {
 		if errors.Is(err, provider.ErrSignature) {
 			forged++
 			count(historyForged)
@@ -173,6 +173,7 @@ func (w *Writer) recordHistory(ctx context.Context, env entitlement.Environment,
 		if err != nil {
 			return err
 		}
+		ev := message.Event
 		known, err := w.hasEvent(env, &ev)
 		if err != nil {
 			return err
@@ -181,7 +182,7 @@ func (w *Writer) recordHistory(ctx context.Context, env entitlement.Environment,
 			count(historyKnown)
 			continue
 		}
-		result, err := w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
+		result, err := w.propose(ctx, store.TypeRecordEvent, env, w.recordOf(ev, env, w.adapters[env][ev.Provider], message.Body))
 		if err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	if patience := adapter.Delivery().Patience; patience > 0 {
 		result, err = w.proposePatiently(ctx, env, ev, patience)
 	} else if err = w.speaks(ev.Provider); err == nil {
-		result, err = w.propose(ctx, store.TypeRecordEvent, env, w.withCard(w.withBuyer(store.RecordEvent{Event: ev}, env, adapter, body), env, adapter, body))
+		result, err = w.propose(ctx, store.TypeRecordEvent, env, w.recordOf(ev, env, adapter, body))
 	}
 	if err != nil {
 		return answer, outcomeUnavailable, err

@@ -159,11 +159,11 @@ const stripeKeeps = 30 * 24 * time.Hour
 // readHistory takes what Stripe lists of what it could not deliver, as the leader does.
 func (w *world) readHistory(ctx context.Context) error {
 	keeper := w.pullers[w.env][entitlement.Stripe].(writertest.HistoryKeeper)
-	for ev, err := range keeper.Messages(writertest.InProcess(ctx, w.apis), w.sim.Now().Add(-stripeKeeps), w.sim.Now()) {
+	for message, err := range keeper.Messages(writertest.InProcess(ctx, w.apis), w.sim.Now().Add(-stripeKeeps), w.sim.Now()) {
 		if err != nil {
 			return err
 		}
-		w.record(ev)
+		w.record(message.Event)
 	}
 	return nil
 }

@@ -444,14 +444,14 @@ func (a *AppleAPI) IsMessage(id string) bool { return !strings.Contains(id, ":")
 
 // Messages lists the notifications of the environment that Apple has made between two times. Errors: ErrSignature for one that is not authentic, after
 // which the next follows; as NotificationHistory's.
-func (a *AppleAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error] {
-	return func(yield func(entitlement.Event, error) bool) {
+func (a *AppleAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[KeptMessage, error] {
+	return func(yield func(KeptMessage, error) bool) {
 		for signed, err := range a.NotificationHistory(ctx, from, to) {
 			var ev entitlement.Event
 			if err == nil {
 				ev, err = a.apple.ParseNotification(signed, ourEnvironment(a.places[0].name))
 			}
-			if !yield(ev, err) {
+			if !yield(KeptMessage{Event: ev}, err) {
 				return
 			}
 		}

@@ -142,6 +142,12 @@ type VoidLister interface {
 	VoidedPurchases(ctx context.Context, from, to time.Time) ([]entitlement.Event, error)
 }
 
+// KeptMessage is a message that its provider still has.
+type KeptMessage struct {
+	entitlement.Event
+	Body []byte // as it was sent, for BuyerTeller and CardTeller; nil where its provider's adapter is neither
+}
+
 // HistoryKeeper is a Puller whose provider keeps the messages that it made, for those that never came.
 type HistoryKeeper interface {
 	Puller
@@ -151,7 +157,7 @@ type HistoryKeeper interface {
 
 	// Messages lists what the provider has told us between two times, as the events that the messages were, whether they came or not. A message that is not
 	// authentic is ErrSignature, and the next one follows. Any other error, as Pull's, ends the list.
-	Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error]
+	Messages(ctx context.Context, from, to time.Time) iter.Seq2[KeptMessage, error]
 
 	// IsMessage reports whether an event of this provider with such an id came as a message, and was not asked for or shown by an app.
 	IsMessage(id string) bool

@@ -32,21 +32,20 @@ func (a *StripeAPI) HistoryReach() time.Duration { return stripeKeepsEvents }
 func (a *StripeAPI) IsMessage(id string) bool { return strings.HasPrefix(id, "evt_") }
 
 // Messages implements HistoryKeeper: the events between two times of which Stripe says that they were not delivered, and that prove something. What it sent and a
-// proxy of ours took is not among them: all that an account does would have to be read for that. Nor is what tells of a card alone: that must come as a webhook,
-// of which its fingerprint is read.
-func (a *StripeAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[entitlement.Event, error] {
-	return func(yield func(entitlement.Event, error) bool) {
+// proxy of ours took is not among them: all that an account does would have to be read for that.
+func (a *StripeAPI) Messages(ctx context.Context, from, to time.Time) iter.Seq2[KeptMessage, error] {
+	return func(yield func(KeptMessage, error) bool) {
 		undelivered := []string{"delivery_success", "false", "created[gte]", strconv.FormatInt(from.Unix(), 10), "created[lt]", strconv.FormatInt(to.Unix()+1, 10)}
 		for message, err := range a.events(ctx, maxStripeEventPages, undelivered...) {
 			if errors.Is(err, errMoreEvents) {
 				err = &PullError{Reason: ErrAnswer, Detail: err.Error()}
 			}
 			if err != nil {
-				yield(entitlement.Event{}, err)
+				yield(KeptMessage{}, err)
 				return
 			}
 			ev, err := readStripe(message, a.env)
-			if err == nil && len(ev.Objects) > 0 && !yield(ev, nil) {
+			if err == nil && ev.Kind == entitlement.Proof && !yield(KeptMessage{ev, []byte(message.Raw)}, nil) {
 				return
 			}
 		}

@@ -33,11 +33,15 @@ func TestWhatStripeCouldNotDeliverIsListed(t *testing.T) {
 	a := api(t, s.URL, entitlement.Sandbox)
 	from, to := time.Unix(began, 0), time.Unix(began+400, 0)
 	var kinds []entitlement.ObjectKind
-	for ev, err := range a.Messages(t.Context(), from, to) {
+	for message, err := range a.Messages(t.Context(), from, to) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		ev := message.Event
 		checkSafe(t, ev)
+		if again := parse(t, string(message.Body)); again.Digest() != ev.Digest() {
+			t.Errorf("its body is another message: %s", message.Body)
+		}
 		if !a.IsMessage(ev.ID) || ev.Environment != entitlement.Sandbox {
 			t.Errorf("an event of ours: %s", show(ev))
 		}
