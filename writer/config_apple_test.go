@@ -90,9 +90,9 @@ func TestAppleReachesTheAccount(t *testing.T) {
 	}
 }
 
-// TestAPurchaseUnderAnotherNameFollowsThePolicy: somebody else buys the same subscription while it is live. Under keep it stays with whom it is of, and
-// it goes with whoever buys it once it was over. PUT of the policy counts at once, both ways (A10.7).
-func TestAPurchaseUnderAnotherNameFollowsThePolicy(t *testing.T) {
+// startTold starts a writer that Apple sends notifications and that cannot ask it.
+func startTold(t *testing.T) (*appleSent, *testWriter, EnvironmentConfig) {
+	t.Helper()
 	s := startAppleHistory(t)
 	cfg := testConfigs(t, 1)[0]
 	s.configure(&cfg)
@@ -100,6 +100,13 @@ func TestAPurchaseUnderAnotherNameFollowsThePolicy(t *testing.T) {
 	e.Apple.APIKey = ""
 	w := startWriter(t, cfg)
 	w.awaitReady()
+	return s, w, e
+}
+
+// TestAPurchaseUnderAnotherNameFollowsThePolicy: somebody else buys the same subscription while it is live. Under keep it stays with whom it is of, and
+// it goes with whoever buys it once it was over. Who had it sees that it was transferred. PUT of the policy counts at once, both ways (A10.7).
+func TestAPurchaseUnderAnotherNameFollowsThePolicy(t *testing.T) {
+	s, w, _ := startTold(t)
 	one, two := w.account(), w.account()
 	now := time.Now()
 	const day = 24 * time.Hour
@@ -117,39 +124,37 @@ func TestAPurchaseUnderAnotherNameFollowsThePolicy(t *testing.T) {
 			t.Fatalf("policy = %d %s", r.status, r.text)
 		}
 	}
-	has := func(when string, owner, other string) {
+	has := func(when string, owner, other string, lost bool) {
 		t.Helper()
-		if mine, theirs := w.pro(owner), w.pro(other); mine["active"] != true || theirs["active"] == true {
+		mine, theirs := w.pro(owner), w.pro(other)
+		if mine["active"] != true || theirs["active"] == true {
 			t.Errorf("%s: %v, the other has %v", when, mine, theirs)
+		}
+		if transferred := theirs["status"] == "revoked" && theirs["reason"] == "transferred"; transferred != lost {
+			t.Errorf("%s: the other sees %v, want that they lost it: %t", when, theirs, lost)
 		}
 	}
 	policy("keep")
 	bought(one, "1000", "PURCHASE", -40*day, -10*day)
 	bought(one, "1001", "RENEWAL", -10*day, 20*day)
 	bought(two, "1002", "PURCHASE", -day, 29*day)
-	has("bought by another while live, keep", one, two)
+	has("bought by another while live, keep", one, two, false)
 	policy("transfer")
-	has("transfer", two, one)
+	has("transfer", two, one, true)
 	policy("transfer_if_inactive")
-	has("transfer_if_inactive", one, two)
+	has("transfer_if_inactive", one, two, false)
 	n := appleTold(one, "refund", 1, now.Add(time.Second), appletest.Object{"transactionId": "1001", "transactionReason": "RENEWAL",
 		"purchaseDate": now.Add(-10 * day).UnixMilli(), "expiresDate": now.Add(20 * day).UnixMilli(), "revocationDate": now.Add(-2 * day).UnixMilli()})
 	if r := w.do("POST", "/v1/webhooks/sandbox/apple", string(s.Notification(t, n)), nil); r.status != http.StatusOK {
 		t.Fatalf("webhook = %d %s", r.status, r.text)
 	}
-	has("it was refunded before the other bought", two, one)
+	has("it was refunded before the other bought", two, one, true)
 }
 
 // TestAppleIsToldToComeAgain: a wrong root makes every notification look forged. After the first few of a row a writer doubts itself and has them repeated, a forged
 // one that Apple's own chain disproves does not count, and an authentic one ends it.
 func TestAppleIsToldToComeAgain(t *testing.T) {
-	s := startAppleHistory(t)
-	cfg := testConfigs(t, 1)[0]
-	s.configure(&cfg)
-	e := cfg.Environments[entitlement.Sandbox]
-	e.Apple.APIKey = ""
-	w := startWriter(t, cfg)
-	w.awaitReady()
+	s, w, e := startTold(t)
 	now := time.Now()
 	post := func(body []byte) int { return w.do("POST", "/v1/webhooks/sandbox/apple", string(body), nil).status }
 	after := e.Apple.adapterOf(t).Delivery().DoubtAfter
