@@ -1,10 +1,12 @@
 package storesim
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,7 +78,7 @@ type Request struct {
 	Purchase string   `json:"purchase,omitempty"`
 	For      Duration `json:"for,omitempty"`     // advance, extend, pause
 	Until    string   `json:"until,omitempty"`   // advance: RFC 3339, instead of for
-	Term     *int     `json:"term,omitempty"`    // refund, reverse-refund; absent: the last one
+	Term     *int     `json:"term,omitempty"`    // refund, reverse-refund; absent or negative: the last one
 	Cents    int64    `json:"cents,omitempty"`   // refund; 0: all
 	With     string   `json:"with,omitempty"`    // share, unshare, transfer: an account
 	Outcome  string   `json:"outcome,omitempty"` // close-dispute: won or lost; settle: paid or failed
@@ -129,10 +131,18 @@ func (s *Sim) Control() http.Handler {
 		},
 		"dispute": func(_ *http.Request, q Request) (string, error) { return q.Purchase, s.Dispute(q.Purchase) },
 		"close-dispute": func(_ *http.Request, q Request) (string, error) {
-			return q.Purchase, s.CloseDispute(q.Purchase, q.Outcome == "won")
+			won, err := outcome(q, "won", "lost")
+			if err != nil {
+				return "", err
+			}
+			return q.Purchase, s.CloseDispute(q.Purchase, won)
 		},
 		"settle": func(_ *http.Request, q Request) (string, error) {
-			return q.Purchase, s.Settle(q.Purchase, q.Outcome == "paid")
+			paid, err := outcome(q, "paid", "failed")
+			if err != nil {
+				return "", err
+			}
+			return q.Purchase, s.Settle(q.Purchase, paid)
 		},
 		"transfer": func(_ *http.Request, q Request) (string, error) { return q.Purchase, s.Transfer(q.Purchase, q.With) },
 		"share":    func(_ *http.Request, q Request) (string, error) { return q.Purchase, s.Share(q.Purchase, q.With) },
@@ -140,6 +150,9 @@ func (s *Sim) Control() http.Handler {
 		"chaos": func(_ *http.Request, q Request) (string, error) {
 			if q.Chaos == nil {
 				q.Chaos = &Chaos{}
+			}
+			if err := q.Chaos.check(); err != nil {
+				return "", err
 			}
 			s.SetChaos(*q.Chaos)
 			return "", nil
@@ -161,28 +174,49 @@ func (s *Sim) Control() http.Handler {
 			if err == nil {
 				err = s.Advance(r.Context(), 0) // what is due now is posted before we answer
 			}
-			switch {
-			case errors.Is(err, ErrRefused):
-				reply(w, http.StatusConflict, object{"error": err.Error()})
-			case err != nil:
-				reply(w, http.StatusBadRequest, object{"error": err.Error()})
-			default:
-				reply(w, http.StatusOK, s.describe(id, written))
+			if err != nil {
+				replyError(w, err)
+				return
 			}
+			reply(w, http.StatusOK, s.describe(id, written))
 		})
 	}
-	for path, show := range map[string]func(r *http.Request) any{
-		"clock":     func(*http.Request) any { return object{"now": s.Now()} },
-		"purchases": func(*http.Request) any { return object{"purchases": s.Purchases()} },
-		"facts":     func(*http.Request) any { return object{"facts": s.Facts()} },
-		"messages":  func(*http.Request) any { return object{"messages": s.Messages()} },
-		"counts":    func(*http.Request) any { return object{"counts": s.Counts()} },
+	for path, show := range map[string]func(r *http.Request) (any, error){
+		"clock":     func(*http.Request) (any, error) { return object{"now": s.Now()}, nil },
+		"purchases": func(*http.Request) (any, error) { return object{"purchases": s.Purchases()}, nil },
+		"facts":     func(*http.Request) (any, error) { return object{"facts": s.Facts()}, nil },
+		"messages":  func(*http.Request) (any, error) { return object{"messages": s.Messages()}, nil },
+		"counts":    func(*http.Request) (any, error) { return object{"counts": s.Counts()}, nil },
 		"entitled":  s.entitled,
 		"proof":     s.proof,
 	} {
-		mux.HandleFunc("GET /sim/v1/"+path, func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, show(r)) })
+		mux.HandleFunc("GET /sim/v1/"+path, func(w http.ResponseWriter, r *http.Request) {
+			shown, err := show(r)
+			if err != nil {
+				replyError(w, err)
+				return
+			}
+			reply(w, http.StatusOK, shown)
+		})
 	}
 	return mux
+}
+
+// outcome reports whether a request's outcome is the good one of two.
+func outcome(q Request, good, bad string) (bool, error) {
+	if q.Outcome != good && q.Outcome != bad {
+		return false, fmt.Errorf("outcome %q: want %s or %s", q.Outcome, good, bad)
+	}
+	return q.Outcome == good, nil
+}
+
+// replyError answers 409 for what the provider would not do, and 400 for what is no question.
+func replyError(w http.ResponseWriter, err error) {
+	status := http.StatusBadRequest
+	if errors.Is(err, ErrRefused) {
+		status = http.StatusConflict
+	}
+	reply(w, status, object{"error": err.Error()})
 }
 
 func reply(w http.ResponseWriter, status int, body any) {
@@ -214,26 +248,29 @@ func (s *Sim) describe(id string, written int) Answer {
 }
 
 // entitled is the oracle's word.
-func (s *Sim) entitled(r *http.Request) any {
+func (s *Sim) entitled(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	env, at := Environment(q.Get("environment")), s.Now()
-	if env == "" {
-		env = Sandbox
+	env, at := cmp.Or(Environment(q.Get("environment")), Sandbox), s.Now()
+	if !slices.Contains(Environments, env) {
+		return nil, fmt.Errorf("environment %q: want sandbox or production", env)
 	}
-	if given, err := time.Parse(time.RFC3339, q.Get("at")); err == nil {
+	for _, name := range []string{"account", "entitlement"} {
+		if q.Get(name) == "" {
+			return nil, fmt.Errorf("which %s?", name)
+		}
+	}
+	if text := q.Get("at"); text != "" {
+		given, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return nil, fmt.Errorf("at: want a time as in 2026-11-22T06:00:00Z")
+		}
 		at = given
 	}
 	by := s.Ledger().EntitledBy(DefaultPromises, env, q.Get("account"), q.Get("entitlement"), at)
-	return object{"at": at, "entitled": len(by) > 0, "by": append([]string{}, by...)}
+	return object{"at": at, "entitled": len(by) > 0, "by": append([]string{}, by...)}, nil
 }
 
-func (s *Sim) proof(r *http.Request) any {
-	proof, err := s.Proof(r.URL.Query().Get("purchase"))
-	if err != nil {
-		return object{"error": "no proof of it"}
-	}
-	return proof
-}
+func (s *Sim) proof(r *http.Request) (any, error) { return s.Proof(r.URL.Query().Get("purchase")) }
 
 // Proof is what the app has of a purchase to show as a receipt: one of the receipts of Latchkey's POST /v1/receipts. Error: ErrRefused, where its provider
 // gives apps none.

@@ -49,6 +49,9 @@ func drop(o object) object {
 	return o
 }
 
+// appleWhole is all of a price, in thousandths of a percent.
+const appleWhole = 100_000
+
 func (s *Sim) applePayload(p *Purchase, term int, signed time.Time) object {
 	t := &p.Terms[term]
 	o := object{"transactionId": s.appleTransaction(p, term), "originalTransactionId": s.appleTransaction(p, 0), "bundleId": s.config.Credentials[p.Env].Apple.BundleID, "productId": t.Product.ID,
@@ -75,7 +78,10 @@ func (s *Sim) applePayload(p *Purchase, term int, signed time.Time) object {
 		o["inAppOwnershipType"] = "FAMILY_SHARED"
 	}
 	if !t.RevokedAt.IsZero() {
-		o["revocationDate"], o["revocationReason"], o["revocationType"], o["revocationPercentage"] = t.RevokedAt.UnixMilli(), 0, "REFUND_FULL", 100000
+		o["revocationDate"], o["revocationReason"], o["revocationType"], o["revocationPercentage"] = t.RevokedAt.UnixMilli(), 0, "REFUND_FULL", appleWhole
+		if t.Refunded > 0 && t.Refunded < t.Cents {
+			o["revocationType"], o["revocationPercentage"] = "REFUND_PRORATED", appleWhole*t.Refunded/t.Cents
+		}
 		if p.SharedOf != "" {
 			o["revocationType"] = "FAMILY_REVOKE"
 			delete(o, "revocationPercentage")

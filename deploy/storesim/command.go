@@ -20,14 +20,39 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Run runs a command line of latchkey-storesim and returns the exit code: 0 done, 1 failed, 2 wrong usage.
+func Run(ctx context.Context, out, errOut io.Writer, args []string) int {
+	root := Command(out)
+	understood := false // flags and arguments were; cobra calls a command's function only then
+	for _, cmd := range root.Commands() {
+		if run := cmd.RunE; run != nil {
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				understood = true
+				return run(cmd, args)
+			}
+		}
+	}
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(errOut, "latchkey-storesim:", err)
+	if !understood || errors.Is(err, ErrUsage) {
+		return 2
+	}
+	return 1
+}
+
 // Command is the command line of latchkey-storesim: serve, and one command for each action of the control API.
 func Command(out io.Writer) *cobra.Command {
 	base := cmp.Or(os.Getenv("LATCHKEY_STORESIM_URL"), "http://127.0.0.1:8451")
 	root := &cobra.Command{Use: "latchkey-storesim", Short: "Simulate the seven payment providers under one virtual clock.", SilenceUsage: true, SilenceErrors: true}
 	root.PersistentFlags().StringVar(&base, "url", base, "where a running simulation is driven; LATCHKEY_STORESIM_URL")
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(out)
 	c := &client{base: &base, out: out}
-	root.AddCommand(serveCommand(), c.advance(), c.buy(), c.refund(), c.expect(), c.script(), c.chaos(), c.proof(),
+	root.AddCommand(serveCommand(), c.advance(), c.buy(), c.refund(), c.reverseRefund(), c.expect(), c.script(), c.chaos(), c.proof(),
 		c.about("renew", "advance time until the subscription has renewed, or failed to", nil),
 		c.about("resubscribe", "buy again what has ended", nil),
 		c.about("cancel", "turn the renewal off", nil),
@@ -40,7 +65,6 @@ func Command(out io.Writer) *cobra.Command {
 		c.about("change", "go over to another product", func(q *Request, cmd *cobra.Command) {
 			cmd.Flags().StringVar(&q.Product, "product", "", "which one")
 		}),
-		c.about("reverse-refund", "undo the refund of the last term", nil),
 		c.about("close-dispute", "end a dispute", func(q *Request, cmd *cobra.Command) {
 			cmd.Flags().StringVar(&q.Outcome, "outcome", "lost", "won or lost, for the merchant")
 		}),
@@ -64,6 +88,24 @@ func other(q *Request, cmd *cobra.Command) {
 func duration(cmd *cobra.Command, d *Duration, name, usage string) {
 	cmd.Flags().TextVar(d, name, Duration(0), usage+", as in 30d")
 }
+
+// providers is a flag that names some of them.
+type providers []Provider
+
+func (p *providers) String() string { return "" }
+func (p *providers) Type() string   { return "providers" }
+func (p *providers) Set(text string) error {
+	for name := range strings.SplitSeq(text, ",") {
+		if !Provider(name).valid() {
+			return fmt.Errorf("no provider %q", name)
+		}
+		*p = append(*p, Provider(name))
+	}
+	return nil
+}
+
+// ErrUsage means that a command line makes no sense.
+var ErrUsage = errors.New("wrong usage")
 
 // ErrDiffers means that the oracle's word is not what a script expects.
 var ErrDiffers = errors.New("not as expected")
@@ -92,7 +134,7 @@ func (c *client) advance() *cobra.Command {
 		if _, err := time.Parse(time.RFC3339, args[0]); err == nil {
 			q.Until = args[0]
 		} else if q.For, err = ParseDuration(args[0]); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", ErrUsage, err)
 		}
 		return c.post(cmd.Context(), "advance", q)
 	}}
@@ -119,17 +161,23 @@ func (c *client) buy() *cobra.Command {
 }
 
 func (c *client) refund() *cobra.Command {
-	var q Request
+	return c.aboutTerm("refund", "give money back", func(q *Request, cmd *cobra.Command) {
+		cmd.Flags().Int64Var(&q.Cents, "cents", 0, "how much; 0 is all")
+	})
+}
+
+func (c *client) reverseRefund() *cobra.Command {
+	return c.aboutTerm("reverse-refund", "undo a refund", func(*Request, *cobra.Command) {})
+}
+
+// aboutTerm is a command about one term of a purchase.
+func (c *client) aboutTerm(name, short string, flags func(*Request, *cobra.Command)) *cobra.Command {
 	term := -1
-	cmd := &cobra.Command{Use: "refund PURCHASE", Short: "give money back", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		if q.Purchase = args[0]; term >= 0 {
-			q.Term = &term
-		}
-		return c.post(cmd.Context(), "refund", q)
-	}}
-	cmd.Flags().IntVar(&term, "term", -1, "which term, from 0; the last one if negative")
-	cmd.Flags().Int64Var(&q.Cents, "cents", 0, "how much; 0 is all")
-	return cmd
+	return c.about(name, short, func(q *Request, cmd *cobra.Command) {
+		cmd.Flags().IntVar(&term, "term", -1, "which term, from 0; the last one if negative")
+		q.Term = &term
+		flags(q, cmd)
+	})
 }
 
 func (c *client) chaos() *cobra.Command {
@@ -138,6 +186,7 @@ func (c *client) chaos() *cobra.Command {
 		return c.post(cmd.Context(), "chaos", Request{Chaos: &chaos})
 	}}
 	f := cmd.Flags()
+	f.Var((*providers)(&chaos.Providers), "providers", "where: one or several, stripe,apple; all if empty")
 	duration(cmd, &chaos.Hold, "hold", "hold each message for this")
 	duration(cmd, &chaos.Delay, "delay", "hold each message for up to this")
 	f.Float64Var(&chaos.Reorder, "reorder", 0, "share of messages held behind later ones")
@@ -157,7 +206,7 @@ func (c *client) proof() *cobra.Command {
 
 func (c *client) expect() *cobra.Command {
 	env, account, entitlement := "", "", ""
-	cmd := &cobra.Command{Use: "expect yes|no", Short: "fail unless the oracle says so", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "expect yes|no", Short: "fail unless the oracle says so", ValidArgs: []string{"yes", "no"}, Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), RunE: func(cmd *cobra.Command, args []string) error {
 		var said struct{ Entitled bool }
 		query := url.Values{"environment": {env}, "account": {account}, "entitlement": {entitlement}}
 		b, err := c.do(cmd.Context(), http.MethodGet, "/sim/v1/entitled?"+query.Encode(), nil)
@@ -171,6 +220,9 @@ func (c *client) expect() *cobra.Command {
 	}}
 	cmd.Flags().StringVar(&env, "environment", string(Sandbox), "sandbox or production")
 	cmd.Flags().StringVar(&account, "account", "", "whose access")
+	if err := cmd.MarkFlagRequired("account"); err != nil {
+		panic(err) // it is there
+	}
 	cmd.Flags().StringVar(&entitlement, "entitlement", "pro", "to what")
 	return cmd
 }
@@ -251,7 +303,7 @@ func serveCommand() *cobra.Command {
 		var err error
 		if start != "" {
 			if config.Start, err = time.Parse(time.RFC3339, start); err != nil {
-				return fmt.Errorf("--start: want a time as in 2026-11-22T06:00:00Z")
+				return fmt.Errorf("%w: --start: want a time as in 2026-11-22T06:00:00Z", ErrUsage)
 			}
 		}
 		switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -70,29 +71,84 @@ func TestTheDocumentedScriptRuns(t *testing.T) {
 	}
 }
 
-// TestCommandsSayWhatIsWrong: what the provider would not do, what is not there, what cannot be read.
+// TestCommandsSayWhatIsWrong: what the provider would not do, what is not there, what cannot be read; and the exit code is 2 for a line that makes no sense.
 func TestCommandsSayWhatIsWrong(t *testing.T) {
 	url := serve(t, testSim(t, 1), "")
+	if out, err := command(t, url, "buy", "--provider", "iaptic", "--product", "lifetime", "--account", "owner", "--as", "sold"); err != nil {
+		t.Fatalf("buy: %v %s", err, out)
+	}
 	tests := map[string]struct {
-		words []string
-		want  string
+		line string
+		code int
+		want string
 	}{
-		"another store's product": {[]string{"buy", "--provider", "apple", "--product", "pro:monthly", "--account", "a"}, "409: refused: apple does not sell pro:monthly"},
-		"no such purchase":        {[]string{"cancel", "p7"}, `409: refused: no purchase "p7"`},
-		"no duration":             {[]string{"advance", "soon"}, "want as in 30d"},
-		"no such command":         {[]string{"steal"}, "unknown command"},
-		"no proof":                {[]string{"proof", "p7"}, ""},
+		"another store's product":   {"buy --provider apple --product pro:monthly --account a", 1, "409: refused: apple does not sell pro:monthly"},
+		"no such provider":          {"buy --provider aple --product pro:monthly --account a", 1, `409: refused: no provider "aple"`},
+		"no such environment":       {"buy --provider apple --product com.example.lifetime --account a --environment x", 1, `409: refused: no credentials for environment "x"`},
+		"no such purchase":          {"cancel p7", 1, `409: refused: no purchase "p7"`},
+		"a proof of nothing":        {"proof p7", 1, `409: refused: no purchase "p7"`},
+		"a proof that apps get not": {"proof sold", 1, "409: refused: iaptic gives apps nothing to show"},
+		"an outcome that is none":   {"settle sold --outcome perhaps", 1, `400: outcome "perhaps": want paid or failed`},
+		"a dispute's too":           {"close-dispute sold --outcome draw", 1, `400: outcome "draw": want won or lost`},
+		"more than all":             {"chaos --loss 2", 1, "400: loss: want a share from 0 to 1"},
+		"less than nothing":         {"chaos --server-error -1", 1, "400: server_error: want a share from 0 to 1"},
+		"an outage of nobody":       {"chaos --down --providers paypal", 2, `no provider "paypal"`},
+		"no duration":               {"advance soon", 2, "want as in 30d"},
+		"no such command":           {"steal", 2, "unknown command"},
+		"no purchase":               {"cancel", 2, "accepts 1 arg(s)"},
+		"no such flag":              {"buy --prize 3", 2, "unknown flag"},
+		"a flag without its value":  {"buy --provider", 2, "needs an argument"},
+		"neither yes nor no":        {"expect perhaps --account a", 2, `invalid argument "perhaps"`},
+		"nobody's access":           {"expect no", 2, `required flag(s) "account"`},
+		"an environment of nobody":  {"expect no --account a --environment x", 1, `400: environment "x"`},
+		"not as expected":           {"expect yes --account a", 1, "pro of a is false"},
+		"no such script":            {"script /nowhere", 1, "no such file"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			out, err := command(t, url, tt.words...)
-			switch {
-			case tt.want == "" && (err != nil || !strings.Contains(out, "no proof")):
-				t.Errorf("said %q, %v", out, err)
-			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
-				t.Errorf("error %v, want %s", err, tt.want)
+			var out, errOut bytes.Buffer
+			code := Run(t.Context(), &out, &errOut, append([]string{"--url", url}, strings.Fields(tt.line)...))
+			if code != tt.code || !strings.Contains(errOut.String(), tt.want) || out.Len() > 0 {
+				t.Errorf("%s = %d %q, printed %q, want %d %q", tt.line, code, errOut.String(), out.String(), tt.code, tt.want)
 			}
 		})
+	}
+	for _, path := range []string{"entitled?account=a", "entitled?entitlement=pro", "entitled?account=a&entitlement=pro&at=noon", "proof"} {
+		res, err := http.Get(url + "/sim/v1/" + path)
+		must(t, err)
+		res.Body.Close()
+		if res.StatusCode/100 != 4 {
+			t.Errorf("GET %s = %d, want a refusal", path, res.StatusCode)
+		}
+	}
+}
+
+// TestAnOutageOfOneProvider: its messages are lost and its API is down; the others notice nothing.
+func TestAnOutageOfOneProvider(t *testing.T) {
+	s := testSim(t, 1)
+	url := serve(t, s, "")
+	if out, err := command(t, url, "chaos", "--down", "--providers", "apple,adapty"); err != nil {
+		t.Fatalf("chaos: %v %s", err, out)
+	}
+	for _, p := range Providers {
+		id := buy(t, s, Order{Provider: p, Account: account(1), Product: monthly[p]})
+		must(t, s.Advance(t.Context(), 0))
+		down := p == Apple || p == Adapty
+		for _, m := range s.Messages() {
+			if m.Purchase == id && m.Lost != down {
+				t.Errorf("%s: its message %s is lost %v, want %v", p, m.Type, m.Lost, down)
+			}
+		}
+		path := map[Provider]string{Apple: "/inApps/v1/subscriptions/1", Adapty: "/api/v2/server-side-api/profile/", Stripe: "/v1/subscriptions/sub_1"}[p]
+		if path == "" {
+			continue
+		}
+		res, err := http.Get(url + "/sandbox" + path)
+		must(t, err)
+		res.Body.Close()
+		if (res.StatusCode == http.StatusServiceUnavailable) != down {
+			t.Errorf("%s answers %d", p, res.StatusCode)
+		}
 	}
 }
 

@@ -92,19 +92,20 @@ func (s *Sim) send(m *Message) {
 	s.messages = append(s.messages, m)
 	count := s.counts[m.Provider]
 	count.Made++
+	chaos := s.chaos.at(m.Provider)
 	// The dice are thrown whatever they decide, so that one dial changes nothing for the others.
 	lost, held, reordered, behind, repeated, again := s.rand.Float64(), s.rand.Float64(), s.rand.Float64(), s.rand.Float64(), s.rand.Float64(), s.rand.Float64()
-	if lost < s.chaos.Loss || s.chaos.Down {
+	if lost < chaos.Loss || chaos.Down {
 		m.Lost = true
 		count.Lost++
 		return
 	}
-	hold := time.Duration(s.chaos.Hold) + time.Duration(held*float64(s.chaos.Delay))
-	if reordered < s.chaos.Reorder {
+	hold := time.Duration(chaos.Hold) + time.Duration(held*float64(chaos.Delay))
+	if reordered < chaos.Reorder {
 		hold += time.Duration(behind * float64(reorderWithin))
 	}
 	s.post(s.clock.Add(hold), m)
-	if repeated < s.chaos.Repeat {
+	if repeated < chaos.Repeat {
 		s.post(s.clock.Add(hold+time.Duration(again*float64(repeatWithin))), m)
 	}
 }

@@ -145,7 +145,7 @@ func (s *Sim) playSale(p *Purchase) object {
 	case t.PaidAt.IsZero() || !t.RevokedAt.IsZero():
 		state = "CANCELLED"
 	}
-	refundable := p.Quantity
+	refundable := p.Quantity - playGivenBack(t)
 	if !t.RevokedAt.IsZero() {
 		refundable = 0
 	}
@@ -164,8 +164,26 @@ func (s *Sim) playSale(p *Purchase) object {
 	return drop(o)
 }
 
+// playGivenBack is how many of what was sold at once were given back.
+func playGivenBack(t *Term) int { return int(t.Refunded / max(t.Product.Cents, 1)) }
+
+// The reasons of a Refunded, and Play's numbers of them; whatever else is remorse.
+const (
+	unacknowledged = "unacknowledged"
+	chargeback     = "chargeback"
+)
+
+var playVoidedReasons = map[string]int{unacknowledged: 8, chargeback: 7, "": 1}
+
 func (s *Sim) tellGoogle(p *Purchase, f Fact) {
-	if f.Kind == Refunded {
+	switch f.Kind {
+	case DisputeOpened:
+		s.googlePublish(p, "review", object{"pendingRefundReviewNotification": object{"version": "1.0", "pendingRefundToken": "sim-review-" + s.id(24, "review", p.N, p.Disputes), "orderId": s.playOrder(p, f.Term),
+			"refundReason": playVoidedReasons[chargeback], "obfuscatedAccountId": p.Owner}})
+		return
+	case DisputeWon, DisputeLost:
+		return // Play tells of the refund alone
+	case Refunded:
 		kind := 1
 		if !p.recurs() {
 			kind = 2
@@ -173,7 +191,11 @@ func (s *Sim) tellGoogle(p *Purchase, f Fact) {
 		if p.recurs() && f.Term == p.present() {
 			s.googleSubscription(p, 12)
 		}
-		s.googlePublish(p, "voided", object{"voidedPurchaseNotification": object{"purchaseToken": s.playToken(p), "orderId": s.playOrder(p, f.Term), "productType": kind, "refundType": 1}})
+		refund := 1
+		if !f.Full {
+			refund = 2 // of some of several
+		}
+		s.googlePublish(p, "voided", object{"voidedPurchaseNotification": object{"purchaseToken": s.playToken(p), "orderId": s.playOrder(p, f.Term), "productType": kind, "refundType": refund}})
 		return
 	}
 	if !p.recurs() {
@@ -209,7 +231,7 @@ func (s *Sim) awaitAcknowledgement(p *Purchase, f Fact) {
 			t.Refunded, t.Refunds, t.RefundedAt, t.RevokedAt = t.Cents, 1, s.clock, s.clock
 			p.WillRenew, p.TurnedOff = false, s.clock
 			s.finish(p, "refund")
-			s.record(p, Fact{Kind: Refunded, Term: p.present(), Cents: t.Cents, Full: true, Reason: "unacknowledged"})
+			s.record(p, Fact{Kind: Refunded, Term: p.present(), Cents: t.Cents, Full: true, Reason: unacknowledged})
 		}
 	})
 }
@@ -324,12 +346,15 @@ func (s *Sim) playVoided(r *http.Request, env Environment) (int, any) {
 		if f.Kind != Refunded || p.Provider != Google || p.Env != env || p.recurs() && queryInt(r, "type") != 1 || at < start || end > 0 && at > end {
 			continue
 		}
-		reason := 1
-		if f.Reason == "unacknowledged" {
-			reason = 8
+		if !f.Full && r.URL.Query().Get("includeQuantityBasedPartialRefund") != "true" {
+			continue
 		}
-		list = append(list, object{"kind": "androidpublisher#voidedPurchase", "purchaseToken": s.playToken(p), "orderId": s.playOrder(p, f.Term), "purchaseTimeMillis": strconv.FormatInt(p.Terms[f.Term].StartsAt.UnixMilli(), 10),
-			"voidedTimeMillis": strconv.FormatInt(at, 10), "voidedSource": 1, "voidedReason": reason})
+		voided := object{"kind": "androidpublisher#voidedPurchase", "purchaseToken": s.playToken(p), "orderId": s.playOrder(p, f.Term), "purchaseTimeMillis": strconv.FormatInt(p.Terms[f.Term].StartsAt.UnixMilli(), 10),
+			"voidedTimeMillis": strconv.FormatInt(at, 10), "voidedSource": 1, "voidedReason": playVoidedReasons[f.Reason]}
+		if !f.Full {
+			voided["voidedQuantity"] = f.Cents / p.Product.Cents
+		}
+		list = append(list, voided)
 	}
 	slices.SortStableFunc(list, func(a, b object) int {
 		return strings.Compare(a["voidedTimeMillis"].(string), b["voidedTimeMillis"].(string))

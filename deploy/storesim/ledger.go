@@ -13,20 +13,20 @@ type Customer struct {
 
 // Term is one stretch of one product that a purchase holds: what one payment bought, or a trial.
 type Term struct {
-	Product    Product
-	StartsAt   time.Time
-	EndsAt     time.Time // exclusive; zero: never
-	Trial      bool
-	Offer      bool      // at the price of an introductory offer
-	Cents      int64     // what was paid, 0 for a trial
-	PaidAt     time.Time // zero: not yet
-	Refunded   int64     // cents given back
-	Refunds    int       // how often
-	LastRefund int64     // cents given back the last time
-	RefundedAt time.Time // last; zero: never
-	RevokedAt  time.Time // given back in full, or taken back; zero: it stands
-	Upgraded   bool      // a better product took over before its end
-	Attempts   int       // of the store to charge for it, where that fails
+	Product    Product   `json:"product"`
+	StartsAt   time.Time `json:"starts_at,omitzero"`
+	EndsAt     time.Time `json:"ends_at,omitzero"` // exclusive; zero: never
+	Trial      bool      `json:"trial,omitempty"`
+	Offer      bool      `json:"offer,omitempty"`       // at the price of an introductory offer
+	Cents      int64     `json:"cents"`                 // what was paid, 0 for a trial
+	PaidAt     time.Time `json:"paid_at,omitzero"`      // zero: not yet
+	Refunded   int64     `json:"refunded,omitempty"`    // cents given back
+	Refunds    int       `json:"refunds,omitempty"`     // how often
+	LastRefund int64     `json:"last_refund,omitempty"` // cents given back the last time
+	RefundedAt time.Time `json:"refunded_at,omitzero"`  // last; zero: never
+	RevokedAt  time.Time `json:"revoked_at,omitzero"`   // given back in full, or taken back; zero: it stands
+	Upgraded   bool      `json:"upgraded,omitempty"`    // a better product took over before its end
+	Attempts   int       `json:"attempts,omitempty"`    // of the store to charge for it, where that fails
 }
 
 // Phase is where a purchase stands.
@@ -44,44 +44,44 @@ const (
 
 // Purchase is one subscription, or one sale, as its provider's books have it.
 type Purchase struct {
-	ID       string `json:"id"` // the simulator's, or the name that it was given
-	N        int    `json:"n"`  // counts from 1
-	Provider Provider
-	Env      Environment
-	Store    Store
-	Owner    string   // account of its Customer
-	Shares   []string // accounts of others who may use it: the family, or profiles of one store account
+	ID       string      `json:"id"` // the simulator's, or the name that it was given
+	N        int         `json:"n"`  // counts from 1
+	Provider Provider    `json:"provider"`
+	Env      Environment `json:"environment"`
+	Store    Store       `json:"store"`
+	Owner    string      `json:"owner"`            // account of its Customer
+	Shares   []string    `json:"shares,omitempty"` // accounts of others who may use it: the family, or profiles of one store account
 
-	Product   Product // of the present term
-	Next      Product // what it renews as
-	Terms     []Term  // the oldest first; one for a sale
-	Phase     Phase
-	StartedAt time.Time
-	ChangedAt time.Time // when the last fact about it was written
-	WillRenew bool
-	TurnedOff time.Time // when the renewal was turned off; zero: it is on
-	CardFails bool
-	FailedAt  time.Time // when the card first failed; zero: it works
-	GraceEnds time.Time // in Grace
-	RetryEnds time.Time // in Grace and Retry
-	PauseDue  bool      // at the end of the term
-	ResumesAt time.Time // of a pause
-	EndedAt   time.Time // in Ended
-	EndReason string    // in Ended: "cancelled", "billing", "refund", "replaced"
-	Replaces  string    // id of the purchase that this one took over: a Play token
+	Product   Product   `json:"product"` // of the present term
+	Next      Product   `json:"next"`    // what it renews as
+	Terms     []Term    `json:"terms"`   // the oldest first; one for a sale
+	Phase     Phase     `json:"phase"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+	ChangedAt time.Time `json:"changed_at,omitzero"` // when the last fact about it was written
+	WillRenew bool      `json:"will_renew"`
+	TurnedOff time.Time `json:"turned_off,omitzero"` // when the renewal was turned off; zero: it is on
+	CardFails bool      `json:"card_fails,omitempty"`
+	FailedAt  time.Time `json:"failed_at,omitzero"`   // when the card first failed; zero: it works
+	GraceEnds time.Time `json:"grace_ends,omitzero"`  // in Grace
+	RetryEnds time.Time `json:"retry_ends,omitzero"`  // in Grace and Retry
+	PauseDue  bool      `json:"pause_due,omitempty"`  // at the end of the term
+	ResumesAt time.Time `json:"resumes_at,omitzero"`  // of a pause
+	EndedAt   time.Time `json:"ended_at,omitzero"`    // in Ended
+	EndReason string    `json:"end_reason,omitempty"` // in Ended: "cancelled", "billing", "refund", "replaced"
+	Replaces  string    `json:"replaces,omitempty"`   // id of the purchase that this one took over: a Play token
 
-	DisputedTerm int    // -1: no dispute is open
-	DisputeState string // of the last one: "needs_response", "won", "lost"
-	DisputeTerm  int    // that the last one was about
-	DisputedAt   time.Time
-	Disputes     int
-	Quantity     int
-	Taken        bool // Play: acknowledged or consumed
-	StoreTells   bool // its store sends messages too
-	OfferTerms   int  // so many paid terms, the first ones, cost OfferCents
-	OfferCents   int64
-	Email        string // what the buyer gave at a checkout on the web
-	SharedOf     string // of the family's part: the purchase that was bought
+	DisputedTerm int       `json:"disputed_term"`           // -1: no dispute is open
+	DisputeState string    `json:"dispute_state,omitempty"` // of the last one: "needs_response", "won", "lost"
+	DisputeTerm  int       `json:"dispute_term"`            // that the last one was about
+	DisputedAt   time.Time `json:"disputed_at,omitzero"`
+	Disputes     int       `json:"disputes,omitempty"`
+	Quantity     int       `json:"quantity"`
+	Taken        bool      `json:"taken,omitempty"`       // Play: acknowledged or consumed
+	StoreTells   bool      `json:"store_tells,omitempty"` // its store sends messages too
+	OfferTerms   int       `json:"offer_terms,omitempty"` // so many paid terms, the first ones, cost OfferCents
+	OfferCents   int64     `json:"offer_cents,omitempty"`
+	Email        string    `json:"email,omitempty"`     // what the buyer gave at a checkout on the web
+	SharedOf     string    `json:"shared_of,omitempty"` // of the family's part: the purchase that was bought
 
 	waited bool // its first payment was pending once
 	noted  int  // in the index: 0 nothing, else one more than its terms there
@@ -126,7 +126,7 @@ const (
 	RenewalOff      FactKind = "renewal_off"      //
 	RenewalOn       FactKind = "renewal_on"       //
 	Expired         FactKind = "expired"          // Reason
-	Refunded        FactKind = "refunded"         // Term, Cents, Full
+	Refunded        FactKind = "refunded"         // Term, Cents, Full, Reason
 	RefundReversed  FactKind = "refund_reversed"  // Term
 	DisputeOpened   FactKind = "dispute_opened"   // Term
 	DisputeWon      FactKind = "dispute_won"      // Term
@@ -153,7 +153,7 @@ type Fact struct {
 	Until    time.Time `json:"until,omitzero"`
 	Trial    bool      `json:"trial,omitempty"`
 	Cents    int64     `json:"cents,omitempty"`
-	Full     bool      `json:"full,omitempty"`
+	Full     bool      `json:"full,omitempty"` // the term ended with it
 	Reason   string    `json:"reason,omitempty"`
 	From     string    `json:"from,omitempty"`
 	To       string    `json:"to,omitempty"`

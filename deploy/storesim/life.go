@@ -34,10 +34,10 @@ func (s *Sim) Buy(o Order) (Purchase, error) {
 	o.Env = cmp.Or(o.Env, Sandbox)
 	product, err := s.product(o.Product)
 	switch {
-	case err != nil:
-		return Purchase{}, err
 	case !o.Provider.valid():
 		return Purchase{}, refuse("no provider %q", o.Provider)
+	case err != nil:
+		return Purchase{}, err
 	case s.config.Credentials[o.Env] == nil:
 		return Purchase{}, refuse("no credentials for environment %q", o.Env)
 	case !o.Provider.sells(product.Store):
@@ -325,7 +325,8 @@ func (s *Sim) replace(p *Purchase, to Product) {
 }
 
 // Refund gives money back: of the term with that index, or of the last one where it is negative; all of it where cents is 0. A full refund ends the term,
-// and everywhere but at Stripe the subscription with it, if it was the present one.
+// and everywhere but at Stripe the subscription with it, if it was the present one. A part can be given back at Stripe, where the term goes on; by Apple, which
+// ends the term all the same; and by Play of several that were sold at once: some of them.
 func (s *Sim) Refund(id string, term int, cents int64) error {
 	return s.act(id, func(p *Purchase) error {
 		if term < 0 {
@@ -336,29 +337,37 @@ func (s *Sim) Refund(id string, term int, cents int64) error {
 		}
 		t := &p.Terms[term]
 		rest := t.Cents - t.Refunded
+		part := cents > 0 && cents < rest
 		switch {
 		case p.Provider == Web2Wave:
 			return refuse("Web2Wave tells of no refunds: Stripe does")
-		case t.PaidAt.IsZero() || rest <= 0:
+		case t.PaidAt.IsZero() || rest <= 0 || !t.RevokedAt.IsZero():
 			return refuse("nothing was paid for term %d of %s, or all of it was given back", term, id)
 		case cents < 0 || cents > rest:
 			return refuse("%d cents of term %d of %s can be given back", rest, term, id)
-		case cents > 0 && cents < rest && p.Provider != Stripe:
+		case part && p.Provider == Google && (p.recurs() || cents%t.Product.Cents != 0):
+			return refuse("Play gives back all, or some of several that were sold at once, for %d cents each", t.Product.Cents)
+		case part && p.Provider != Stripe && p.Provider != Apple && p.Provider != Google:
 			return refuse("%s gives back all or nothing", p.Provider)
 		}
-		cents = cmp.Or(cents, rest)
-		t.Refunded, t.Refunds, t.LastRefund, t.RefundedAt = t.Refunded+cents, t.Refunds+1, cents, s.clock
-		full := t.Refunded == t.Cents
-		if full {
-			t.RevokedAt = s.clock
-			if present := term == len(p.Terms)-1; present && p.Provider != Stripe && p.Phase != Ended {
-				p.WillRenew, p.TurnedOff = false, s.clock
-				s.finish(p, "refund")
-			}
-		}
-		s.record(p, Fact{Kind: Refunded, Term: term, Cents: cents, Full: full})
+		s.refund(p, term, cmp.Or(cents, rest), "")
 		return nil
 	})
+}
+
+// refund gives cents of a term back. reason is empty for what nobody need know.
+func (s *Sim) refund(p *Purchase, term int, cents int64, reason string) {
+	t := &p.Terms[term]
+	t.Refunded, t.Refunds, t.LastRefund, t.RefundedAt = t.Refunded+cents, t.Refunds+1, cents, s.clock
+	full := t.Refunded == t.Cents || p.Provider == Apple
+	if full {
+		t.RevokedAt = s.clock
+		if present := term == len(p.Terms)-1; present && p.Provider != Stripe && p.Phase != Ended {
+			p.WillRenew, p.TurnedOff = false, s.clock
+			s.finish(p, "refund")
+		}
+	}
+	s.record(p, Fact{Kind: Refunded, Term: term, Cents: cents, Full: full, Reason: reason})
 }
 
 // ReverseRefund undoes the refund of a term: Apple does after a dispute, at Stripe it bounces.
@@ -381,10 +390,12 @@ func (s *Sim) ReverseRefund(id string, term int) error {
 	})
 }
 
-// Dispute opens a chargeback of the last payment; CloseDispute ends it. Only Stripe tells of them.
+// Dispute opens a chargeback of the last payment; CloseDispute ends it. Stripe tells of both, Play asks what the merchant says of it and takes the money back
+// where it is lost; nobody else tells of any.
 func (s *Sim) Dispute(id string) error {
 	return s.act(id, func(p *Purchase) error {
-		if p.Provider != Stripe || p.DisputedTerm >= 0 || p.last().PaidAt.IsZero() || p.last().Cents == 0 {
+		t := p.last()
+		if p.Provider != Stripe && p.Provider != Google || p.DisputedTerm >= 0 || t.PaidAt.IsZero() || t.Cents == 0 || p.Provider == Google && t.Refunded > 0 {
 			return refuse("no payment of %s can be disputed", id)
 		}
 		p.DisputedTerm, p.DisputeState = len(p.Terms)-1, "needs_response"
@@ -409,6 +420,9 @@ func (s *Sim) CloseDispute(id string, won bool) error {
 		term := p.DisputedTerm
 		p.DisputedTerm = -1
 		s.record(p, Fact{Kind: kind, Term: term})
+		if rest := p.Terms[term].Cents - p.Terms[term].Refunded; p.Provider == Google && !won && rest > 0 {
+			s.refund(p, term, rest, chargeback)
+		}
 		return nil
 	})
 }

@@ -182,7 +182,9 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 	case RefundReversed:
 		s.terms[f.Term].revoked = false
 	case DisputeOpened, DisputeLost:
-		s.disputed, s.lost = true, f.Kind == DisputeLost
+		if sold.Provider == Stripe { // Play's loss is a refund
+			s.disputed, s.lost = true, f.Kind == DisputeLost
+		}
 	case DisputeWon:
 		s.disputed = false
 	case Transferred:

@@ -44,13 +44,13 @@ func (s *Sim) answer(w http.ResponseWriter, r *http.Request, p Provider, env Env
 	count := s.counts[p]
 	count.Pulls++
 	failed, limited := s.answers.Float64(), s.answers.Float64()
-	status, body := 0, any(nil)
+	status, body, chaos := 0, any(nil), s.chaos.at(p)
 	switch {
-	case s.chaos.Down:
+	case chaos.Down:
 		status = http.StatusServiceUnavailable
-	case failed < s.chaos.ServerError:
+	case failed < chaos.ServerError:
 		status = http.StatusInternalServerError
-	case limited < s.chaos.RateLimit:
+	case limited < chaos.RateLimit:
 		status, body = http.StatusTooManyRequests, s.limited(w, p)
 	case s.config.Credentials[env] == nil || !s.allowed(r, p, env):
 		status, body = http.StatusUnauthorized, unauthorized[p]

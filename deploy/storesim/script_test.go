@@ -50,8 +50,8 @@ type scripted struct {
 // TestLives plays the lives of subscriptions in testdata/scripts on a real writer, which hears of them by webhooks and, where a provider does not say enough,
 // asks. After each action the writer must come to say what the script says, and the oracle must agree with it.
 //
-// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
-// resubscribe PURCHASE; refund and reverse-refund PURCHASE [TERM]; won, lost PURCHASE; change PURCHASE PRODUCT; transfer PURCHASE NAME; forge PURCHASE ENVIRONMENT, which posts
+// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY]; coins NAME NUMBER; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
+// resubscribe PURCHASE; reverse-refund PURCHASE [TERM]; refund PURCHASE [TERM [CENTS]]; won, lost PURCHASE; change PURCHASE PRODUCT; transfer PURCHASE NAME; forge PURCHASE ENVIRONMENT, which posts
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON; refresh NAME has the providers asked. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
 // place that has these besides the usual ones; retired PRODUCT; grant NAME and take-back NAME, of support; opened NAME: Adapty has a grant of ours open.
@@ -76,7 +76,7 @@ func TestLives(t *testing.T) {
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
 		"transfer": (*scripted).transfer, "entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
 		"refresh": (*scripted).refresh, "device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
-		"offer": (*scripted).offer, "price": (*scripted).price, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
+		"offer": (*scripted).offer, "price": (*scripted).price, "coins": (*scripted).coins, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
 	for name, do := range actions {
 		commands[name] = func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
@@ -124,7 +124,13 @@ var actions = map[string]func(s *Sim, id string, rest []string) error{
 		_, err := s.Resubscribe(id)
 		return err
 	},
-	"refund":         func(s *Sim, id string, rest []string) error { return s.Refund(id, termOf(rest), 0) },
+	"refund": func(s *Sim, id string, rest []string) error {
+		if len(rest) < 2 {
+			return s.Refund(id, termOf(rest), 0)
+		}
+		cents, err := strconv.ParseInt(rest[1], 10, 64)
+		return errors.Join(err, s.Refund(id, termOf(rest), cents))
+	},
 	"reverse-refund": func(s *Sim, id string, rest []string) error { return s.ReverseRefund(id, termOf(rest)) },
 	"change":         func(s *Sim, id string, rest []string) error { return s.Change(id, strings.Join(rest, " ")) },
 }
@@ -183,10 +189,17 @@ func (s *scripted) transfer(ts *testscript.TestScript, neg bool, args []string) 
 }
 
 func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 4 {
-		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE")
+	o := Order{}
+	switch len(args) {
+	case 4:
+	case 5:
+		var err error
+		o.Quantity, err = strconv.Atoi(args[4])
+		ts.Check(err)
+	default:
+		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY]")
 	}
-	s.order(ts, neg, args, Order{})
+	s.order(ts, neg, args, o)
 }
 
 // order buys what the first arguments say.
@@ -217,7 +230,19 @@ func (s *scripted) price(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("want: price NAME AMOUNT")
 	}
-	c, want := s.customer(ts, args[0]), `"price":{"amount":"`+args[1]+`"`
+	s.await(ts, s.customer(ts, args[0]), `"price":{"amount":"`+args[1]+`"`)
+}
+
+// coins awaits how many coins the writer says that an account has.
+func (s *scripted) coins(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("want: coins NAME NUMBER")
+	}
+	s.await(ts, s.customer(ts, args[0]), `"balances":{"coins":`+args[1]+`}`)
+}
+
+// await asks the writer until its answer has a text.
+func (s *scripted) await(ts *testscript.TestScript, c customerOf, want string) {
 	for deadline := time.Now().Add(settleWithin); ; <-time.After(20 * time.Millisecond) {
 		_, _, answer := s.said(c)
 		if strings.Contains(answer, want) {

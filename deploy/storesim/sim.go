@@ -36,6 +36,9 @@ const day = 24 * time.Hour
 
 // Chaos is what goes wrong between the providers and Latchkey. The zero value is nothing. Shares are from 0 to 1.
 type Chaos struct {
+	// Providers are those at which it does: an outage of one of them, say. None: all.
+	Providers []Provider `json:"providers,omitempty"`
+
 	Hold        Duration `json:"hold,omitempty"`         // each message is held for this, and for Delay on top
 	Delay       Duration `json:"delay,omitempty"`        // each message is held for up to this
 	Reorder     float64  `json:"reorder,omitempty"`      // share of messages that are held behind later ones, for up to an hour more
@@ -44,6 +47,32 @@ type Chaos struct {
 	ServerError float64  `json:"server_error,omitempty"` // share of pulls that are answered with 500
 	RateLimit   float64  `json:"rate_limit,omitempty"`   // share of pulls that are answered with 429
 	Down        bool     `json:"down,omitempty"`         // every pull is answered with 503, and no message is sent
+}
+
+// check returns what is wrong with dials that somebody set.
+func (c Chaos) check() error {
+	for _, p := range c.Providers {
+		if !p.valid() {
+			return fmt.Errorf("no provider %q", p)
+		}
+	}
+	for _, dial := range []struct {
+		name  string
+		share float64
+	}{{"reorder", c.Reorder}, {"repeat", c.Repeat}, {"loss", c.Loss}, {"server_error", c.ServerError}, {"rate_limit", c.RateLimit}} {
+		if dial.share < 0 || dial.share > 1 {
+			return fmt.Errorf("%s: want a share from 0 to 1", dial.name)
+		}
+	}
+	return nil
+}
+
+// at is what goes wrong at one provider.
+func (c Chaos) at(p Provider) Chaos {
+	if len(c.Providers) > 0 && !slices.Contains(c.Providers, p) {
+		return Chaos{}
+	}
+	return c
 }
 
 // Config is what New needs.

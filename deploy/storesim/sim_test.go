@@ -205,6 +205,8 @@ func TestWhatAProviderWouldNotDoIsRefused(t *testing.T) {
 	s := testSim(t, 1)
 	apple := buy(t, s, Order{Provider: Apple, Account: account(1), Product: "com.example.pro_monthly"})
 	coins := buy(t, s, Order{Provider: Apple, Account: account(1), Product: "com.example.coins_100"})
+	month := buy(t, s, Order{Provider: Google, Account: account(1), Product: monthly[Google]})
+	adapty := buy(t, s, Order{Provider: Adapty, Account: account(1), Product: monthly[Adapty]})
 	written := len(s.Facts())
 	tests := map[string]func() error{
 		"another store's product": func() error {
@@ -222,7 +224,10 @@ func TestWhatAProviderWouldNotDoIsRefused(t *testing.T) {
 		},
 		"a dispute at Apple":              func() error { return s.Dispute(apple) },
 		"a pause at Apple":                func() error { return s.Pause(apple, day) },
-		"a part of the price at Apple":    func() error { return s.Refund(apple, -1, 1) },
+		"more than was paid":              func() error { return s.Refund(apple, -1, 1000) },
+		"a part of a month at Play":       func() error { return s.Refund(month, -1, 100) },
+		"a part of a month at Adapty":     func() error { return s.Refund(adapty, -1, 100) },
+		"a dispute at Adapty":             func() error { return s.Dispute(adapty) },
 		"the renewal of what is used up":  func() error { return s.Cancel(coins) },
 		"a payment that is not under way": func() error { return s.Settle(apple, true) },
 		"what is not there":               func() error { return s.Cancel("p99") },
