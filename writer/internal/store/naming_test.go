@@ -372,3 +372,63 @@ func TestOlderRulesKnowNoNamings(t *testing.T) {
 		m.check()
 	}
 }
+
+// Several providers that name different people at different times, by account ids and by aliases that are given to accounts meanwhile: the order of the messages
+// never shows (I20).
+func TestRandomMovesAreOrderFree(t *testing.T) {
+	accounts := []entitlement.AccountID{"acc_1", "acc_2", "acc_3"}
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 11))
+		links := []entitlement.Link{"apple:1000", "revenuecat:1000"}
+		var messages []Command
+		for i := range 3 + random.IntN(6) {
+			by := []entitlement.Provider{entitlement.RevenueCat, entitlement.RevenueCat, entitlement.Adapty, entitlement.Apple}[random.IntN(4)]
+			n := naming{id: fmt.Sprint(i), start: int64(random.IntN(60)), account: []entitlement.AccountID{"acc_1", "acc_2", "acc_3", "acc_unknown"}[random.IntN(4)], renewal: random.IntN(2) == 0}
+			n.end = n.start + 20
+			if by == entitlement.Apple {
+				messages = append(messages, record(n.by(by)))
+				continue
+			}
+			o := months(by, []string{"t1", "t2"}[random.IntN(2)], 10+int64(random.IntN(20)), func(o *entitlement.Object) { o.Links = links })
+			switch random.IntN(3) {
+			case 0:
+				o.Account = n.account
+			case 1:
+				o.Aliases = []entitlement.Alias{{Kind: entitlement.RevenueCatAppUser, Value: fmt.Sprint("user", random.IntN(4))}}
+			}
+			if random.IntN(4) == 0 {
+				o.Shares = []entitlement.Alias{{Kind: entitlement.RevenueCatAppUser, Value: fmt.Sprint("user", random.IntN(4))}}
+			}
+			messages = append(messages, record(told(by, fmt.Sprint("m", i), o)))
+		}
+		var calls []Command
+		for i, id := range accounts {
+			calls = append(calls, create(id, entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: fmt.Sprint("user", i)}))
+		}
+		calls = append(calls, NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: []entitlement.Transfer{"", entitlement.TransferNever}[random.IntN(2)]}}))
+		switch random.IntN(3) {
+		case 0:
+			calls = append(calls, mergeOf("merge_1", "acc_1", "acc_2"))
+		case 1:
+			calls = append(calls, NewCommand(TypeErase, sandbox, "", &EraseAccount{Account: "acc_3"}))
+		}
+		var hashes [3]any
+		for i := range hashes {
+			m := newMachine(t, 1<<20)
+			order, rest := random.Perm(len(messages)), calls
+			for len(order)+len(rest) > 0 {
+				if n := random.IntN(len(order) + len(rest)); n < len(rest) {
+					m.apply(rest[0])
+					rest = rest[1:]
+					continue
+				}
+				m.apply(messages[order[0]])
+				order = order[1:]
+			}
+			m.check()
+			if hashes[i] = m.state.StateHash; hashes[0] != hashes[i] {
+				t.Errorf("seed %d: the order counts (I20)", seed)
+			}
+		}
+	}
+}
