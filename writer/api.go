@@ -314,6 +314,14 @@ func checkID(prefix, id string) error {
 	return nil
 }
 
+// checkPurchase says whether an id can be a purchase's. Error: an invalid-id problem.
+func checkPurchase(id entitlement.PurchaseID) error {
+	if !id.Provider().Valid() {
+		return problem.New(problem.InvalidID, "A purchase's id is <provider>:<its id there>, and there is no such provider.")
+	}
+	return nil
+}
+
 // checkAccountName says whether an account can be called so: by its id, or by <alias_kind>:<value>. Error: an invalid-id problem.
 func checkAccountName(name string) error {
 	kind, value, isAlias := strings.Cut(name, ":")

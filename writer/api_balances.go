@@ -76,11 +76,14 @@ func (c *apiCall) claimUnclaimed() (answer, error) {
 	if err := checkID("acc_", string(req.Account)); err != nil {
 		return answer{}, err
 	}
+	purchase := entitlement.PurchaseID(c.r.PathValue("purchase_id"))
+	if err := checkPurchase(purchase); err != nil {
+		return answer{}, err
+	}
 	key, err := c.idempotency()
 	if err != nil {
 		return answer{}, err
 	}
-	purchase := entitlement.PurchaseID(c.r.PathValue("purchase_id"))
 	result, err := c.commit(store.TypeRestore, store.RestorePurchase{Account: req.Account, Purchase: purchase, Support: true, Idempotency: key})
 	if err != nil {
 		return answer{}, err

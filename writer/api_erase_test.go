@@ -122,8 +122,11 @@ func TestWhatIsSaidOfAPersonIsShownAndErased(t *testing.T) {
 			}
 		}
 	}
-	if r := w.do("POST", "/v1/sessions/logout", `{}`, auth(session)); r.status != 401 {
-		t.Errorf("a session of the erased account = %d %s, want 401", r.status, r.text)
+	for path, body := range map[string]string{"/v1/sessions/logout": `{}`, "/v1/purchase-intents": `{"provider": "stripe", "product_id": "price_pro"}`, "/v1/devices": `{"device_id": "phone", "platform": "apns", "push_token": "t"}`,
+		"/v1/redemption-codes/AAAA/redeem": `{}`, "/v1/receipts": `{"receipts": [{"provider": "google", "package": "p", "purchase_token": "t"}]}`} {
+		if r := w.do("POST", path, body, auth(session)); r.status != 401 || r.slug() != "invalid-credential" {
+			t.Errorf("POST %s with a session of the erased account = %d %s, want 401 invalid-credential", path, r.status, r.text)
+		}
 	}
 	if r := w.api("GET", "/v1/merge-suggestions", ""); strings.Contains(r.text, id) {
 		t.Errorf("suggestions: %s", r.text)

@@ -39,6 +39,8 @@ func (w *Writer) forAccount(f func(*apiCall, entitlement.AccountID) (answer, err
 					return err
 				case found && caller.ended(account):
 					return problem.New(problem.SessionEnded, sessionOver)
+				case reader.Erased(c.env, caller.account):
+					return problem.New(problem.InvalidCredential, sessionOfNobody)
 				}
 				return nil // one that is not there yet is found missing by the command itself
 			})

@@ -102,8 +102,14 @@ func (c *apiCall) putLink() (answer, error) {
 		return answer{}, wrong("account_id", "give one of account_id, alias and unclaimed")
 	}
 	ttl := int64(accountLinkTTL)
-	if req.Unclaimed != "" {
-		ttl = purchaseLinkTTL
+	switch {
+	case req.Unclaimed != "":
+		ttl, err = purchaseLinkTTL, checkPurchase(req.Unclaimed)
+	case req.Account != "":
+		err = checkID("acc_", string(req.Account))
+	}
+	if err != nil {
+		return answer{}, err
 	}
 	if req.TTL != nil {
 		ttl = *req.TTL

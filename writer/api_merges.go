@@ -185,6 +185,9 @@ func showMerges(merges []store.Merge) []mergeShown {
 // rejectedAs is the problem of what the state machine refused.
 func rejectedAs(r *store.Rejection) error {
 	p := problem.New(problem.Slug(r.Slug), sentence(r.Detail))
+	if r.Slug == store.SlugNotFound && !strings.Contains(r.Detail, " ") { // the state machine names the thing alone
+		p = problem.Newf(problem.NotFound, "No such %s in this environment.", r.Detail)
+	}
 	if r.Owner != "" {
 		p = p.With("owner", string(r.Owner))
 	}

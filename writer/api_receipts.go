@@ -296,8 +296,11 @@ func (w *Writer) sessionOf(text string) (token.SessionClaims, error) {
 	return token.SessionClaims{}, err
 }
 
-// sessionOver says why a session counts no more.
-const sessionOver = "This session was ended, or all of the account, after it was issued."
+// Why a session counts no more.
+const (
+	sessionOver     = "This session was ended, or all of the account, after it was issued."
+	sessionOfNobody = "The session's account is not there."
+)
 
 // checkAccount refuses an account that is not there, and a session that was ended.
 func (c *receipts) checkAccount(reader *store.Reader, caller receiptsCaller) error {
@@ -308,7 +311,7 @@ func (c *receipts) checkAccount(reader *store.Reader, caller receiptsCaller) err
 	case !found && caller.account == "":
 		return problem.New(problem.NotFound, "No such account in this environment.")
 	case !found:
-		return problem.New(problem.InvalidCredential, "The session's account is not there.")
+		return problem.New(problem.InvalidCredential, sessionOfNobody)
 	case caller.account != "" && caller.ended(account):
 		return problem.New(problem.SessionEnded, sessionOver)
 	}

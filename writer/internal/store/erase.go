@@ -126,8 +126,8 @@ func (c *command) exportAccount(body *ExportAccount) Result {
 	return Result{Account: body.Account}
 }
 
-// isErased reports whether there was such an account, which was erased.
-func (r *Reader) isErased(env entitlement.Environment, id entitlement.AccountID) bool {
+// Erased reports whether there was such an account, which was erased.
+func (r *Reader) Erased(env entitlement.Environment, id entitlement.AccountID) bool {
 	return id != "" && r.get(bucketErased, envKey(env, string(id))) != nil
 }
 

@@ -329,7 +329,7 @@ func (r *Reader) Purchase(env entitlement.Environment, id entitlement.PurchaseID
 
 func (r *Reader) purchaseDetail(env entitlement.Environment, id entitlement.PurchaseID, row *purchaseRow) PurchaseDetail {
 	d := PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, Delivered: row.delivered()}
-	if d.Erased = r.isErased(env, row.Owner); d.Erased {
+	if d.Erased = r.Erased(env, row.Owner); d.Erased {
 		d.Owner = ""
 	} else {
 		d.BySupport = row.Claim != nil && row.Claim.Support
