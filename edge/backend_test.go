@@ -32,6 +32,7 @@ func TestABackendReadsWithItsKey(t *testing.T) {
 		{"at one to come", "/v1/accounts/acc_01ALICE/entitlements?wait=0&min_revision=" + next.String(), key, 503, "not-yet"},
 		{"an account that was merged", "/v1/accounts/acc_01MERGED/entitlements", key, 200, ""},
 		{"no account", "/v1/accounts/acc_01NOBODY/entitlements", key, 404, "not-found"},
+		{"an alias", "/v1/accounts/custom:u-7/entitlements", key, 404, "invalid-id"},
 		{"another address", "/v1/accounts/acc_01ALICE", key, 404, "not-found"},
 		{"no key", "/v1/accounts/acc_01ALICE/entitlements", "", 401, "invalid-credential"},
 		{"a session", "/v1/accounts/acc_01ALICE/entitlements", r.writer.Session(entitlement.Sandbox, alice), 401, "invalid-credential"},

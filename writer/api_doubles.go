@@ -52,16 +52,13 @@ func (w *Writer) doublesOf(reader *store.Reader, env entitlement.Environment, ac
 	if err != nil {
 		return nil, err
 	}
+	now := w.now().Unix()
 	began := func(id entitlement.PurchaseID) int64 {
-		if p, found, _ := reader.Purchase(env, id); found {
-			if terms := entitlement.Terms(p.Evidence, policy); len(terms) > 0 {
-				return terms[0].StartsAt
-			}
-		}
-		return 0
+		first, _, _ := firstTerm(reader, env, id, policy)
+		return first.StartsAt
 	}
-	doubles := account.Doubles(index, w.now().Unix(), w.cfg.ManageURLs, began)
-	trials, err := trialsOf(reader, env, account, began)
+	doubles := account.Doubles(index, now, w.cfg.ManageURLs, began)
+	trials, err := trialsOf(reader, env, account, policy, now)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +85,37 @@ func mayBeDouble(a *entitlement.Account) bool {
 	return lasting > 1 || a.TrialLocked || slices.ContainsFunc(a.Purchases, func(p entitlement.Purchase) bool { return p.TrialUsed }) && len(a.Purchases) > 1
 }
 
+// firstTerm returns what a purchase began with, and whose it is. Of what is not known any more it is the zero Term, and nobody's.
+func firstTerm(reader *store.Reader, env entitlement.Environment, id entitlement.PurchaseID, policy entitlement.Policy) (entitlement.Term, entitlement.AccountID, error) {
+	p, found, err := reader.Purchase(env, id)
+	if !found || err != nil {
+		return entitlement.Term{}, "", err
+	}
+	if terms := entitlement.Terms(p.Evidence, policy); len(terms) > 0 {
+		return terms[0], p.Owner, nil
+	}
+	return entitlement.Term{}, p.Owner, nil
+}
+
 // trialsOf returns the trials of an account's person, where there were two: its own, and those of whoever a store says is the same person.
-func trialsOf(reader *store.Reader, env entitlement.Environment, account *entitlement.Account, began func(entitlement.PurchaseID) int64) ([]entitlement.Double, error) {
+func trialsOf(reader *store.Reader, env entitlement.Environment, account *entitlement.Account, policy entitlement.Policy, now int64) ([]entitlement.Double, error) {
 	var trials []entitlement.DoubledPurchase
-	add := func(id entitlement.PurchaseID, store string) {
-		if !slices.ContainsFunc(trials, func(t entitlement.DoubledPurchase) bool { return t.Purchase == id }) {
-			trials = append(trials, entitlement.DoubledPurchase{Purchase: id, Store: store, Began: began(id)})
+	add := func(id entitlement.PurchaseID, store string) error {
+		if slices.ContainsFunc(trials, func(t entitlement.DoubledPurchase) bool { return t.Purchase == id }) {
+			return nil
 		}
+		first, owner, err := firstTerm(reader, env, id, policy)
+		if err != nil {
+			return err
+		}
+		trial := entitlement.DoubledPurchase{Purchase: id, Store: store, Product: first.Product, Began: first.StartsAt}
+		if a, found, err := reader.Own(env, owner); err != nil {
+			return err
+		} else if found {
+			trial.WillRenew = slices.ContainsFunc(a.Purchases, func(p entitlement.Purchase) bool { return p.ID == id && p.Renews(now) })
+		}
+		trials = append(trials, trial)
+		return nil
 	}
 	own := false
 	for i := range account.Purchases {
@@ -103,13 +124,17 @@ func trialsOf(reader *store.Reader, env entitlement.Environment, account *entitl
 			continue
 		}
 		own = true
-		add(p.ID, p.Store)
+		if err := add(p.ID, p.Store); err != nil {
+			return nil, err
+		}
 		others, err := reader.TrialsOfBuyer(env, p.ID)
 		if err != nil {
 			return nil, err
 		}
 		for _, id := range others {
-			add(id, string(id.Provider()))
+			if err := add(id, string(id.Provider())); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if !own || len(trials) < 2 {

@@ -54,19 +54,25 @@ func TestWhatIsPaidForTwiceIsListedAndExplained(t *testing.T) {
 	}
 }
 
-// Two trials of one person are shown under either account.
+// Two trials of one person are shown, each with what it is of and whether it goes on.
 func TestTwoTrialsOfOnePersonAreShown(t *testing.T) {
 	w := oneWriter(t)
 	w.api("PUT", "/v1/catalog", testCatalog)
 	account := w.account()
 	for _, id := range []string{"sub_1", "sub_2"} {
 		sub := subscription(id, account, "price_pro")
-		sub["status"], sub["trial_start"], sub["trial_end"], sub["cancel_at_period_end"] = "trialing", sub["created"], sub["current_period_end"], true
+		sub["status"], sub["trial_start"], sub["trial_end"], sub["cancel_at_period_end"] = "trialing", sub["created"], sub["current_period_end"], id == "sub_1"
 		if r := w.stripe(event(unique("evt_"), "customer.subscription.created", sub)); r.status != 200 {
 			t.Fatalf("%d %s", r.status, r.text)
 		}
 	}
-	if r := w.api("GET", "/v1/accounts/"+account, ""); !strings.Contains(r.text, `"kind":"trials"`) || !strings.Contains(r.text, "One person has had 2 trials") {
-		t.Errorf("%s", r.text)
+	r := w.api("GET", "/v1/accounts/"+account, "")
+	for _, want := range []string{`"kind":"trials"`, "One person has had 2 trials", `"purchase_id":"stripe:sub_1","store":"stripe","product_id":"price_pro"`, `"purchase_id":"stripe:sub_2","store":"stripe","product_id":"price_pro"`} {
+		if !strings.Contains(r.text, want) {
+			t.Errorf("%s lacks %s", r.text, want)
+		}
+	}
+	if n := strings.Count(r.text[strings.Index(r.text, `"kind":"trials"`):strings.Index(r.text, "One person has had")], `"will_renew":true`); n != 1 {
+		t.Errorf("%d of the trials go on, want the one that was not cancelled: %s", n, r.text)
 	}
 }

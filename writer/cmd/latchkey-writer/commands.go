@@ -153,7 +153,7 @@ func keysAPIAddCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	keyFlags(cmd, &env, &name)
-	cmd.Flags().StringVar(&scope, "scope", "sk", "sk (everything), rk (read only), pk (publishable: for apps; edges take none yet)")
+	cmd.Flags().StringVar(&scope, "scope", "sk", "sk (everything), rk (read only), pk (publishable: an app begins sessions with it)")
 	reach := operator(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkEnvironment(env); err != nil {
