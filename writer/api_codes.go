@@ -116,6 +116,11 @@ func (c *apiCall) putCode() (answer, error) {
 	case len(req.Purchase) > maxAliasBytes:
 		return answer{}, wrong("purchase_id", "want at most %d bytes", maxAliasBytes)
 	}
+	if req.Purchase != "" {
+		if err := checkPurchase(req.Purchase); err != nil {
+			return answer{}, err
+		}
+	}
 	command := store.PutCode{Provider: req.Provider, Product: req.Product, Purchase: req.Purchase, Delivered: req.Purchase != ""}
 	if req.ExpiresAt != nil {
 		if command.ExpiresAt = req.ExpiresAt.Unix(); command.ExpiresAt <= c.now().Unix() {

@@ -53,6 +53,7 @@ func TestEachMistakeIsAProblemOfItsOwn(t *testing.T) {
 		{"an id of a wrong form", "POST", "/v1/purchase-intents", `{"account_id": "42", "provider": "stripe", "product_id": "price_life"}`, serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "POST", "/v1/link-tokens", `{"account_id": "42"}`, serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "POST", "/v1/link-tokens", `{"unclaimed": "sub_1"}`, serverKey, 404, "invalid-id"},
+		{"an id of a wrong form", "POST", "/v1/redemption-codes", `{"provider": "stripe", "product_id": "price_course", "purchase_id": "pi_1"}`, serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "POST", "/v1/unclaimed/sub_1/claim", fmt.Sprintf(`{"account_id": %q}`, a), serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "POST", "/v1/unclaimed/stripe:sub_1/claim", `{"account_id": "42"}`, serverKey, 404, "invalid-id"},
 	} {

@@ -66,7 +66,7 @@ func (c *apiCall) untagged(err error) error {
 		"correlation_id", problem.RequestID(c.ctx()))
 	switch {
 	case errors.Is(err, provider.ErrGone):
-		return problem.New(problem.NotFound, "Stripe has no such customer in this environment.")
+		return problem.New(problem.NotFound, "Stripe has no such customer in this environment. The alias is kept.")
 	case errors.Is(err, provider.ErrCredential):
 		return problem.New(problem.NotConfigured, "The configured stripe.api_key may not write customers.")
 	}
