@@ -118,6 +118,7 @@ const (
 	Bought          FactKind = "bought"           // Term, Until
 	PaymentPending  FactKind = "payment_pending"  // Term
 	PaymentFailed   FactKind = "payment_failed"   // of a pending one: it never came
+	Billed          FactKind = "billed"           // Term, Until: Stripe's next term has begun, and the card is charged in an hour
 	Renewed         FactKind = "renewed"          // Term, Until
 	RenewalFailed   FactKind = "renewal_failed"   // Until: the end of billing grace; zero: access stopped
 	GraceExpired    FactKind = "grace_expired"    //

@@ -55,6 +55,7 @@ type oracleTerm struct {
 	from, to time.Time // to zero: never
 	revoked  bool
 	upgraded bool
+	billed   bool // and not paid yet
 }
 
 // Entitled says whether an account must be let use an entitlement at an instant, by the facts up to it: what a Latchkey that heard of each of them at once
@@ -153,6 +154,10 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 		}
 		s.terms[f.Term] = &oracleTerm{from: from, to: f.Until}
 		s.renews = sold.Recurring && (s.renews || f.Kind != Renewed && f.Kind != Upgraded)
+	case Billed: // the subscription is active: nothing says yet that the payment will fail
+		if last := s.terms[f.Term-1]; last != nil {
+			s.terms[f.Term] = &oracleTerm{from: last.to, to: f.Until, billed: true}
+		}
 	case Extended:
 		s.terms[f.Term].to = f.Until
 	case RenewalOff:
@@ -161,6 +166,9 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 		s.renews = true
 	case RenewalFailed:
 		s.failed, s.until = true, f.Until
+		if t := s.terms[f.Term]; t != nil && t.billed {
+			delete(s.terms, f.Term)
+		}
 		if grace := max(rules.Grace[sold.Provider], rules.StoreGrace[sold.Store]); f.Until.IsZero() && grace > 0 {
 			if paid := s.terms[s.newest()]; paid != nil {
 				s.until = paid.to.Add(grace)

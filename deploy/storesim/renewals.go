@@ -74,8 +74,9 @@ func (s *Sim) draft(p *Purchase) {
 	p.Product = p.Next
 	p.Terms = append(p.Terms, s.term(p, p.Product, p.last().EndsAt, 0))
 	s.index.note(p)
-	s.tellStripeDraft(p)
 	term := p.present()
+	s.facts = append(s.facts, Fact{At: s.clock, Kind: Billed, Purchase: p.ID, Term: term, Product: p.Product.ID, Until: p.last().EndsAt})
+	s.tellStripeDraft(p)
 	s.schedule(s.clock.Add(stripeDraft), func() {
 		switch {
 		case p.Phase != Active || p.present() != term:

@@ -261,3 +261,41 @@ func TestDurations(t *testing.T) {
 		}
 	}
 }
+
+// TestATermThatIsBilledCounts: Stripe's subscription is active from the end of a term on, an hour before its card is charged, whatever became of the term before.
+func TestATermThatIsBilledCounts(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		before   func(s *Sim, id string) error
+		meantime func(s *Sim, id string) error
+		now      bool // half an hour into the term
+		then     bool // when the card was charged
+	}{
+		{"after a month that was kept", func(*Sim, string) error { return nil }, func(*Sim, string) error { return nil }, true, true},
+		{"after a month that was given back", func(s *Sim, id string) error { return s.Refund(id, -1, 0) }, func(*Sim, string) error { return nil }, true, true},
+		{"cancelled in that hour", func(*Sim, string) error { return nil }, (*Sim).Cancel, true, true},
+		{"a card that fails, after a month that was given back", func(s *Sim, id string) error { return errors.Join(s.Refund(id, -1, 0), s.FailCard(id)) }, func(*Sim, string) error { return nil }, true, false},
+		{"a card that fails has its grace", (*Sim).FailCard, func(*Sim, string) error { return nil }, true, true},
+		{"cancelled before: no term is billed", (*Sim).Cancel, func(*Sim, string) error { return nil }, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := testSim(t, 1)
+			id := buy(t, s, Order{Provider: Stripe, Account: account(1), Product: monthly[Stripe]})
+			p, _ := s.Purchase(id)
+			s.pass(t, day)
+			must(t, tt.before(s, id))
+			must(t, s.AdvanceTo(t.Context(), p.Terms[0].EndsAt.Add(stripeDraft/2)))
+			entitled := func() bool {
+				return s.Ledger().Entitled(DefaultPromises, Sandbox, account(1), "pro", s.Now())
+			}
+			if got := entitled(); got != tt.now {
+				t.Errorf("half an hour into the next term: %t, want %t", got, tt.now)
+			}
+			must(t, tt.meantime(s, id))
+			s.pass(t, stripeDraft)
+			if got := entitled(); got != tt.then {
+				t.Errorf("once the card was charged: %t, want %t", got, tt.then)
+			}
+		})
+	}
+}
