@@ -30,8 +30,14 @@ func webhookTestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "webhook-test PROVIDER",
 		Short: "Print a curl command that sends a signed test message, as the provider would.",
-		Long: "Print a curl command that sends a signed test message, as the provider would. The signature is good for 5 minutes. The message is a\n" +
-			"new active subscription: with --account and a mapped --price it gives access. Providers: " + strings.Join(slices.Sorted(maps.Keys(testMessages)), ", ") + ".",
+		Long: "Print a curl command that sends a signed test message, as the provider would, or have the provider send one. A signature is good for 5 minutes.\n" +
+			"The message is a new active subscription: with --account and a mapped --price it gives access. By provider:\n" +
+			"  stripe, adapty        --price as the catalog has it\n" +
+			"  revenuecat, iaptic    --price is the product's id at the App Store\n" +
+			"  web2wave              names no account: --account must be an alias web2wave_user of one\n" +
+			"  apple                 the App Store sends a test notification, about no purchase, to the address in App Store Connect; with\n" +
+			"                        --signing-key and --chain, of a root of your own, a subscription is printed\n" +
+			"  google                only with --google-key, of a key of your own: a test notification, about no purchase",
 		Example:   "  latchkey-writer webhook-test stripe --config writer.yaml --env sandbox --account acc_01JD... --price price_pro_monthly | sh",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: slices.Sorted(maps.Keys(testMessages)),
@@ -52,6 +58,9 @@ func webhookTestCommand() *cobra.Command {
 			return fmt.Errorf("configuration:\n%w", err)
 		}
 		e := entitlement.Environment(env)
+		if (apple.keyFile == "") != (apple.chainFile == "") {
+			return fmt.Errorf("%w: --signing-key and --chain go together", errUsage)
+		}
 		if args[0] == string(entitlement.Apple) && apple == (appleSigner{}) {
 			return askApple(cmd, cfg.Environments[e], e)
 		}
@@ -64,11 +73,20 @@ func webhookTestCommand() *cobra.Command {
 		} else if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -X POST '%s/v1/webhooks/%s/%s' \\\n  -H 'Content-Type: application/json' \\\n  -H '%s' \\\n  --data-binary '%s'\n",
-			url, env, args[0], header, body)
-		return nil
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), curl(strings.TrimSuffix(url, "/")+"/v1/webhooks/"+env+"/"+args[0], append([]string{"Content-Type: application/json"}, header...), body))
+		return err
 	}
 	return cmd
+}
+
+// curl is the command for a shell that posts a body, whatever is in it.
+func curl(url string, header []string, body []byte) string {
+	quote := func(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+	command := "curl -sS -X POST " + quote(url)
+	for _, h := range header {
+		command += " \\\n  -H " + quote(h)
+	}
+	return command + " \\\n  --data-binary " + quote(string(body))
 }
 
 // testOrder is what a test message is to say.
@@ -86,28 +104,28 @@ type testOrder struct {
 var errNotConfigured = errors.New("is not configured")
 
 // testMessages make a new active subscription in the words of each provider, and the header that makes it authentic.
-var testMessages = map[string]func(testOrder) (header string, body []byte, err error){
-	string(entitlement.Apple): func(o testOrder) (string, []byte, error) {
+var testMessages = map[string]func(testOrder) (header []string, body []byte, err error){
+	string(entitlement.Apple): func(o testOrder) ([]string, []byte, error) {
 		body, err := o.apple.message(o)
-		return "Accept: application/json", body, err // the signature is inside
+		return nil, body, err // the signature is inside
 	},
 	string(entitlement.Google): googleTestMessage,
-	string(entitlement.Stripe): func(o testOrder) (string, []byte, error) {
+	string(entitlement.Stripe): func(o testOrder) ([]string, []byte, error) {
 		if o.cfg.Stripe == nil {
-			return "", nil, errNotConfigured
+			return nil, nil, errNotConfigured
 		}
 		body, err := stripeTestEvent(o.env, o.account, o.price, o.now)
-		return "Stripe-Signature: " + stripeSignature(string(o.cfg.Stripe.WebhookSecrets[0]), body, o.now), body, err
+		return []string{"Stripe-Signature: " + stripeSignature(string(o.cfg.Stripe.WebhookSecrets[0]), body, o.now)}, body, err
 	},
 	string(entitlement.Adapty):     adaptyTestMessage,
 	string(entitlement.Iaptic):     iapticTestMessage,
 	string(entitlement.RevenueCat): revenueCatTestMessage,
-	string(entitlement.Web2Wave): func(o testOrder) (string, []byte, error) {
+	string(entitlement.Web2Wave): func(o testOrder) ([]string, []byte, error) {
 		if o.cfg.Web2Wave == nil {
-			return "", nil, errNotConfigured
+			return nil, nil, errNotConfigured
 		}
 		body, err := web2waveTestMessage(o)
-		return "Webhooks-Token: " + string(o.cfg.Web2Wave.WebhookTokens[0]), body, err
+		return []string{"Webhooks-Token: " + string(o.cfg.Web2Wave.WebhookTokens[0])}, body, err
 	},
 }
 

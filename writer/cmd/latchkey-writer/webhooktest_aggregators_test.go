@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -43,8 +44,7 @@ func TestAggregatorsTestMessages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key, value, _ := strings.Cut(header, ": ")
-			if err := adapter.Verify(provider.Request{Header: http.Header{http.CanonicalHeaderKey(key): {value}}, Body: body}, order.now); err != nil {
+			if err := adapter.Verify(provider.Request{Header: headerOf(header), Body: body}, order.now); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			ev, err := adapter.Parse(body, env)
@@ -59,6 +59,26 @@ func TestAggregatorsTestMessages(t *testing.T) {
 		if _, _, err := testMessages[name](testOrder{}); !errors.Is(err, errNotConfigured) {
 			t.Errorf("%s without a configuration: %v", name, err)
 		}
+	}
+}
+
+// headerOf is what an adapter is shown of header lines.
+func headerOf(lines []string) http.Header {
+	h := http.Header{}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		h.Add(name, value)
+	}
+	return h
+}
+
+// TestAShellSendsWhatIsPrinted: a secret or a price with a quote in it too.
+func TestAShellSendsWhatIsPrinted(t *testing.T) {
+	url, header, body := "http://127.0.0.1:1/x", []string{"Authorization: it's \\ \"$HOME\" `id`", "Second: !"}, []byte(`{"price": "a'b''c\\n$(id)"}`)
+	want := []string{"-sS", "-X", "POST", url, "-H", header[0], "-H", header[1], "--data-binary", string(body)}
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", `curl() { for word; do printf '%s\n' "$word"; done; }`+"\n"+curl(url, header, body)).CombinedOutput()
+	if got := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n"); err != nil || !slices.Equal(got, want) {
+		t.Errorf("curl is called with %q, %v, want %q", got, err, want)
 	}
 }
 

@@ -9,10 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -54,8 +52,7 @@ func TestGoogleTestMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, value, _ := strings.Cut(header, ": ")
-	if err := adapter.Verify(provider.Request{Header: http.Header{name: {value}}, Body: body}, order.now); err != nil {
+	if err := adapter.Verify(provider.Request{Header: headerOf(header), Body: body}, order.now); err != nil {
 		t.Errorf("Verify: %v", err)
 	}
 	if ev, err := adapter.Parse(body, entitlement.Sandbox); err != nil || ev.Type != "TEST" || ev.Kind != entitlement.Unhandled {

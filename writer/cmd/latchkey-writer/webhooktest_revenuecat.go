@@ -11,10 +11,10 @@ import (
 )
 
 // revenueCatTestMessage is an INITIAL_PURCHASE of a month at the App Store, with the headers that prove it as they are configured.
-func revenueCatTestMessage(o testOrder) (header string, body []byte, err error) {
+func revenueCatTestMessage(o testOrder) (header []string, body []byte, err error) {
 	c := o.cfg.RevenueCat
 	if c == nil {
-		return "", nil, errNotConfigured
+		return nil, nil, errNotConfigured
 	}
 	id := ulid.Make().String()
 	user := cmp.Or(o.account, "test-"+id)
@@ -26,14 +26,13 @@ func revenueCatTestMessage(o testOrder) (header string, body []byte, err error) 
 	return revenueCatProof(c, body, o), body, err
 }
 
-// revenueCatProof is every header that a message needs, the later ones as curl is given them.
-func revenueCatProof(c *writer.RevenueCatConfig, body []byte, o testOrder) string {
-	var headers []string
+// revenueCatProof is every header that a message needs.
+func revenueCatProof(c *writer.RevenueCatConfig, body []byte, o testOrder) (headers []string) {
 	if len(c.Authorizations) > 0 {
 		headers = append(headers, "Authorization: "+string(c.Authorizations[0]))
 	}
 	if len(c.SigningSecrets) > 0 { // signed as Stripe signs
 		headers = append(headers, cmp.Or(c.SignatureHeader, "X-RevenueCat-Webhook-Signature")+": "+stripeSignature(string(c.SigningSecrets[0]), body, o.now))
 	}
-	return strings.Join(headers, "' \\\n  -H '")
+	return headers
 }
