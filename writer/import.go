@@ -1,10 +1,12 @@
 package writer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -19,6 +21,8 @@ const (
 	// importUnderWay is how many rows of a batch are committed at a time: enough to share the syncs of the disks, and a third of what the leader lets
 	// go at once, so that webhooks have their turn.
 	importUnderWay = 256
+	// maxImportFaults bounds what is said of the rows of a batch that were not understood: they mostly have one fault in common.
+	maxImportFaults = 20
 )
 
 // ImportBatch is a part of a provider's export.
@@ -35,6 +39,15 @@ type ImportResult struct {
 	Skipped    int `json:"skipped"`    // of the other environment, without a purchase, or a grant of our own
 	Unreadable int `json:"unreadable"` // not understood; nothing of them is stored
 	Refused    int `json:"refused"`    // not recorded, for the reasons for which a message is not: too large, conflicting
+
+	// Faults are of the first rows of a batch that were not understood, in their order: maxImportFaults at most. Add leaves them out.
+	Faults []ImportFault `json:"faults,omitempty"`
+}
+
+// ImportFault says what is not understood of a row. It has names of columns and nothing of what is in them.
+type ImportFault struct {
+	Row     int      `json:"row"` // of the batch, from 0
+	Columns []string `json:"columns"`
 }
 
 // Add adds up.
@@ -54,6 +67,7 @@ func (r *ImportResult) Rows() int {
 // exportReader reads the rows of a provider's export.
 type exportReader interface {
 	Event(row []string, env entitlement.Environment) entitlement.Event
+	Faults(row []string) (columns []string)
 }
 
 // newExportReader returns what reads a batch. Its errors are for people.
@@ -103,14 +117,14 @@ func (w *Writer) importRows(ctx context.Context, env entitlement.Environment, ex
 		mu     sync.Mutex
 		total  ImportResult
 		work   sync.WaitGroup
-		queue  = make(chan []string)
-		commit = func(row []string) (one ImportResult, err error) {
-			ev := export.Event(row, env)
+		queue  = make(chan int)
+		commit = func(n int) (one ImportResult, err error) {
+			ev := export.Event(rows[n], env)
 			switch ev.Kind {
 			case entitlement.Unhandled:
 				return ImportResult{Skipped: 1}, nil
 			case entitlement.Unreadable:
-				return ImportResult{Unreadable: 1}, nil
+				return ImportResult{Unreadable: 1, Faults: []ImportFault{{n, export.Faults(rows[n])}}}, nil
 			}
 			result, err := w.propose(ctx, store.TypeRecordEvent, env, store.RecordEvent{Event: ev})
 			switch {
@@ -127,26 +141,29 @@ func (w *Writer) importRows(ctx context.Context, env entitlement.Environment, ex
 	)
 	for range min(importUnderWay, len(rows)) {
 		work.Go(func() {
-			for row := range queue {
-				one, err := commit(row)
+			for n := range queue {
+				one, err := commit(n)
 				if err != nil {
 					cancel(err)
 					continue
 				}
 				mu.Lock()
 				total.Add(one)
+				total.Faults = append(total.Faults, one.Faults...)
 				mu.Unlock()
 			}
 		})
 	}
-	for _, row := range rows {
+	for n := range rows {
 		if ctx.Err() != nil {
 			break
 		}
-		queue <- row
+		queue <- n
 	}
 	close(queue)
 	work.Wait()
+	slices.SortFunc(total.Faults, func(a, b ImportFault) int { return cmp.Compare(a.Row, b.Row) })
+	total.Faults = total.Faults[:min(len(total.Faults), maxImportFaults)]
 	if err := context.Cause(ctx); err != nil {
 		return total, err
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,8 @@ const (
 	importBatch = 1000
 	// importShownEvery is how often the import says how far it is.
 	importShownEvery = 2 * time.Second
+	// importNamed is how many rows that are not understood are named: they mostly have one fault in common.
+	importNamed = 20
 )
 
 func importCommand() *cobra.Command {
@@ -34,7 +37,8 @@ func importCommand() *cobra.Command {
 		Short: "Record a provider's export, as if its rows had been messages.",
 		Long: "Record a provider's export through the writer that runs here, packed with gzip or not. Of revenuecat: a scheduled data export (CSV with commas) or\n" +
 			"a customer list (CSV with semicolons), which names no transactions: its customers are asked about, which takes a key of the API. Of adapty: the export of\n" +
-			"events (CSV with commas). FILE.progress keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.",
+			"events (CSV with commas). FILE.progress keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.\n" +
+			"The first rows that are not understood are named, by their line in the file and the columns at fault.",
 		Example: "  latchkey-writer import revenuecat transactions.csv.gz --config writer.yaml --env production",
 		Args:    cobra.ExactArgs(2),
 	}
@@ -119,27 +123,36 @@ func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job impor
 		fmt.Fprintf(log, "%d rows were imported before\n", done.Rows)
 	}
 	rows, header, err := openRows(file, job.comma)
-	if err != nil {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s is empty: want a line with the names of the columns", job.path)
+	} else if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
 	}
-	began, shown, skipped := time.Now(), time.Now(), done.Rows
+	began, shown, skipped, named := time.Now(), time.Now(), done.Rows, 0
 	for n := 0; ; {
 		batch := writer.ImportBatch{Kind: job.kind, Header: header}
+		var lines []int // where its rows begin
 		for len(batch.Rows) < importBatch && err == nil {
 			var row []string
 			if row, err = rows.Read(); err == nil {
 				if n++; n > skipped {
-					batch.Rows = append(batch.Rows, row)
+					line, _ := rows.FieldPos(0)
+					batch.Rows, lines = append(batch.Rows, row), append(lines, line)
 				}
 			}
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("%s: %w", job.path, err)
 		}
-		if len(batch.Rows) > 0 {
+		if len(batch.Rows) > 0 || n == 0 { // without rows the columns are looked at
 			result, err := o.Import(ctx, job.from, job.env, batch)
 			if err != nil {
 				return fmt.Errorf("row %d: %w", done.Rows+1, err)
+			}
+			for _, fault := range result.Faults {
+				if named++; named <= importNamed {
+					fmt.Fprintf(log, "line %d is not understood: %s\n", lines[fault.Row], strings.Join(fault.Columns, ", "))
+				}
 			}
 			done.Rows += len(batch.Rows)
 			done.Result.Add(result)
@@ -185,7 +198,10 @@ func readProgress(path string) (p importProgress, err error) {
 	if err == nil {
 		err = json.Unmarshal(b, &p)
 	}
-	return p, err
+	if err != nil {
+		return p, fmt.Errorf("%s: %w: without it the import begins anew", progressPath(path), err)
+	}
+	return p, nil
 }
 
 // writeProgress replaces the file by rename: a reader sees the old one or the new one.

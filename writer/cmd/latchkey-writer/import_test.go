@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -55,6 +56,31 @@ func importIsRepeatable(t *testing.T, file string) {
 	}
 	if _, errOut, code := tool(t.Context(), "import", "adapty", events, "--config", file, "--env", "sandbox"); code != 0 || !strings.Contains(errOut, "1 recorded, 0 known, 1 passed over") {
 		t.Errorf("import adapty = %d %s", code, errOut)
+	}
+	broken := filepath.Join(t.TempDir(), "broken.csv")
+	for _, tt := range []struct {
+		name, text, progress string
+		code                 int
+		want                 string
+	}{
+		{"lines that are not understood", "profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,store,product_id\n" +
+			"\"p\n1\",subscription_started,whenever,81,81,never,Sandbox,app_store,pro\np2,subscription_started,,82,82,,Sandbox,app_store,pro\n", "", 0,
+			"line 2 is not understood: event_datetime\nline 4 is not understood: event_datetime\n2 rows"},
+		{"an empty file", "", "", 1, "is empty"},
+		{"columns without rows", "a,b\n", "", 1, "the column profile_id is missing"},
+		{"a memory that is damaged", "a,b\n", "{", 1, ".progress: unexpected end"},
+	} {
+		if err := errors.Join(os.WriteFile(broken, []byte(tt.text), 0o600), os.RemoveAll(broken+".progress")); err != nil {
+			t.Fatal(err)
+		}
+		if tt.progress != "" {
+			if err := os.WriteFile(broken+".progress", []byte(tt.progress), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, errOut, code := tool(t.Context(), "import", "adapty", broken, "--config", file, "--env", "sandbox"); code != tt.code || !strings.Contains(errOut, tt.want) {
+			t.Errorf("%s = %d %s, want %d %q", tt.name, code, errOut, tt.code, tt.want)
+		}
 	}
 	for _, args := range [][]string{{"import", "iaptic", path}, {"import", "revenuecat", path, "--kind", "x"}, {"import", "adapty", path, "--kind", "scheduled"}} {
 		if _, errOut, code := tool(t.Context(), append(args, "--config", file)...); code != 2 {

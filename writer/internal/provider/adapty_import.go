@@ -42,6 +42,9 @@ func NewAdaptyImport(kind string, header []string) (*AdaptyImport, error) {
 	return i, nil
 }
 
+// Faults names the columns because of which a row is not understood: a time is all that it cannot do without.
+func (i *AdaptyImport) Faults([]string) (columns []string) { return []string{"event_datetime"} }
+
 // adaptyImported are the columns that a message has in its event_properties, with their names there.
 var adaptyImported = map[string]string{
 	"environment": "environment", "store": "store", "product_id": "vendor_product_id", "base_plan_id": "base_plan_id", "transaction_id": "transaction_id",

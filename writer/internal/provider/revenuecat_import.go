@@ -87,6 +87,27 @@ func (i *RevenueCatImport) Event(row []string, env entitlement.Environment) enti
 	return ev
 }
 
+// Faults names the columns because of which a row is not understood.
+func (i *RevenueCatImport) Faults(row []string) (columns []string) {
+	r := importedRow{i, row}
+	need := func(name string, understood bool) {
+		if !understood {
+			columns = append(columns, name)
+		}
+	}
+	if i.kind == RevenueCatCustomers {
+		need("app_user_id", r.keep("app_user_id", revenueCatUser) != "")
+		need("last_seen_at", believed(max(r.time("last_seen_at"), r.time("most_recent_purchase_at"), r.time("most_recent_renewal_at"))))
+		return columns
+	}
+	need("updated_at", believed(r.time("updated_at")))
+	need("store", r.keep("store", word) != "")
+	need("store_transaction_id", r.keep("store_transaction_id", revenueCatID) != "")
+	need("start_time", r.time("start_time") != 0)
+	need("end_time", r.time("end_time") != 0 || r.raw("end_time") == "")
+	return columns
+}
+
 // importedRow is one row. Its readers return the version, Unix seconds: 0 for a row that proves nothing, -1 for one that is not understood.
 type importedRow struct {
 	*RevenueCatImport
@@ -142,9 +163,11 @@ func accountOf(attributes string) string {
 // maxImportTime is the latest second of an export that is believed: nanoseconds hold no more.
 const maxImportTime = 7_258_118_400
 
+func believed(at int64) bool { return at > 0 && at <= maxImportTime }
+
 // scheduled reads a transaction.
 func (r importedRow) scheduled(env entitlement.Environment) (s pulledSale, owner revenueCatOwner, at int64) {
-	if at = r.time("updated_at"); at == 0 || at > maxImportTime {
+	if at = r.time("updated_at"); !believed(at) {
 		return s, owner, -1
 	}
 	s.revenueCatSale = revenueCatSale{
@@ -199,7 +222,7 @@ func (r importedRow) customer(entitlement.Environment) (s pulledSale, owner reve
 	at = max(r.time("last_seen_at"), r.time("most_recent_purchase_at"), r.time("most_recent_renewal_at"))
 	owner = newRevenueCatOwner("", []string{r.keep("app_user_id", revenueCatUser)})
 	switch {
-	case at == 0 || at > maxImportTime || owner.user == "":
+	case !believed(at) || owner.user == "":
 		return s, owner, -1
 	case r.raw("latest_product") == "":
 		return s, owner, 0

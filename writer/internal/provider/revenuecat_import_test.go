@@ -2,6 +2,7 @@ package provider
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +68,9 @@ func TestRevenueCatImport(t *testing.T) {
 			if last.Kind != tt.kind {
 				t.Fatalf("kind %d, want %d", last.Kind, tt.kind)
 			}
+			if faults := rows.Faults(rcRow(tt.rows[len(tt.rows)-1])); (len(faults) > 0) != (tt.kind == entitlement.Unreadable) {
+				t.Errorf("faults %q of a row of kind %d", faults, tt.kind)
+			}
 			if last.Kind != entitlement.Proof {
 				return
 			}
@@ -82,6 +86,9 @@ func TestRevenueCatImport(t *testing.T) {
 	ev := customers.Event([]string{"p", "user-1", "1788220800000", "app_store", "pro", "person@example.com"}, entitlement.Production)
 	if ev.Kind != entitlement.Proof || len(ev.Objects) != 1 || ev.Objects[0].Hint == nil || ev.Objects[0].ID != "user-1" || strings.Contains(string(entitlement.Encode(&ev)), "example.com") {
 		t.Errorf("a customer of a list: %+v", ev)
+	}
+	if got := customers.Faults([]string{"p", "", "soon"}); !slices.Equal(got, []string{"app_user_id", "last_seen_at"}) {
+		t.Errorf("faults of a customer without anything: %q", got)
 	}
 	if ev := customers.Event([]string{"p", "user-1", "1788220800000", "", ""}, entitlement.Production); ev.Kind != entitlement.Unhandled {
 		t.Errorf("a customer without a purchase: %+v", ev)

@@ -83,9 +83,13 @@ func FuzzImports(f *testing.F) {
 		row := strings.Split(text, "\x1f")
 		_, _ = NewRevenueCatImport(RevenueCatScheduled, row) // as a header
 		_, _ = NewAdaptyImport(AdaptyEvents, row)
-		for _, read := range []func([]string, entitlement.Environment) entitlement.Event{rc.Event, customers.Event, events.Event} {
+		faults := []func([]string) []string{rc.Faults, customers.Faults, events.Faults}
+		for n, read := range []func([]string, entitlement.Environment) entitlement.Event{rc.Event, customers.Event, events.Event} {
 			ev := read(row, entitlement.Production)
 			if ev.Kind != entitlement.Proof {
+				if ev.Kind == entitlement.Unreadable && len(faults[n](row)) == 0 {
+					t.Fatalf("a row is not understood, and nothing is wrong with it: %q", row)
+				}
 				if len(ev.Objects) > 0 {
 					t.Fatalf("a row that proves nothing proves something: %s", show(ev))
 				}
