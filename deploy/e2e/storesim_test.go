@@ -111,6 +111,27 @@ func (d *dev) otherDevice(a account, device string) account {
 	return a
 }
 
+// reviewed: who reviews the app buys in Apple's sandbox, in an app that speaks to production. It counts for testers alone, and stands in nobody's way.
+func (d *dev) reviewed() {
+	d.t.Helper()
+	for tester, want := range map[bool]string{true: "recorded", false: "wrong_environment"} {
+		reviewer := d.account("production")
+		if got, err := d.api("production", 0, http.MethodPatch, "/v1/accounts/"+reviewer.id, map[string]any{"tester": tester}); err != nil || got.status != http.StatusOK {
+			d.t.Fatalf("PATCH tester: %s, %v", got, err)
+		}
+		purchase := fmt.Sprintf("review-%t", tester)
+		d.simulate("buy", map[string]any{"provider": "apple", "product": "com.example.pro_monthly", "account": reviewer.id, "environment": "sandbox", "as": purchase})
+		if result, revision := d.showReceipt(reviewer, 0, purchase); result.Outcome != want {
+			d.t.Errorf("a test purchase of an account that is a tester: %t, is %+v, want %s", tester, result, want)
+		} else if got := d.mustAsk(reviewer, 0, revision).pro(); got.Active != tester {
+			d.t.Errorf("an account that is a tester: %t, shows %+v", tester, got)
+		}
+		if got, err := d.api("production", 0, http.MethodPost, "/v1/purchase-intents", map[string]any{"account_id": reviewer.id, "provider": "stripe", "product_id": "price_pro_monthly", "trial": true}); err != nil || got.status != http.StatusOK {
+			d.t.Errorf("after a test purchase a real one is answered with %s, %v, want it allowed with its trial", got, err)
+		}
+	}
+}
+
 // TestStoresim: with webhooks that are an hour late a receipt shown at one edge gives access at every edge, on every device of the account; the webhook that
 // comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused (R131).
 func TestStoresim(t *testing.T) {
@@ -197,6 +218,7 @@ func TestStoresim(t *testing.T) {
 			t.Errorf("edge %d to the device that was logged out: %s, %v, want session-ended", edge, got, err)
 		}
 	}
+	d.reviewed()
 	d.runDocumentedExample()
 	d.answersPastAWriterThatHangs()
 }

@@ -103,14 +103,19 @@ func (s *Sim) allowed(r *http.Request, p Provider, env Environment) bool {
 		user, _, basic := r.BasicAuth()
 		return c.Stripe.APIKey != "" && (bearer == c.Stripe.APIKey || basic && user == c.Stripe.APIKey)
 	case Apple:
-		if c.Apple.apiKey == nil {
-			return false
+		for _, c := range s.config.Credentials { // a key is the team's: it opens both environments
+			if c.Apple.apiKey == nil {
+				continue
+			}
+			said, ok := claims(bearer, c.Apple.apiKey)
+			issued, _ := said["iat"].(float64)
+			expires, _ := said["exp"].(float64)
+			// Not held to the virtual clock, which may jump while a request is on its way.
+			if ok && issued < expires && expires <= issued+appleTokenSeconds && said["aud"] == "appstoreconnect-v1" && said["iss"] == c.Apple.IssuerID && said["bid"] == c.Apple.BundleID {
+				return true
+			}
 		}
-		said, ok := claims(bearer, c.Apple.apiKey)
-		issued, _ := said["iat"].(float64)
-		expires, _ := said["exp"].(float64)
-		// Not held to the virtual clock, which may jump while a request is on its way.
-		return ok && issued < expires && expires <= issued+appleTokenSeconds && said["aud"] == "appstoreconnect-v1" && said["iss"] == c.Apple.IssuerID && said["bid"] == c.Apple.BundleID
+		return false
 	case Google:
 		return strings.HasPrefix(r.URL.Path, "/token") || strings.HasPrefix(r.URL.Path, "/oauth2/") || bearer != "" && bearer == s.googleToken(env)
 	case RevenueCat:

@@ -86,6 +86,9 @@ func (s *System) askStores(envs settings) {
 			"iaptic":     {"app_name": c.Iaptic.AppName, "api_key": c.Iaptic.Password, "api_base": base},
 			"web2wave":   {"api_key": c.Web2Wave.APIKey, "api_base": base + "/api"},
 		} {
+			if provider == "apple" && env == string(entitlement.Production) {
+				asking["sandbox_api_base"] = s.storesAPI(string(entitlement.Sandbox)) // of testers, whose purchases are made there
+			}
 			section := envs[env].(settings)[provider].(settings)
 			for name, value := range asking {
 				section[name] = value
