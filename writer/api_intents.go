@@ -1,9 +1,11 @@
 package writer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -39,8 +41,6 @@ func (w *Writer) forAccount(f func(*apiCall, entitlement.AccountID) (answer, err
 					return err
 				case found && caller.ended(account):
 					return problem.New(problem.SessionEnded, sessionOver)
-				case reader.Erased(c.env, caller.account):
-					return problem.New(problem.InvalidCredential, sessionOfNobody)
 				}
 				return nil // one that is not there yet is found missing by the command itself
 			})
@@ -49,11 +49,24 @@ func (w *Writer) forAccount(f func(*apiCall, entitlement.AccountID) (answer, err
 			}
 		}
 		a, err := f(c, caller.account)
+		if missing := (*problem.Problem)(nil); caller.account != "" && errors.As(err, &missing) && missing.Slug == problem.NotFound {
+			err = cmp.Or(c.ofNobody(caller.account), err)
+		}
 		if err != nil {
 			return err
 		}
 		return a.write(rw)
 	}
+}
+
+// ofNobody is the problem of a session whose account was erased; nil for any other.
+func (c *apiCall) ofNobody(account entitlement.AccountID) error {
+	return c.read(c.ctx(), func(reader *store.Reader) error {
+		if reader.Erased(c.env, account) {
+			return problem.New(problem.InvalidCredential, sessionOfNobody)
+		}
+		return nil
+	})
 }
 
 // decodeFor reads a body strictly for a backend. An app in the field may know fields that this release does not.
@@ -145,11 +158,10 @@ func (c *apiCall) putIntent(app entitlement.AccountID) (answer, error) {
 
 // refusal is the problem of a sale that is refused, with where the user manages what is in its way.
 func (c *apiCall) refusal(r *store.Rejection) error {
-	p := problem.New(problem.Slug(r.Slug), sentence(r.Detail))
 	if r.Store == "" {
-		return p
+		return rejectedAs(r)
 	}
-	p = p.With("store", r.Store)
+	p := problem.New(problem.Slug(r.Slug), sentence(r.Detail)).With("store", r.Store)
 	url := c.cfg.ManageURLs[entitlement.StoreProvider(r.Store)]
 	if url == "" {
 		url = c.cfg.ManageURLs[r.Provider]
