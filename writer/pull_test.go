@@ -280,6 +280,27 @@ func TestAThinEventsObjectIsPulled(t *testing.T) {
 	await(t, "no doubt", func() bool { return !w.inDoubt(acc) && len(w.pulls()) == 0 })
 }
 
+// A subscription of which only its checkout was told, because its own message is late or lost, is asked about; one that is known is not.
+func TestASubscriptionThatOnlyItsCheckoutTellsOfIsPulled(t *testing.T) {
+	s := startStripe(t)
+	w := pullingWriter(t, s)
+	sold := func(id, acc string) object {
+		return with(with(checkout("cs_"+id, acc), "mode", "subscription"), "subscription", id)
+	}
+	late, known := w.account(), w.account()
+	s.put("/v1/subscriptions/sub_late", subscription("sub_late", "", "price_pro"))
+	w.send(event("evt_1", "checkout.session.completed", sold("sub_late", late)))
+	await(t, "pro", func() bool { return w.pro(late)["active"] == true })
+	session := sold("sub_known", known)
+	w.send(event("evt_2", "customer.subscription.created", subscription("sub_known", "", "price_pro")))
+	w.send(event("evt_3", "checkout.session.completed", session))
+	await(t, "pro of the other", func() bool { return w.pro(known)["active"] == true })
+	await(t, "no doubt", func() bool { return !w.inDoubt(late) && !w.inDoubt(known) && len(w.pulls()) == 0 })
+	if n := s.count("/v1/subscriptions/sub_known"); n != 0 {
+		t.Errorf("a subscription that is known was asked for %d times", n)
+	}
+}
+
 func TestTwoStatesOfOneSecondArePulled(t *testing.T) {
 	s := startStripe(t)
 	w := pullingWriter(t, s)

@@ -590,6 +590,11 @@ func (m *stripeMessage) checkout(o object) error {
 		Aliases:  aliases(o.text("customer")),
 		Checkout: c,
 	}, c.Subscription, c.PaymentIntent, c.Invoice)
+	if at := min(c.CreatedAt, m.at/int64(time.Second)); c.Subscription != "" && at > 0 {
+		// The subscription's own message may come an hour later, or never: it is asked for, unless any state of it is known. All are newer than the session.
+		m.add(entitlement.Object{Kind: entitlement.KindHint, ID: c.Subscription, Hint: &entitlement.Hint{Of: entitlement.KindSubscription}}, id)
+		m.objects[len(m.objects)-1].At = at * int64(time.Second)
+	}
 	if _, expanded := o["line_items"]; !expanded || c.Mode != entitlement.CheckoutPayment {
 		return nil
 	}
