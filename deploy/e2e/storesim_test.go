@@ -220,28 +220,7 @@ func TestStoresim(t *testing.T) {
 	}
 	d.reviewed()
 	d.runDocumentedExample()
-	d.testersBuyInTheSandbox()
 	d.answersPastAWriterThatHangs()
-}
-
-// testersBuyInTheSandbox: what TestFlight sold counts in production for an account that is a tester's, which the App Store's sandbox is asked about; for others it
-// is of the wrong environment (I15).
-func (d *dev) testersBuyInTheSandbox() {
-	d.t.Helper()
-	for name, tester := range map[string]bool{"recorded": true, "wrong_environment": false} {
-		a := d.account("production")
-		if got, err := d.api("production", 0, http.MethodPatch, "/v1/accounts/"+a.id, map[string]any{"tester": tester}); err != nil || got.status != http.StatusOK {
-			d.t.Fatalf("PATCH account: %s, %v", got, err)
-		}
-		d.simulate("buy", map[string]any{"provider": "apple", "product": "com.example.pro_monthly", "account": a.id, "as": name})
-		result, revision := d.showReceipt(a, 0, name)
-		if result.Outcome != name {
-			d.t.Errorf("tester %t: the receipt is %+v, want it %s", tester, result, name)
-		}
-		if got := d.mustAsk(a, 1, revision).pro(); got.Active != tester {
-			d.t.Errorf("tester %t: an edge says %+v", tester, got)
-		}
-	}
 }
 
 // answersPastAWriterThatHangs: an app whose edge follows a writer that was frozen gets its receipt's answer all the same, in the time that apps have.

@@ -143,13 +143,7 @@ func NewCredentials(dir string) (map[Environment]*Credentials, error) {
 			Iaptic:     IapticCredentials{secret(""), "com.example.app"},
 			Web2Wave:   Web2WaveCredentials{secret(""), secret("")},
 		}
-		var err error
-		if real := all[Production]; real != nil { // one key of App Store Connect is good for both
-			c.Apple.APIKeyFile = real.Apple.APIKeyFile
-		} else {
-			err = writeECKey(c.Apple.APIKeyFile)
-		}
-		if err = errors.Join(err, NewAppleChain(c.Apple.RootFile, c.Apple.ChainFile, c.Apple.KeyFile), WriteRSAKey(c.Google.OIDCKeyFile), WriteRSAKey(c.Google.ServiceKeyFile)); err != nil {
+		if err := errors.Join(NewAppleChain(c.Apple.RootFile, c.Apple.ChainFile, c.Apple.KeyFile), writeECKey(c.Apple.APIKeyFile), WriteRSAKey(c.Google.OIDCKeyFile), WriteRSAKey(c.Google.ServiceKeyFile)); err != nil {
 			return nil, err
 		}
 		if err := c.load(); err != nil {

@@ -95,10 +95,6 @@ func (s *System) askStores(envs settings) {
 			}
 		}
 	}
-	// Testers of an app that is sold buy in Apple's sandbox: production asks there about what it does not know. Folders of an older latchkey-dev have a key for each.
-	if real, test := all[storesim.Production], all[storesim.Sandbox]; real != nil && test != nil && real.Apple.APIKeyFile == test.Apple.APIKeyFile {
-		envs[string(entitlement.Production)].(settings)[string(entitlement.Apple)].(settings)["sandbox_api_base"] = s.storesAPI(string(entitlement.Sandbox))
-	}
 }
 
 // prepareStores returns the process of the simulated providers.

@@ -178,8 +178,9 @@ func TestAPurchaseThatChangesOwnerLeavesTheOldAccountInTheSameCommand(t *testing
 	m.apply(record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"))))
 	before := m.state.N
 	m.apply(record(event("evt_2", subscription("sub_1", 2, entitlement.Active, "acc_2"))))
-	if a, b := m.account("acc_1"), m.account("acc_2"); len(a.Purchases) != 0 || len(b.Purchases) != 1 {
-		t.Errorf("old owner has %d, new owner %d", len(a.Purchases), len(b.Purchases))
+	a, b := m.account("acc_1").Purchases, m.account("acc_2").Purchases
+	if len(a) != 1 || a[0].Items[0].State != entitlement.Revoked || a[0].Items[0].Reason != entitlement.ReasonTransferred || len(b) != 1 || b[0].Items[0].State != entitlement.Live {
+		t.Errorf("the old owner has %+v, the new one %+v; want it transferred", a, b)
 	}
 	if m.state.N != before+2 {
 		t.Errorf("%d changes, want 2", m.state.N-before)
