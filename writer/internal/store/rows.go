@@ -140,7 +140,7 @@ type accountRow struct {
 	Attributes map[string]string   `cbor:"2,keyasint,omitempty"` // put before RulesPersonal
 	Aliases    []entitlement.Alias `cbor:"3,keyasint,omitempty"` // sorted by kind, value; personal ones are hashed
 	Reasons    map[string]string   `cbor:"4,keyasint,omitempty"` // grant id to why it was given, before RulesPersonal
-	Anonymous  bool                `cbor:"5,keyasint,omitempty"` // a session made it; it is anonymous until it has an alias
+	Anonymous  bool                `cbor:"5,keyasint,omitempty"` // a session made it; it is anonymous until it has an alias that identifies a person
 	Sealed     []string            `cbor:"6,keyasint,omitempty"` // keys of the attributes whose texts are sealed, sorted
 	Names      map[string]string   `cbor:"7,keyasint,omitempty"` // AliasText to what the hashed alias stands for, where it was put before RulesPersonal
 }
