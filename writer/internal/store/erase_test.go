@@ -155,19 +155,8 @@ func TestWhatWasErasedIsNobodys(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 5))
 	hashes := map[string]any{}
 	for range 60 {
-		rest, asked := r.Perm(len(messages)), calls
 		m := newMachine(t, 1<<20)
-		for len(rest)+len(asked) > 0 {
-			if n := r.IntN(len(rest) + len(asked)); n < len(asked) {
-				if got := m.apply(asked[0]); got.Rejection != nil {
-					t.Fatalf("call %d: %+v", asked[0].Type, got.Rejection)
-				}
-				asked = asked[1:]
-				continue
-			}
-			m.apply(messages[rest[0]])
-			rest = rest[1:]
-		}
+		m.mixed(r, calls, messages)
 		same := func(what string) {
 			t.Helper()
 			m.check()

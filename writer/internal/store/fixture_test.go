@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -213,6 +214,23 @@ func (m *machine) apply(c Command) Result {
 		m.t.Fatalf("command %d: fatal: %v", c.Type, m.fault)
 	}
 	return response.(Result)
+}
+
+// mixed applies calls in their order, none of which may be refused, and messages among them in any.
+func (m *machine) mixed(random *rand.Rand, calls, messages []Command) {
+	m.t.Helper()
+	rest := random.Perm(len(messages))
+	for len(calls)+len(rest) > 0 {
+		if n := random.IntN(len(calls) + len(rest)); n < len(calls) {
+			if got := m.apply(calls[0]); got.Rejection != nil {
+				m.t.Fatalf("call %d: %+v", calls[0].Type, got.Rejection)
+			}
+			calls = calls[1:]
+			continue
+		}
+		m.apply(messages[rest[0]])
+		rest = rest[1:]
+	}
 }
 
 func (m *machine) read(fn func(*Reader) error) {

@@ -35,17 +35,8 @@ func TestNamesAreLearnedInAnyOrder(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var hash any
 			for range 40 {
-				rest, asked := r.Perm(len(messages)), tt.calls
 				m := newMachine(t, 1<<20)
-				for len(rest)+len(asked) > 0 { // the calls in their order, the messages among them in any
-					if n := r.IntN(len(rest) + len(asked)); n < len(asked) {
-						m.apply(asked[0])
-						asked = asked[1:]
-						continue
-					}
-					m.apply(messages[rest[0]])
-					rest = rest[1:]
-				}
+				m.mixed(r, tt.calls, messages)
 				m.check()
 				for id, want := range tt.owners {
 					m.read(func(r *Reader) error {

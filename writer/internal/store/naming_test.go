@@ -83,18 +83,8 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 							commands = append(commands, record(n.by(store)))
 						}
 						commands = append(commands, commands[random.IntN(len(commands))])
-						random.Shuffle(len(commands), func(i, j int) { commands[i], commands[j] = commands[j], commands[i] })
 						m := newMachine(t, 1<<20)
-						for _, call := range []Command{put, create("acc_1"), create("acc_2")} { // the calls in their order, the messages among them in any
-							for len(commands) > 0 && random.IntN(3) == 0 {
-								m.apply(commands[0])
-								commands = commands[1:]
-							}
-							m.apply(call)
-						}
-						for _, c := range commands {
-							m.apply(c)
-						}
+						m.mixed(random, []Command{put, create("acc_1"), create("acc_2")}, commands)
 						m.check()
 						m.ownedBy(store, want, lost...)
 						if hash == nil {
@@ -145,19 +135,14 @@ func TestRandomNamingsAreOrderFree(t *testing.T) {
 			return NewCommand(TypePutPolicy, sandbox, key, &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
 		}
 		calls := []Command{put(entitlement.TransferNever, "p1"), create("acc_1"), put("", "p2"), create("acc_2"), put(entitlement.TransferIfInactive, "p3")}
+		var messages []Command
+		for _, n := range bought {
+			messages = append(messages, record(n.by(entitlement.Apple)))
+		}
 		var hashes [2]any
 		for i := range hashes {
 			m := newMachine(t, 1<<20)
-			messages, rest := random.Perm(len(bought)), calls
-			for len(messages)+len(rest) > 0 {
-				if n := random.IntN(len(messages) + len(rest)); n < len(rest) {
-					m.apply(rest[0])
-					rest = rest[1:]
-					continue
-				}
-				m.apply(record(bought[messages[0]].by(entitlement.Apple)))
-				messages = messages[1:]
-			}
+			m.mixed(random, calls, messages)
 			m.check()
 			owner, lost := holder(bought)
 			m.ownedBy(entitlement.Apple, owner, lost...)
@@ -266,25 +251,13 @@ func TestWhoLosesAPurchaseToANewerNameSeesIt(t *testing.T) {
 			t.Run(string(by)+": "+tt.name, func(t *testing.T) {
 				var hash any
 				for range 6 {
-					commands := []Command{create("acc_1"), create("acc_2"), create("acc_3")}
+					var messages []Command
 					for i, account := range tt.names {
-						commands = append(commands, record(moving(by, int64(10+i), account)))
+						messages = append(messages, record(moving(by, int64(10+i), account)))
 					}
-					commands = append(commands, commands[3]) // a message comes twice
-					// The calls are made in their order, the messages come in any.
-					messages := commands[3:]
-					random.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
+					messages = append(messages, messages[0]) // one comes twice
 					m := newMachine(t, 1<<20)
-					for _, call := range commands[:3] {
-						for len(messages) > 0 && random.IntN(3) == 0 {
-							m.apply(messages[0])
-							messages = messages[1:]
-						}
-						m.apply(call)
-					}
-					for _, c := range messages {
-						m.apply(c)
-					}
+					m.mixed(random, []Command{create("acc_1"), create("acc_2"), create("acc_3")}, messages)
 					m.check()
 					m.ownedBy(by, tt.want, tt.lost...)
 					if hash == nil {
@@ -415,16 +388,7 @@ func TestRandomMovesAreOrderFree(t *testing.T) {
 		var hashes [3]any
 		for i := range hashes {
 			m := newMachine(t, 1<<20)
-			order, rest := random.Perm(len(messages)), calls
-			for len(order)+len(rest) > 0 {
-				if n := random.IntN(len(order) + len(rest)); n < len(rest) {
-					m.apply(rest[0])
-					rest = rest[1:]
-					continue
-				}
-				m.apply(messages[order[0]])
-				order = order[1:]
-			}
+			m.mixed(random, calls, messages)
 			m.check()
 			if hashes[i] = m.state.StateHash; hashes[0] != hashes[i] {
 				t.Errorf("seed %d: the order counts (I20)", seed)
