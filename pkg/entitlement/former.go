@@ -57,18 +57,6 @@ type Loss struct {
 	At      int64 // Unix seconds
 }
 
-// Losses returns who had the purchase by the names under which it was bought and has it no more (requirement A10.7), in no order; an account can come twice, and who has it
-// can be among them. whose is what Holder takes, keeps is Policy.KeepsHolder. It depends on the evidence and on whose alone.
-func (e Evidence) Losses(keeps bool, whose func(Naming) AccountID) []Loss {
-	_, lost := e.holders(keeps, whose)
-	for _, n := range e.formerly() {
-		if account := whose(n); account != "" {
-			lost = append(lost, Loss{account, n.At})
-		}
-	}
-	return lost
-}
-
 // formerly returns as whose the purchase would be told if a provider went on saying a former name, for the newest such names, each once. Not all objects of
 // a provider say whose it is: all of RevenueCat's do, another's newest one does.
 func (e Evidence) formerly() []Naming {

@@ -49,7 +49,7 @@ func (e Evidence) namings() []naming {
 }
 
 // Names returns the different names under which the purchase was bought, now and before, each once. Any of them may decide about who has it
-// or had it: see Holder and Losses.
+// or had it: see Holders.
 func (e Evidence) Names() []Naming {
 	var names []Naming
 	add := func(n Naming) {
@@ -68,18 +68,12 @@ func (e Evidence) Names() []Naming {
 	return names
 }
 
-// Holder returns the account that has the purchase under a policy by which a purchase under another name does not take it (Policy.KeepsHolder): the first that
-// was named, until the user themselves bought it under the name of another account while no other term of the chain was live. A renewal moves nothing. whose says which
-// account a name is of, empty for nobody's, which is passed over. Empty: no store said anything that leads to an account. It depends on the
-// evidence and on whose alone.
-func (e Evidence) Holder(whose func(Naming) AccountID) AccountID {
-	holder, _ := e.holders(true, whose)
-	return holder
-}
-
-// holders plays the namings in their order. It returns who has the purchase in the end, and who had it until it was bought under another name. Unless the policy
-// keeps it with its holder, each name takes it, one that is nobody's too.
-func (e Evidence) holders(keeps bool, whose func(Naming) AccountID) (holder AccountID, lost []Loss) {
+// Holders plays the names under which the purchase was bought, in their order: who has it in the end, and who had it until it went to another (requirement A10.7).
+// Each name takes it, one that is nobody's too. But where the policy keeps a purchase with its holder (Policy.KeepsHolder), the first who was named has it until the user
+// themselves bought it under the name of another account while no other term of the chain was live; a renewal moves nothing. whose says which account a name is of,
+// empty for nobody's. No holder: no store said anything that leads to an account. The losses are in no order; an account can come twice, and whoever has the purchase can be among them.
+// It depends on the evidence and on whose alone.
+func (e Evidence) Holders(keeps bool, whose func(Naming) AccountID) (holder AccountID, lost []Loss) {
 	for _, n := range e.namings() {
 		if keeps && holder != "" && !n.Chosen {
 			continue
@@ -92,6 +86,11 @@ func (e Evidence) holders(keeps bool, whose func(Naming) AccountID) (holder Acco
 			lost = append(lost, Loss{holder, clampTime(n.At)})
 		}
 		holder = account
+	}
+	for _, n := range e.formerly() {
+		if account := whose(n); account != "" {
+			lost = append(lost, Loss{account, n.At})
+		}
 	}
 	return holder, lost
 }

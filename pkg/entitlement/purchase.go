@@ -296,7 +296,7 @@ func (p *Policy) Transfers(bought *Purchase, now int64) bool {
 }
 
 // KeepsHolder reports whether a purchase stays with whom it is of when the same chain is bought under another name while it is live, rather than go with the newest
-// name: see Evidence.Holder.
+// name: see Evidence.Holders.
 func (p *Policy) KeepsHolder() bool {
 	return p.Transfer == TransferNever || p.Transfer == TransferIfInactive
 }

@@ -335,7 +335,7 @@ func TestWhoHoldsASubscriptionOfPlay(t *testing.T) {
 				for _, objects := range tt.objects {
 					e = e.Add(objects...)
 				}
-				if got := e.Holder(byAlias); got != entitlement.AccountID(tt.want) {
+				if got, _ := e.Holders(true, byAlias); got != entitlement.AccountID(tt.want) {
 					t.Fatalf("it is %q's, want %q", got, tt.want)
 				}
 			}

@@ -103,13 +103,14 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	e.is = e.row.Evidence.Identity()
 	c.tell(toldPurchase{e.id, known, e.is}, e.was)
 	c.knowPersons(e)
-	e.row.Owner = c.ownerOf(&e.row, &e.is)
+	var losses []entitlement.Loss
+	e.row.Owner, losses = c.ownerOf(&e.row, &e.is)
 	e.row.Shares = c.sharesOf(&e.row)
 	if c.lost != nil {
 		e.row.Lost = append(e.row.Lost, *c.lost)
 	}
 	e.row.Lost = e.row.losers(e.row.Lost)
-	e.row.Outnamed = c.outnamed(&e.row)
+	e.row.Outnamed = e.row.outnamed(losses)
 	c.knowBuyers(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
@@ -163,14 +164,10 @@ func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy 
 // maxOutnamed bounds the accounts that see that they lost a purchase by a name, those that lost it last: each is written whenever the purchase changes.
 const maxOutnamed = 16
 
-// outnamed resolves who had the purchase until a provider named another as the buyer. Where the API said whose it is, names do not count.
-func (c *command) outnamed(row *purchaseRow) []lostRow {
-	if row.Claim != nil || c.st.Rules < rulesAccounts {
-		return nil
-	}
+// outnamed returns who lost the purchase by the names of its buyers, and not by a restore.
+func (row *purchaseRow) outnamed(losses []entitlement.Loss) []lostRow {
 	var lost []lostRow
-	policy := c.policyOf(c.Env)
-	for _, loss := range row.Evidence.Losses(policy.KeepsHolder(), c.whose) {
+	for _, loss := range losses {
 		if !slices.ContainsFunc(row.Lost, func(l lostRow) bool { return l.Account == loss.Account }) {
 			lost = append(lost, lostRow{Account: loss.Account, Stamp: loss.At})
 		}
@@ -211,16 +208,19 @@ func newerClaim(a, b *claimRow) *claimRow {
 // ownerOf resolves whose purchase it is, the first that applies: what the API claimed; who has it by the names under which it was bought, where the policy
 // says that it stays with them (requirement A10.7); the account that the newest metadata names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
 // account that has one of the purchase's aliases. Empty is unclaimed. An account that was erased still is the owner: what it paid for is nobody's to see.
-func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) entitlement.AccountID {
+//
+// It also returns who lost it by the names under which it was bought. Where the API said whose it is, names do not count.
+func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (owner entitlement.AccountID, lost []entitlement.Loss) {
 	if row.Claim != nil {
-		return row.Claim.Account
+		return row.Claim.Account, nil
 	}
-	if policy := c.policyOf(c.Env); policy.KeepsHolder() && c.st.Rules >= rulesAccounts {
-		if holder := row.Evidence.Holder(c.whose); holder != "" {
-			return holder
+	if c.st.Rules >= rulesAccounts {
+		policy := c.policyOf(c.Env)
+		if owner, lost = row.Evidence.Holders(policy.KeepsHolder(), c.whose); owner != "" && policy.KeepsHolder() {
+			return owner, lost
 		}
 	}
-	return c.namedBy(identity)
+	return c.namedBy(identity), lost
 }
 
 // namedBy returns the account that an identity is of. Empty is nobody's.
