@@ -155,7 +155,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 		t.Fatalf("before the drill the thief's token is refused: %v", err)
 	}
 	began := time.Now()
-	if out := writerTool(t, "keys", "revoke", lost, "--config", config); !strings.Contains(out, lost) {
+	if out := writerTool(t, "keys", "revoke", "--config", config, "--", lost); !strings.Contains(out, lost) {
 		t.Errorf("keys revoke says %s", out)
 	}
 	served("the edge key is revoked", 0, lost)
@@ -184,7 +184,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(filepath.Join(bin, "latchkey-writer"), "keys", "revoke", issuer, "--config", config).CombinedOutput(); err == nil {
+	if out, err := exec.Command(filepath.Join(bin, "latchkey-writer"), "keys", "revoke", "--config", config, "--", issuer).CombinedOutput(); err == nil {
 		t.Errorf("the issuing key in use was revoked: %s", out)
 	}
 	next := filepath.Join(t.TempDir(), "next")
@@ -195,7 +195,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 		}
 	}
 	d.kill(d.info().Writers[0])
-	list := writerTool(t, "keys", "root-list", issuer, "--root", keys("root-spare.key.pem"), "--cluster", cert.Issuer)
+	list := writerTool(t, "keys", "root-list", "--root", keys("root-spare.key.pem"), "--cluster", cert.Issuer, "--", issuer)
 	path := filepath.Join(t.TempDir(), "root-list.txt")
 	if err := os.WriteFile(path, []byte(list), 0o600); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ func keysRevokeCommand() *cobra.Command {
 		Use:   "revoke [KID]",
 		Short: "Revoke the key of an edge or a writer that was lost to others; without KID, show what is revoked.",
 		Long: "Revoke a key by its kid, the thumbprint in the header of the tokens that it signed and in /status of its edge. Its certificate is not renewed, its edge makes another\n" +
-			"key, and whoever sees a newer answer refuses what it signed. An issuing key is revoked by a root: make the list with keys root-list, and bring it with --list.",
-		Example: "  latchkey-writer keys revoke cPUl4N2AOD3ewdglb-y4N2e78ffS0bG1_7br2eSBckY --config writer.yaml\n  latchkey-writer keys revoke --list root-list.txt --config writer.yaml",
+			"key, and whoever sees a newer answer refuses what it signed. An issuing key is revoked by a root: make the list with keys root-list, and bring it with --list. A kid may begin with -, so it comes after --.",
+		Example: "  latchkey-writer keys revoke --config writer.yaml -- cPUl4N2AOD3ewdglb-y4N2e78ffS0bG1_7br2eSBckY\n  latchkey-writer keys revoke --list root-list.txt --config writer.yaml",
 		Args:    cobra.MaximumNArgs(1),
 	}
 	cmd.Flags().StringVar(&list, "list", "", "bring the root's list in `FILE`")
