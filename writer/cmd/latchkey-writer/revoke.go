@@ -54,11 +54,11 @@ func keysRevokeCommand() *cobra.Command {
 func keysRootListCommand() *cobra.Command {
 	var root, cluster string
 	cmd := &cobra.Command{
-		Use:   "root-list KID... --root FILE --cluster ID",
+		Use:   "root-list --root FILE --cluster ID -- KID...",
 		Short: "Make a root's list of revoked keys, offline: the only one that revokes an issuing key.",
 		Long: "Print a list that revokes the keys with these kids, signed by the root's private key in FILE, where it is kept offline. Name all that the root's last list has and\n" +
 			"that still counts (keys revoke shows them), and bring the list to a writer with keys revoke --list.",
-		Example: "  latchkey-writer keys root-list cPUl4N2AOD3ewdglb-y4N2e78ffS0bG1_7br2eSBckY --root /media/safe/root.key.pem --cluster 01JD0000000000000000000000 > root-list.txt",
+		Example: "  latchkey-writer keys root-list --root /media/safe/root.key.pem --cluster 01JD0000000000000000000000 -- cPUl4N2AOD3ewdglb-y4N2e78ffS0bG1_7br2eSBckY > root-list.txt",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := writer.SignRevocations(root, cluster, args, time.Now())
