@@ -100,8 +100,11 @@ func TestARevokedKeyIsReplaced(t *testing.T) {
 	r.revoke(false, lost)
 	var fresh answer
 	until(t, "another key is certified and signs", func() bool {
+		if kid := sandbox(); kid == "" || kid == lost {
+			return false // asked before the answer: one that was signed earlier may be the old key's
+		}
 		_, fresh, _ = r.check("", session, nil)
-		return sandbox() != "" && sandbox() != lost && fresh.GraceToken != "" && fresh.GraceToken != old.GraceToken
+		return fresh.GraceToken != ""
 	})
 	var app token.Revocations
 	if err := r.judge(fresh.GraceToken, &app); err != nil {
