@@ -37,29 +37,11 @@ func takeChanging(ctx context.Context, config config) ([]figure, error) {
 	}
 	defer os.RemoveAll(dir)
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge")}
-	writer, _, err := standIn(config.accounts)
-	if err != nil {
-		return nil, err
-	}
-	unfollow, err := e.follow(writer)
-	if err != nil {
-		return nil, err
-	}
-	defer unfollow()
-	stop, err := e.start()
+	writer, sessions, stop, err := e.serve(ctx, config.accounts, inTurn)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	filling, cancel := context.WithTimeout(ctx, fillWithin)
-	defer cancel()
-	var sessions []string
-	for n := range min(inTurn, config.accounts) {
-		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
-	}
-	if err := e.firstAnswer(filling, sessions[0]); err != nil {
-		return nil, err
-	}
 	// The stand-in holds every record in this program: to collect that beside the edge would be the writers' work on the edge's cores.
 	debug.FreeOSMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/edge/cmd/latchkey-bench/load"
-	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 const (
@@ -77,27 +76,11 @@ func takeProfiles(ctx context.Context, config config) error {
 	}
 	defer os.RemoveAll(dir)
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge"), profiles: profilesDir}
-	writer, _, err := standIn(customers)
-	if err != nil {
-		return err
-	}
-	unfollow, err := e.follow(writer)
-	if err != nil {
-		return err
-	}
-	defer unfollow()
-	stop, err := e.start()
+	_, sessions, stop, err := e.serve(ctx, customers, customers)
 	if err != nil {
 		return err
 	}
 	defer stop() // which writes them
-	var sessions []string
-	for n := range customers {
-		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
-	}
-	if err := e.firstAnswer(ctx, sessions[0]); err != nil {
-		return err
-	}
 	_, err = load.Run(ctx, load.Config{Addr: e.listen, Connections: connections, For: profiledFor, Status: http.StatusOK, Source: load.Checks(e.listen, sessions, true)})
 	return err
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/latchkey/latchkey/edge/cmd/latchkey-bench/load"
-	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 // How an app that is opened is measured: a connection of its own over TLS for each check.
@@ -39,27 +38,11 @@ func takeOpens(ctx context.Context, config config) ([]figure, error) {
 	}
 	app := &tls.Config{InsecureSkipVerify: true} // the same on both sides; what it saves is the client's
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge"), secure: app, env: []string{"LATCHKEY_HTTPS_CERT_FILE=" + cert, "LATCHKEY_HTTPS_KEY_FILE=" + key}}
-	writer, _, err := standIn(customers)
-	if err != nil {
-		return nil, err
-	}
-	close, err := e.follow(writer)
-	if err != nil {
-		return nil, err
-	}
-	defer close()
-	stop, err := e.start()
+	_, sessions, stop, err := e.serve(ctx, customers, customers)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	var sessions []string
-	for n := range customers {
-		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
-	}
-	if err := e.firstAnswer(ctx, sessions[0]); err != nil {
-		return nil, err
-	}
 	full := load.Config{Addr: e.listen, Connections: connections, For: lasts, Status: http.StatusOK, Source: load.Checks(e.listen, sessions, false), Opens: app}
 	resumed := full
 	resumed.Opens = app.Clone()

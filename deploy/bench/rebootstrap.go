@@ -15,8 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 // How a replica that is built anew is measured, while its edge goes on answering.
@@ -37,27 +35,15 @@ func takeRebootstrap(ctx context.Context, config config) ([]figure, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	writer, account, err := standIn(config.accounts)
-	if err != nil {
-		return nil, err
-	}
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge")}
-	close, err := e.follow(writer)
-	if err != nil {
-		return nil, err
-	}
-	defer close()
-	stop, err := e.start()
+	writer, sessions, stop, err := e.serve(ctx, config.accounts, 1)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, fillWithin)
 	defer cancel()
-	session := writer.Session(entitlement.Production, account)
-	if err := e.firstAnswer(ctx, session); err != nil {
-		return nil, err
-	}
+	session := sessions[0]
 	var took, p99s, failed, rest, most []float64
 	for range rebootstrapRuns {
 		atRest, err := e.diskBytes()

@@ -80,49 +80,62 @@ type loneEdge struct {
 
 // fill gives the edge accounts by a snapshot, and takes the writer away. It returns sessions of some of them.
 func (e *loneEdge) fill(ctx context.Context, accounts int) (sessions []string, err error) {
-	writer, _, err := standIn(accounts)
+	_, sessions, stop, err := e.serve(ctx, accounts, askers)
 	if err != nil {
 		return nil, err
 	}
-	close, err := e.follow(writer)
+	stop()
+	return sessions, nil
+}
+
+// serve starts the edge and, inside this program, a writer with so many accounts that it follows. It returns when the edge has all of them, with sessions of the
+// first ones, as many as there are askers at most; stop ends both.
+func (e *loneEdge) serve(ctx context.Context, accounts, askers int) (writer *replicationtest.Writer, sessions []string, stop func(), err error) {
+	writer, err = standIn(accounts)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	defer close()
-	stop, err := e.start()
+	unfollow, err := e.follow(writer)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	defer stop()
+	end, err := e.start()
+	if err != nil {
+		unfollow()
+		return nil, nil, nil, err
+	}
+	stop = func() { end(); unfollow() }
 	ctx, cancel := context.WithTimeout(ctx, fillWithin)
 	defer cancel()
+	if err := e.firstAnswer(ctx, writer.Session(entitlement.Production, accountID(accounts-1))); err != nil {
+		stop()
+		return nil, nil, nil, err
+	}
 	for n := range min(askers, accounts) {
 		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
 	}
-	return sessions, e.firstAnswer(ctx, sessions[0])
+	return writer, sessions, stop, nil
 }
 
-// standIn makes a writer's side of replication inside this program with so many accounts, and returns the last one's id.
-func standIn(accounts int) (*replicationtest.Writer, entitlement.AccountID, error) {
+// standIn makes a writer's side of replication inside this program with so many accounts.
+func standIn(accounts int) (*replicationtest.Writer, error) {
 	writer, err := replicationtest.New("bench")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	// Without a catalog an edge waits until its whole file is proven: it cannot know that there is none.
 	writer.PutCatalog(entitlement.Production, entitlement.Catalog{Products: []entitlement.Product{
 		{Provider: entitlement.Stripe, ID: "price_pro_monthly", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "pro_monthly", Group: "pro"},
 	}})
-	var account entitlement.Account
 	now := time.Now().Unix()
 	for n := range accounts {
-		account = customer(n, now)
-		writer.PutAccount(entitlement.Production, account)
+		writer.PutAccount(entitlement.Production, customer(n, now))
 		if n%10_000 == 0 {
 			writer.Trim() // the edge will need a snapshot anyway; this keeps the log out of memory
 		}
 	}
 	writer.Trim()
-	return writer, account.ID, nil
+	return writer, nil
 }
 
 // follow serves the writer and makes it the one that the edge follows.

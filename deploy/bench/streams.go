@@ -33,37 +33,25 @@ func takeStreams(ctx context.Context, config config) ([]figure, error) {
 	}
 	defer os.RemoveAll(dir)
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge")}
-	writer, _, err := standIn(idleStreams)
-	if err != nil {
-		return nil, err
-	}
-	unfollow, err := e.follow(writer)
-	if err != nil {
-		return nil, err
-	}
-	defer unfollow()
-	stop, err := e.start()
+	writer, sessions, stop, err := e.serve(ctx, idleStreams, idleStreams)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 2*streamsWithin)
 	defer cancel()
-	if err := e.firstAnswer(ctx, writer.Session(entitlement.Production, accountID(0))); err != nil {
-		return nil, err
-	}
 	least, err := e.memory()
 	if err != nil {
 		return nil, err
 	}
 	var answers, lost atomic.Int64
-	for n := range idleStreams {
+	for _, session := range sessions {
 		conn, err := net.Dial("tcp", e.listen)
 		if err != nil {
 			return nil, err
 		}
 		defer conn.Close()
-		if _, err := fmt.Fprintf(conn, "GET /v1/entitlements/stream HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer %s\r\n\r\n", writer.Session(entitlement.Production, accountID(n))); err != nil {
+		if _, err := fmt.Fprintf(conn, "GET /v1/entitlements/stream HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer %s\r\n\r\n", session); err != nil {
 			return nil, err
 		}
 		go func() {

@@ -50,27 +50,11 @@ func takeUsual(ctx context.Context, config config) ([]figure, error) {
 	}
 	defer os.RemoveAll(dir)
 	e := &loneEdge{dir: dir, program: filepath.Join(config.programs, "latchkey-edge")}
-	writer, _, err := standIn(customers)
-	if err != nil {
-		return nil, err
-	}
-	unfollow, err := e.follow(writer)
-	if err != nil {
-		return nil, err
-	}
-	defer unfollow()
-	stop, err := e.start()
+	_, sessions, stop, err := e.serve(ctx, customers, customers)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	var sessions []string
-	for n := range customers {
-		sessions = append(sessions, writer.Session(entitlement.Production, accountID(n)))
-	}
-	if err := e.firstAnswer(ctx, sessions[0]); err != nil {
-		return nil, err
-	}
 	theirs, err := startUsual(ctx, dir, e, sessions)
 	if err != nil {
 		return nil, err
