@@ -53,6 +53,7 @@ type file struct {
 	head     replication.Head // what live holds; changed with live, under mu
 	gen      uint64           // names the records that live holds: equal numbers, equal records
 	savedAt  time.Time        // when as_of was last written
+	saved    int64            // the as_of that was written then
 	unsynced atomic.Bool      // commits since the last sync
 
 	verified atomic.Bool // the whole state hash was recomputed in this process, or built here
@@ -333,7 +334,7 @@ func (f *file) commit(rows []row, head replication.Head) error {
 		return nil
 	})
 	if err == nil {
-		f.savedAt = f.now()
+		f.savedAt, f.saved = f.now(), head.AsOf
 	}
 	return err
 }
@@ -408,14 +409,15 @@ func (f *file) Advance(h replication.Head) error {
 		return replication.ErrNoData
 	}
 	f.head.AsOf = max(f.head.AsOf, h.AsOf)
+	behind := time.Duration(f.head.AsOf-f.saved) * time.Second // it leaps when heads that came late are followed by one that did not
 	f.mu.Unlock()
-	if f.now().Sub(f.savedAt) < saveEvery {
+	if f.now().Sub(f.savedAt) < saveEvery && behind < saveEvery {
 		return nil
 	}
 	return f.save()
 }
 
-// saveEvery is how old the as_of on the disk may be while the edge runs. A restart while cut off shortens grace by so much.
+// saveEvery is how far the as_of on the disk may be behind that in memory, and how old it may be, while the edge runs. A restart while cut off shortens grace by so much.
 const saveEvery = 3 * time.Second
 
 // save writes the head that is held in memory.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -146,5 +147,29 @@ func TestTheReplicaIsTheWritersState(t *testing.T) {
 	}
 	if files, _ := filepath.Glob(filepath.Join(dir, "*.db")); len(files) != 1 {
 		t.Errorf("files left: %v", files)
+	}
+}
+
+// TestAKilledEdgeKnowsOfTheLastSeconds: as_of leaps where heads came late and are followed by one that did not. What is on the disk then is still three seconds behind
+// at most, as after any other.
+func TestAKilledEdgeKnowsOfTheLastSeconds(t *testing.T) {
+	w, dir := newWriter(t, 10), t.TempDir()
+	r := open(t, dir)
+	defer r.Close()
+	bootstrap(t, r, w)
+	const last = 1_700_000_010
+	for _, asOf := range []int64{last - 10, last - 8, last} {
+		if err := r.Advance(replication.Head{Position: w.Position(), AsOf: asOf}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed := filepath.Join(t.TempDir(), "as a power cut leaves it")
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, killed)
+	defer again.Close()
+	if got := again.Head().AsOf; got > last || got < last-3 {
+		t.Errorf("as_of after a kill = %d, before it was %d, want it 3 s behind at most", got, last)
 	}
 }
