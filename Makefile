@@ -13,6 +13,12 @@ JUDGES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wil
 # The SDK for apps, with its tools.
 SDK := pkg/sdk/js
 SDK_TOOLS := $(SDK)/node_modules/.package-lock.json
+# Stripe's simulator, which tests build at the version that they name.
+STRIPE_MOCK := $(shell grep -oh 'github.com/stripe/stripe-mock@v[0-9.]*' deploy/storesim/openapi_test.go)
+
+# What comes from elsewhere is asked for again: a registry that does not answer once says nothing about us.
+again = for pause in 3 15 40 0; do ($1) && break; [ $$pause != 0 ] || exit 1; echo "once more in $$pause s"; sleep $$pause; done
+install = $(call again,$$root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq -o Acquire::Retries=5 --no-install-recommends $1 >/dev/null)
 
 .PHONY: help
 help: ## this list
@@ -30,7 +36,7 @@ run: build ## the whole system on this machine; ARGS="--port 9000" and the like 
 test: lint unit race e2e ## everything that must hold, in less than 15 minutes on two cores
 
 .PHONY: lint
-lint: $(SDK_TOOLS) ## format, vet, staticcheck, types of the SDK
+lint: modules $(SDK_TOOLS) ## format, vet, staticcheck, types of the SDK
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
@@ -62,11 +68,17 @@ commands:
 	  if [ -n "$$missing" ]; then \
 	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	    echo "installing$$missing"; \
-	    $$root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    $(call install,$$missing); \
 	  fi
 
+# All that go would else download in the middle of a test.
+.PHONY: modules
+modules:
+	@$(call again,go list -deps -test ./... tool >/dev/null)
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cd "$$dir" && export GOBIN="$$dir" GOFLAGS= && $(call again,go install $(STRIPE_MOCK))
+
 %/node_modules/.package-lock.json: %/package-lock.json | commands
-	cd $* && npm ci --no-audit --no-fund --silent && touch node_modules/.package-lock.json
+	cd $* && $(call again,npm ci --no-audit --no-fund --silent --fetch-retries=5 --fetch-timeout=60000) && touch node_modules/.package-lock.json
 
 .PHONY: bench
 bench: build rivals ## the figures, as a table and into deploy/bench/results; ONLY=<name> takes one
@@ -78,7 +90,7 @@ rivals:
 	@if ! command -v redis-server >/dev/null; then \
 	    root=; [ "$$(id -u)" = 0 ] || root=sudo; \
 	    echo "installing redis-server"; \
-	    $$root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+	    $(call install,redis-server); \
 	  fi
 
 .PHONY: chaos
