@@ -48,7 +48,7 @@ func TestAllDisksAreLostAndABackupFoundsANewHistory(t *testing.T) {
 	l.progress(20)
 	l.stop()
 	lost := d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Basil, a.id, time.Now()).Updated("created", time.Now()))
-	old := d.agree(20 * time.Second)
+	old := d.agree()
 	d.noSecrets(backup, a)
 	d.stop()
 
@@ -64,7 +64,7 @@ func TestAllDisksAreLostAndABackupFoundsANewHistory(t *testing.T) {
 		writerTool(t, "fsck", "--config", d.configOf(id))
 	}
 	d = start(t, dir, "--writers", "3", "--edges", "2")
-	now := d.agree(20 * time.Second)
+	now := d.agree()
 	if now.Epoch <= old.Epoch || now.Epoch > uint64(time.Now().Unix()) {
 		t.Errorf("the epoch is %d, before the restore it was %d: want about the time of the restore", now.Epoch, old.Epoch)
 	}
@@ -83,7 +83,7 @@ func TestAllDisksAreLostAndABackupFoundsANewHistory(t *testing.T) {
 	next, _ := d.buy("sandbox")
 	d.superseded(aside)
 	d.sessionsGoOn(next, sold)
-	if after := d.agree(10 * time.Second); after.Epoch != now.Epoch {
+	if after := d.agree(); after.Epoch != now.Epoch {
 		t.Errorf("the old writer moved the epoch to %d", after.Epoch)
 	}
 }
@@ -153,7 +153,7 @@ func (d *dev) superseded(aside string) {
 		}
 	})
 	url := "http://" + address
-	d.eventually("the old writer says that it is superseded", 30*time.Second, func() error {
+	d.eventually("the old writer says that it is superseded", patience, func() error {
 		got, err := d.do(d.t.Context(), http.MethodGet, url+"/readyz", nil, nil)
 		if err != nil {
 			return err
@@ -187,7 +187,7 @@ func TestAMajorityIsLostAndOneWriterGoesOn(t *testing.T) {
 	l := d.startLoad(2)
 	l.progress(20)
 	l.stop()
-	old := d.agree(20 * time.Second) // so that the survivor has everything: else what only the two had would be gone
+	old := d.agree() // so that the survivor has everything: else what only the two had would be gone
 	d.stop()
 	aside := filepath.Join(dir, "w3.lost")
 	if err := os.Rename(filepath.Join(dir, "w3"), aside); err != nil {
@@ -219,7 +219,7 @@ func TestAMajorityIsLostAndOneWriterGoesOn(t *testing.T) {
 	info.Writers = []system.Node{info.Writers[2]}
 	d.now.Store(&info)
 	var now nodeStatus
-	d.eventually("writer and edge are in the new epoch", 30*time.Second, func() (err error) {
+	d.eventually("writer and edge are in the new epoch", patience, func() (err error) {
 		for _, n := range d.nodes() {
 			if now, err = d.status(n); err != nil {
 				return err

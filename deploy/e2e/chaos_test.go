@@ -26,7 +26,8 @@ func TestChaosForAWhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	result, err := chaos.Run(t.Context(), chaos.Config{For: 12 * time.Second, Seed: 89, Programs: programs, Dir: dir, Edges: 2, Out: &out,
+	const fewFaults, fewAcks = 3, 100
+	result, err := chaos.Run(t.Context(), chaos.Config{For: 12 * time.Second, AtLeast: fewFaults, Busy: beside, Seed: 89, Programs: programs, Dir: dir, Edges: 2, Out: &out,
 		Judge: func(base http.RoundTripper, writers, edges []string) http.RoundTripper {
 			describe(t, writers, edges)
 			return openapitest.Transport(base)
@@ -36,7 +37,6 @@ func TestChaosForAWhile(t *testing.T) {
 	} else if err := os.RemoveAll(dir); err != nil {
 		t.Error(err)
 	}
-	const fewFaults, fewAcks = 3, 100
 	if result.Faults < fewFaults || result.Acked < fewAcks {
 		t.Errorf("%d faults and %d acknowledgements, want %d and %d at least: a run in which nothing happens shows nothing", result.Faults, result.Acked, fewFaults, fewAcks)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"slices"
 	"syscall"
@@ -19,7 +20,7 @@ import (
 // leader returns the writer that leads, in the word of all others.
 func (d *dev) leader() (leader system.Node) {
 	d.t.Helper()
-	d.eventually("all writers name one leader", 10*time.Second, func() error {
+	d.eventually("all writers name one leader", patience, func() error {
 		named := ""
 		for _, n := range d.info().Writers {
 			a, err := d.do(d.t.Context(), http.MethodGet, n.URL+"/status", nil, nil)
@@ -65,11 +66,11 @@ func TestLeaderKilledTenTimesUnderLoad(t *testing.T) {
 	}
 	l.progress(50)
 	l.stop()
-	d.agree(10 * time.Second)
+	d.agree()
 	watched.check(t)
 	l.check(t)
-	if l.longest > 10*time.Second {
-		t.Errorf("the longest time without an acknowledgement is %s, want 10 s at most", l.longest)
+	if l.longest > beside*10*time.Second {
+		t.Errorf("the longest time without an acknowledgement is %s, want 10 s at most on a machine of its own", l.longest)
 	}
 	t.Logf("killed %v", killed)
 }
@@ -89,7 +90,7 @@ func startNATS(t *testing.T, port string, args ...string) *outsideNATS {
 		t.Fatalf("start nats-server: %v", err)
 	}
 	t.Cleanup(n.kill)
-	if err := poll(5*time.Second, func() error {
+	if err := poll(patience, func() error {
 		c, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			c.Close()
@@ -112,7 +113,7 @@ func (n *outsideNATS) kill() {
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 50 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 30500+nextBlock.Add(1)%2000))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 30500+(int64(os.Getpid())*40+nextBlock.Add(1))%2000))
 		if err == nil {
 			defer l.Close()
 			_, port, _ := net.SplitHostPort(l.Addr().String())
@@ -155,7 +156,7 @@ func TestOutsideNATSKilledForGood(t *testing.T) {
 		d.mustPost("sandbox", 1, another())
 		return d.sources("nats")
 	}
-	d.eventually("changes come over NATS", 10*time.Second, overNATS)
+	d.eventually("changes come over NATS", patience, overNATS)
 
 	outside.kill()
 	for range 3 {
@@ -165,14 +166,14 @@ func TestOutsideNATSKilledForGood(t *testing.T) {
 			d.mustAsk(a, edge, revision)
 		}
 		// Silence is noticed within 2 s; a second more is for a pull on a busy machine.
-		if took := time.Since(sent); took > 3*time.Second {
-			t.Errorf("with NATS killed a change shows after %s, want 2 s after what pull alone takes", took)
+		if took := time.Since(sent); took > beside*3*time.Second {
+			t.Errorf("with NATS killed a change shows after %s, want 2 s after what pull alone takes, on a machine of its own", took)
 		}
 	}
-	d.eventually("edges pull", 5*time.Second, func() error { return d.sources("pull") })
+	d.eventually("edges pull", patience, func() error { return d.sources("pull") })
 	killedAt := time.Now()
 	// An edge hands out one signed answer for 5 s, so as_of is seen to move in steps of that.
-	d.eventually("as_of goes on", 15*time.Second, func() error {
+	d.eventually("as_of goes on", patience, func() error {
 		if v := d.mustAsk(a, 0, ""); v.Stale || v.AsOf.Before(killedAt.Truncate(time.Second)) {
 			return errors.New("as of " + v.AsOf.String())
 		}
@@ -180,6 +181,6 @@ func TestOutsideNATSKilledForGood(t *testing.T) {
 	})
 
 	startNATS(t, port)
-	d.eventually("changes come over NATS again", 20*time.Second, overNATS)
-	d.agree(5 * time.Second)
+	d.eventually("changes come over NATS again", patience, overNATS)
+	d.agree()
 }

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 )
 
 var mailedCode = regexp.MustCompile(`[0-9A-Z]{4}(-[0-9A-Z]{4}){4}`)
@@ -48,7 +47,7 @@ func (l *linking) courseByCode() {
 	const buyer = "buyer@example.com"
 	l.simulate("buy", map[string]any{"provider": "stripe", "product": "price_course_pack", "account": "visitor-4712", "email": buyer, "quantity": 2, "as": "course"})
 	var code string
-	if err := poll(60*time.Second, func() error {
+	if err := poll(2*patience, func() error {
 		codes, err := l.box.codes(buyer)
 		if err == nil && len(codes) != 1 {
 			err = fmt.Errorf("%d mails with a code came", len(codes))

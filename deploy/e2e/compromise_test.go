@@ -131,7 +131,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 	served := func(step string, edge int, gone ...string) string {
 		t.Helper()
 		var tok string
-		d.eventually(step+": an app is served by "+d.info().Edges[edge].ID, 30*time.Second, func() error {
+		d.eventually(step+": an app is served by "+d.info().Edges[edge].ID, patience, func() error {
 			if k := kid(edge); k == "" || slices.Contains(gone, k) {
 				return fmt.Errorf("it signs with %q", k)
 			}
@@ -162,7 +162,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 	t.Logf("%s after keys revoke the edge signs with another key", time.Since(began).Round(10*time.Millisecond))
 	second := served("the edge key is revoked", 1)
 	refused("the token of before", app, before)
-	d.eventually("an app that asks the other edge hears of it", 10*time.Second, func() error {
+	d.eventually("an app that asks the other edge hears of it", patience, func() error {
 		second = d.mustAsk(payer, 1, revision).Token
 		_ = other.allows(second) // another account's, which is refused; the lists in it are taken all the same
 		if _, issuer := other.known.Counters(); issuer == 0 {
@@ -200,7 +200,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 	if err := os.WriteFile(path, []byte(list), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d.eventually("the root's list is taken", 20*time.Second, func() error {
+	d.eventually("the root's list is taken", patience, func() error {
 		out, err := exec.Command(filepath.Join(bin, "latchkey-writer"), "keys", "revoke", "--list", path, "--config", config).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -208,7 +208,7 @@ func TestADrillOfStolenKeys(t *testing.T) {
 		return nil
 	})
 	for edge := range d.info().Edges {
-		d.eventually("edges are certified by the next issuing key", 30*time.Second, func() error {
+		d.eventually("edges are certified by the next issuing key", patience, func() error {
 			v := d.mustAsk(payer, edge, revision)
 			if err := app.allows(v.Token); err != nil {
 				return err

@@ -22,7 +22,7 @@ func TestUnusedConnectionGetsNoWrongAnswer(t *testing.T) {
 		if _, err := io.WriteString(connection, sent); err != nil {
 			t.Fatal(err)
 		}
-		if err := connection.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		if err := connection.SetDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		said, err := io.ReadAll(connection)

@@ -73,7 +73,7 @@ func TestABackendReadsAtEdges(t *testing.T) {
 	}
 	path := "/v1/accounts/" + user.id + "/entitlements"
 	for edge := range d.info().Edges {
-		d.eventually("the new key reads", 15*time.Second, func() error {
+		d.eventually("the new key reads", patience, func() error {
 			if got := read(edge, path+"?wait=10&min_revision="+bought.Revision); got.status != http.StatusOK {
 				return fmt.Errorf("%s", got)
 			}
@@ -92,7 +92,7 @@ func TestABackendReadsAtEdges(t *testing.T) {
 	}
 	keys("revoke", "--env", "sandbox", "--name", "reader")
 	for edge := range d.info().Edges {
-		d.eventually("the revoked key reads nowhere", 15*time.Second, func() error {
+		d.eventually("the revoked key reads nowhere", patience, func() error {
 			if got := read(edge, path); got.status != http.StatusUnauthorized {
 				return fmt.Errorf("%s", got)
 			}

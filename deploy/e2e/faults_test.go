@@ -89,7 +89,7 @@ func (l *load) count() int {
 func (l *load) progress(more int) {
 	l.d.t.Helper()
 	want := l.count() + more
-	l.d.eventually(fmt.Sprintf("%d more acknowledgements", more), 30*time.Second, func() error {
+	l.d.eventually(fmt.Sprintf("%d more acknowledgements", more), patience, func() error {
 		if got := l.count(); got < want {
 			return fmt.Errorf("%d of %d", got, want)
 		}
@@ -116,9 +116,8 @@ func (l *load) check(t *testing.T) {
 		for part := range 8 {
 			all.Go(func() {
 				for i := part; i < len(l.acked); i += 8 {
-					got, err := l.d.api("sandbox", w, http.MethodGet, "/v1/events/"+l.acked[i].EventID, nil)
-					if err != nil || got.status != http.StatusOK {
-						missing <- fmt.Sprintf("%+v: %s, %v", l.acked[i], got, err)
+					if err := l.d.hasEvent(w, l.acked[i].EventID); err != nil {
+						missing <- fmt.Sprintf("%+v: %v", l.acked[i], err)
 					}
 				}
 			})
@@ -134,6 +133,19 @@ func (l *load) check(t *testing.T) {
 	t.Logf("%d acknowledged, %d lost; %d tries failed, longest gap %s", len(l.acked), lost, l.failed, l.longest.Round(time.Millisecond))
 }
 
+// hasEvent reports whether a writer has an event. One that was killed may not answer for a while, which is no loss.
+func (d *dev) hasEvent(writer int, id string) error {
+	var missing error
+	err := poll(patience, func() error {
+		got, err := d.api("sandbox", writer, http.MethodGet, "/v1/events/"+id, nil)
+		if err == nil && got.status != http.StatusOK {
+			missing = fmt.Errorf("%s", got)
+		}
+		return err
+	})
+	return errors.Join(err, missing)
+}
+
 // watch asks an edge all the time and notes whatever must never be: an answer that goes back (I7), or a denial of what was bought.
 type watch struct {
 	stopping context.CancelFunc
@@ -146,7 +158,7 @@ type watch struct {
 func (w *watch) progress(d *dev, more int64) {
 	d.t.Helper()
 	want := w.answers.Load() + more
-	d.eventually(fmt.Sprintf("%d more answers", more), 20*time.Second, func() error {
+	d.eventually(fmt.Sprintf("%d more answers", more), patience, func() error {
 		if got := w.answers.Load(); got < want {
 			return fmt.Errorf("%d of %d", got, want)
 		}
@@ -248,11 +260,11 @@ func killedUnderLoadLosesNothing(t *testing.T, size []string) {
 	}
 	l.progress(50)
 	l.stop()
-	d.agree(10 * time.Second)
+	d.agree()
 	watched.check(t)
 	l.check(t)
-	if l.longest > 10*time.Second {
-		t.Errorf("the longest time without an acknowledgement is %s, want 10 s at most", l.longest)
+	if l.longest > beside*10*time.Second {
+		t.Errorf("the longest time without an acknowledgement is %s, want 10 s at most on a machine of its own", l.longest)
 	}
 }
 
@@ -284,7 +296,7 @@ func cutOffEdgeKeepsAnswering(t *testing.T, size []string) {
 		return v
 	}
 	var cut view
-	d.eventually("what was under way has come", 10*time.Second, func() error {
+	d.eventually("what was under way has come", patience, func() error {
 		cut = signed()
 		if cut.AsOf.After(frozen) || time.Since(frozen) < 3*time.Second {
 			return fmt.Errorf("as of %s, cut off at %s", cut.AsOf, frozen)
@@ -306,7 +318,7 @@ func cutOffEdgeKeepsAnswering(t *testing.T, size []string) {
 	still("cut off", 0)
 	edge := d.info().Edges[0]
 	d.kill(edge)
-	d.eventually("the edge answers from its own disk", 10*time.Second, func() error {
+	d.eventually("the edge answers from its own disk", patience, func() error {
 		got, err := d.ask(a, 0, "")
 		if err == nil && got.status != http.StatusOK {
 			err = fmt.Errorf("%s", got)
@@ -316,14 +328,14 @@ func cutOffEdgeKeepsAnswering(t *testing.T, size []string) {
 	still("cut off and restarted", savedEvery)
 	d.signal(syscall.SIGCONT, d.info().Writers...)
 	healed := time.Now()
-	d.eventually("the edge is fresh again", 15*time.Second, func() error {
+	d.eventually("the edge is fresh again", patience, func() error {
 		if v := d.mustAsk(a, 0, ""); v.AsOf.Before(healed.Add(-time.Second).Truncate(time.Second)) || v.Stale {
 			return fmt.Errorf("as of %s", v.AsOf)
 		}
 		return nil
 	})
 	t.Logf("fresh again %s after the cut", time.Since(healed).Round(time.Millisecond))
-	d.agree(5 * time.Second)
+	d.agree()
 }
 
 // TestFlippedBitIsNeverAnAnswer: one bit of an edge's file is turned over while it is down, in or near the records or anywhere. The edge
@@ -335,29 +347,37 @@ func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
 	l := d.startLoad(4) // more records, so that a bit anywhere hits one
 	l.progress(200)
 	l.stop()
-	d.agree(10 * time.Second)
+	d.agree()
 	watched := d.startWatch(a, 0, before.pro(), lostByKill)
 	const rounds = 6
 	lot := rand.New(rand.NewPCG(7, 7))
 	for round := range rounds {
 		edge := d.info().Edges[0]
+		// latchkey-dev is frozen meanwhile: it would start the edge again.
+		if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
 		d.signal(syscall.SIGKILL, edge)
-		d.eventually("the process is gone", 5*time.Second, func() error {
-			if syscall.Kill(edge.PID, 0) == nil {
-				return fmt.Errorf("%d still runs", edge.PID)
+		d.eventually("the process has ended", patience, func() error {
+			state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", edge.PID))
+			if err == nil && !bytes.Contains(state, []byte(") Z ")) { // nobody has waited for it
+				err = fmt.Errorf("%d still runs", edge.PID)
 			}
-			return nil
+			return err
 		})
 		where := flipBit(t, edge.Dir, []byte(a.id), round%2 == 0, lot)
+		if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
 		d.awaitRestart(edge)
-		d.eventually("the edge answers rightly after "+where, 10*time.Second, func() error {
+		d.eventually("the edge answers rightly after "+where, patience, func() error {
 			got, err := d.ask(a, 0, "")
 			if err == nil && got.status != http.StatusOK {
 				err = fmt.Errorf("%s", got)
 			}
 			return err
 		})
-		d.agree(10 * time.Second)
+		d.agree()
 		watched.progress(d, 50)
 	}
 	watched.check(t)
@@ -432,7 +452,7 @@ func secondStartKeepsEverything(t *testing.T, size []string) {
 		if fresh := d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())); mustRevision(t, fresh.Revision).Compare(mustRevision(t, sent.Revision)) <= 0 {
 			t.Errorf("%s: a new message has revision %s, want it above %s", end.name, fresh.Revision, sent.Revision)
 		}
-		d.agree(10 * time.Second)
+		d.agree()
 	}
 }
 
@@ -461,9 +481,9 @@ func withoutNATS(t *testing.T, size []string) {
 				t.Errorf("edge %d after %s: pro is %+v, want active %t", edge, step.message["type"], pro, step.active)
 			}
 		}
-		if took := time.Since(sent); took > 2*time.Second {
-			t.Errorf("%s shows after %s, want 2 s at most", step.message["type"], took)
+		if took := time.Since(sent); took > beside*2*time.Second {
+			t.Errorf("%s shows after %s, want 2 s at most on a machine of its own", step.message["type"], took)
 		}
 	}
-	d.agree(5 * time.Second)
+	d.agree()
 }

@@ -54,8 +54,19 @@ func TestHistories(t *testing.T) {
 			return edges
 		},
 	}, seed)
-	ctx, cancel := context.WithTimeout(t.Context(), lasts)
+	ctx, cancel := context.WithTimeout(t.Context(), lasts+2*patience)
 	defer cancel()
+	const few = 100
+	var enough func()
+	enough = func() { // on a busy machine clients get less done
+		switch writes, checks := clients.Answers.Counts(); {
+		case writes >= few && checks >= few:
+			cancel()
+		case ctx.Err() == nil:
+			time.AfterFunc(time.Second, enough)
+		}
+	}
+	time.AfterFunc(lasts, enough)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -91,7 +102,7 @@ func TestHistories(t *testing.T) {
 	}
 	<-done
 	page := filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-history-%d.html", seed))
-	verdict, err := clients.Operations.Check(max(20*time.Second, lasts), page)
+	verdict, err := clients.Operations.Check(max(2*time.Minute, lasts), page)
 	if err != nil {
 		t.Errorf("the server API: %v", err)
 	}
@@ -106,7 +117,7 @@ func TestHistories(t *testing.T) {
 		t.Errorf("strange: %s", s)
 	}
 	writes, checks := clients.Answers.Counts()
-	if verdict.Operations < 100 || checks < 100 {
+	if verdict.Operations < few || checks < few {
 		t.Errorf("only %s and %d checks: that shows nothing", verdict, checks)
 	}
 	t.Logf("%s; %d writes and %d checks of sessions; %v", verdict, writes, checks, did)

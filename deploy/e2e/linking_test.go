@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey/latchkey/deploy/stripemsg"
 	"github.com/latchkey/latchkey/pkg/identity/identitytest"
 )
 
@@ -32,12 +33,7 @@ type mailbox struct {
 
 func startMailbox(t *testing.T) *mailbox {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &mailbox{address: l.Addr().String(), dir: filepath.Join(t.TempDir(), "mail")}
-	l.Close()
+	m := &mailbox{address: "127.0.0.1:" + freePort(t), dir: filepath.Join(t.TempDir(), "mail")}
 	cmd := exec.Command("aiosmtpd", "--nosetuid", "--listen", m.address, "--class", "aiosmtpd.handlers.Mailbox", m.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -47,7 +43,7 @@ func startMailbox(t *testing.T) *mailbox {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	if err := poll(30*time.Second, func() error {
+	if err := poll(patience, func() error {
 		c, err := net.Dial("tcp", m.address)
 		if err == nil {
 			c.Close()
@@ -147,7 +143,10 @@ func (l *linking) tryApp(path, credential string, body any) answer {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	got, err := l.do(context.Background(), http.MethodPost, l.info().Edges[0].URL+path, http.Header{"Authorization": {"Bearer " + credential}, "Content-Type": {"application/json"}}, text)
+	header := http.Header{"Authorization": {"Bearer " + credential}, "Content-Type": {"application/json"}, "Idempotency-Key": {stripemsg.ID("key")}}
+	got, err := untilTaken(func() (answer, error) {
+		return l.do(context.Background(), http.MethodPost, l.info().Edges[0].URL+path, header.Clone(), text)
+	})
 	if err != nil {
 		l.t.Fatalf("POST %s: %v", path, err)
 	}

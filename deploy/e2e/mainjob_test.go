@@ -76,8 +76,8 @@ func demoHoldsEveryStep(t *testing.T, size []string) {
 		d := launch(t, dir, slices.Concat(size, []string{"--demo"})...)
 		select {
 		case <-d.ended:
-		case <-time.After(60 * time.Second):
-			t.Fatal("the demo did not end within 60 s")
+		case <-time.After(3 * patience):
+			t.Fatalf("the demo did not end within %s", 3*patience)
 		}
 		out := d.out.String()
 		if code := d.cmd.ProcessState.ExitCode(); code != 0 {
@@ -113,7 +113,7 @@ func TestPrintedCommandsWork(t *testing.T) {
 	if port == nil {
 		t.Fatalf("no address in %s", commands[0])
 	}
-	launch(t, dir, "--port", port[1]+"00").eventually("latchkey-dev is ready", 60*time.Second, d.read)
+	launch(t, dir, "--port", port[1]+"00").eventually("latchkey-dev is ready", 2*patience, d.read)
 	shell := exec.Command("bash", "-euo", "pipefail", "-c", strings.Join(commands, "\n"))
 	out, err := shell.CombinedOutput()
 	if err != nil {
@@ -185,9 +185,10 @@ func TestReadmeCommandsWork(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		syscall.Kill(-run.Process.Pid, syscall.SIGKILL)
-		t.Fatalf("make run goes on 10 s after SIGINT:\n%s", &out)
+		<-ended
+		t.Fatalf("make run goes on %s after SIGINT:\n%s", patience, &out)
 	}
 	for _, n := range append(info.Writers, info.Edges...) {
 		if syscall.Kill(n.PID, 0) == nil {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -39,7 +38,7 @@ func TestAWriterThatLostItsDiskIsReplacedUnderLoad(t *testing.T) {
 	if err := syscall.Kill(lost.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	d.eventually(lost.ID+" is refused at two starts", 30*time.Second, func() error {
+	d.eventually(lost.ID+" is refused at two starts", patience, func() error {
 		text, err := os.ReadFile(filepath.Join(dir, "logs", lost.ID+".log"))
 		if n := strings.Count(string(text), "this writer belonged to the cluster already"); err == nil && n < 2 {
 			err = fmt.Errorf("%d times so far", n)
@@ -61,7 +60,9 @@ func TestAWriterThatLostItsDiskIsReplacedUnderLoad(t *testing.T) {
 	}
 	header := http.Header{"Authorization": {"Bearer " + d.info().Environments["sandbox"].ServerKey}}
 	for _, r := range l.acked {
-		if a, err := d.do(t.Context(), http.MethodGet, added+"/v1/events/"+r.EventID, header, nil); err != nil || a.status != http.StatusOK {
+		if a, err := untilTaken(func() (answer, error) {
+			return d.do(t.Context(), http.MethodGet, added+"/v1/events/"+r.EventID, header, nil)
+		}); err != nil || a.status != http.StatusOK {
 			t.Errorf("the new writer on an acknowledged event: %s, %v", a, err)
 		}
 	}
@@ -107,7 +108,7 @@ func (d *dev) addWriter(id, founder string) string {
 		_ = cmd.Wait()
 		_ = out.Close()
 	})
-	d.eventually(id+" answers", 20*time.Second, func() error {
+	d.eventually(id+" answers", patience, func() error {
 		_, err := d.do(context.Background(), http.MethodGet, "http://"+listen+"/healthz", nil, nil)
 		return err
 	})

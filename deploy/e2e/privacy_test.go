@@ -84,7 +84,7 @@ func TestNothingPersonalIsStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.mustAsk(a, 0, "")
-	d.agree(10 * time.Second)
+	d.agree()
 	d.stop()
 	never := map[string]string{
 		"what a message said of a person": mark, "the webhook secret": secret, "a session token": a.session,
@@ -200,7 +200,7 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 		t.Helper()
 		for i := range d.info().Writers {
 			for _, id := range []string{a.id, other.id, "custom:" + mark + "-alias"} {
-				d.eventually("the account is at no writer", 20*time.Second, func() error { // a writer that was killed answers after its start
+				d.eventually("the account is at no writer", patience, func() error { // a writer that was killed answers after its start
 					got, err := d.api("sandbox", i, http.MethodGet, "/v1/accounts/"+id, nil)
 					if err == nil && got.status != http.StatusNotFound {
 						err = fmt.Errorf("GET of %s at writer %d: %s", id, i, got)
@@ -211,7 +211,7 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 		}
 		for i := range d.info().Edges {
 			for _, who := range []account{a, other} {
-				got, err := d.ask(who, i, "?wait=10&min_revision="+erased.Revision)
+				got, err := d.ask(who, i, "?wait=20&min_revision="+erased.Revision)
 				if err != nil || got.status != http.StatusServiceUnavailable || got.problem() != "unknown-account" {
 					t.Errorf("edge %d of the erased account: %s, %v, want unknown-account", i, got, err)
 				}
@@ -237,7 +237,7 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 	if pro := d.mustAsk(again, 1, claimed.Revision).pro(); !pro.Active {
 		t.Errorf("the new account has %+v, want what was bought", pro)
 	}
-	d.agree(15 * time.Second)
+	d.agree()
 	d.stop()
 	d.inNoFile(map[string]string{"what was said of a person": mark})
 }

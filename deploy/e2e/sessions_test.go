@@ -21,7 +21,10 @@ func boughtBeforeTheLogin(t *testing.T, d *dev) {
 		Anonymous bool   `json:"anonymous"`
 	}) {
 		t.Helper()
-		got, err := d.do(context.Background(), http.MethodPost, d.info().Edges[0].URL+path, http.Header{"Authorization": {"Bearer " + credential}, "Content-Type": {"application/json"}}, []byte(body))
+		header := http.Header{"Authorization": {"Bearer " + credential}, "Content-Type": {"application/json"}, "Idempotency-Key": {stripemsg.ID("key")}}
+		got, err := untilTaken(func() (answer, error) {
+			return d.do(context.Background(), http.MethodPost, d.info().Edges[0].URL+path, header.Clone(), []byte(body))
+		})
 		if err == nil {
 			err = got.into(&shown)
 		}

@@ -61,11 +61,11 @@ func TestMainJobOverMutualTLS(t *testing.T) {
 	d := start(t, t.TempDir(), slices.Concat(threeWriters, []string{"--tls"})...)
 	d.mainJobBeforeJudges(t)
 	a := d.account("sandbox")
-	d.eventually("changes come over NATS", 10*time.Second, func() error {
+	d.eventually("changes come over NATS", patience, func() error {
 		d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now()))
 		return d.sources("nats")
 	})
-	d.agree(5 * time.Second)
+	d.agree()
 	if out := d.tool("latchkey-writer", "status", "--config", filepath.Join(d.dir, "config", "w1.yaml")); !strings.Contains(out, "w1 of") {
 		t.Errorf("latchkey-writer status says\n%s", out)
 	}
@@ -80,7 +80,7 @@ func TestMainJobOverMutualTLS(t *testing.T) {
 		}
 		internal := d.internal(t)
 		get := func(conf *tls.Config, path string) (int, error) {
-			client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true}}
+			client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true}}
 			res, err := client.Get("https://" + internal + path)
 			if err != nil {
 				return 0, err
@@ -121,7 +121,7 @@ func TestMainJobOverMutualTLS(t *testing.T) {
 
 	t.Run("an edge of another authority stays empty", func(t *testing.T) {
 		status := d.strangeEdge(t, mutualtest.New(t))
-		d.eventually("it says why", 10*time.Second, func() error {
+		d.eventually("it says why", patience, func() error {
 			text, err := status()
 			if err == nil && !strings.Contains(text, "tls: bad certificate") {
 				err = errors.New(text)
@@ -199,7 +199,7 @@ func (d *dev) strangeEdge(t *testing.T, authority *mutualtest.Authority) func() 
 func onlyListens(t *testing.T, url string, conf *tls.Config) {
 	t.Helper()
 	refused := make(chan error, 16)
-	conn, err := nats.Connect(url, nats.Secure(conf), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	conn, err := nats.Connect(url, nats.Secure(conf), nats.Timeout(patience), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
 	if err != nil {
 		t.Fatalf("an edge connects: %v", err)
 	}
@@ -218,12 +218,12 @@ func onlyListens(t *testing.T, url string, conf *tls.Config) {
 			if !strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
 				t.Errorf("an edge publishes on %s: %v, want a violation of permissions", subject, err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("an edge may publish on %s", subject)
 		}
 	}
 	for range 2 { // one a second
-		if m, err := heads.NextMsg(5 * time.Second); err != nil || string(m.Data) == forged {
+		if m, err := heads.NextMsg(patience); err != nil || string(m.Data) == forged {
 			t.Errorf("an edge hears %v, %v, want heads of the writers", m, err)
 		}
 	}
@@ -303,14 +303,14 @@ func TestCertificatesAreRenewedByTheRunbook(t *testing.T) {
 	}
 	// Who comes back has only the new ones to connect with.
 	d.kill(d.info().Edges[0])
-	d.eventually("the edge is fresh again", 10*time.Second, func() error {
+	d.eventually("the edge is fresh again", patience, func() error {
 		a, err := d.do(context.Background(), http.MethodGet, d.info().Edges[0].URL+"/readyz", nil, nil)
 		if err == nil && a.status != http.StatusOK {
 			err = errors.New(a.String())
 		}
 		return err
 	})
-	d.agree(5 * time.Second)
+	d.agree()
 }
 
 // TestOutsideNATSAsDocumented runs Debian's nats-server with the file of configuration.md: the whole system works over it, and edges only listen.
@@ -346,7 +346,7 @@ func TestOutsideNATSAsDocumented(t *testing.T) {
 	url := strings.Replace(outside.url, "nats:", "tls:", 1)
 	d := startWith(t, dir, []string{"LATCHKEY_NATS_URLS=" + url}, slices.Concat(threeWriters, []string{"--tls"})...)
 	a := d.account("sandbox")
-	d.eventually("changes come over NATS", 10*time.Second, func() error {
+	d.eventually("changes come over NATS", patience, func() error {
 		d.mustPost("sandbox", 0, stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now()))
 		return d.sources("nats")
 	})

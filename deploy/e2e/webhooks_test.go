@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func TestAnyOrderGivesOneView(t *testing.T) {
 			}
 		})
 	}
-	d.agree(5 * time.Second)
+	d.agree()
 }
 
 // history is a purchase, a renewal, a cancel, and perhaps the renewal's refund. began is the start of the present period.
@@ -126,12 +127,16 @@ func nineAtOnceHaveOneEffect(t *testing.T, size []string) {
 	for round := range 5 {
 		a := d.account("sandbox")
 		message := stripemsg.NewSubscription(stripemsg.Classic, a.id, time.Now()).Updated("created", time.Now())
-		before := d.agree(5 * time.Second)
+		before := d.agree()
 		answers := make([]recorded, 9)
 		var all sync.WaitGroup
+		var posted atomic.Int64
 		for i := range answers {
 			all.Go(func() {
-				got, err := d.post("sandbox", i, message)
+				got, err := untilTaken(func() (answer, error) {
+					posted.Add(1)
+					return d.post("sandbox", i, message)
+				})
 				if err != nil || got.status != http.StatusOK {
 					t.Errorf("post %d: %s, %v, want 200", i, got, err)
 					return
@@ -151,14 +156,14 @@ func nineAtOnceHaveOneEffect(t *testing.T, size []string) {
 				t.Errorf("round %d: answers %+v and %+v, want one event and one revision", round, answers[0], r)
 			}
 		}
-		if firsts != 1 {
-			t.Errorf("round %d: %d answers without duplicate, want 1", round, firsts)
+		if resent := int(posted.Load()) - len(answers); firsts != 1 && (firsts > 1 || resent == 0) { // the first one's answer may be one of those that said 503
+			t.Errorf("round %d: %d answers without duplicate, want 1; %d were sent again", round, firsts, resent)
 		}
 		// A node that is behind must not count as one without effects.
 		if pro := d.mustAsk(a, 0, answers[0].Revision).pro(); !pro.Active {
 			t.Errorf("round %d: pro is %+v, want it active", round, pro)
 		}
-		after := d.agree(5 * time.Second)
+		after := d.agree()
 		if after.Revision-before.Revision != 1 {
 			t.Errorf("round %d: %d changes, want 1", round, after.Revision-before.Revision)
 		}
@@ -263,7 +268,8 @@ func TestWriterAnswersShowAtEveryEdge(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				got, err := d.post("sandbox", worker, stripemsg.NewSubscription(stripemsg.Basil, a.id, time.Now()).Updated("created", time.Now()))
+				message := stripemsg.NewSubscription(stripemsg.Basil, a.id, time.Now()).Updated("created", time.Now())
+				got, err := untilTaken(func() (answer, error) { return d.post("sandbox", worker, message) })
 				var r recorded
 				if err == nil {
 					err = got.into(&r)
@@ -273,7 +279,7 @@ func TestWriterAnswersShowAtEveryEdge(t *testing.T) {
 					return
 				}
 				for edge := range d.info().Edges {
-					got, err := d.ask(a, edge, "?wait=5&min_revision="+r.Revision)
+					got, err := d.ask(a, edge, "?wait=20&min_revision="+r.Revision)
 					var v view
 					if err == nil && got.status == http.StatusOK {
 						err = got.into(&v)

@@ -84,7 +84,7 @@ func eachWriteShows(t *testing.T, d *dev) {
 	gone := func(step, revision string, status int, problem string) {
 		t.Helper()
 		for edge := range d.info().Edges {
-			if got, err := d.ask(a, edge, "?wait=10&min_revision="+revision); err != nil || got.status != status || got.problem() != problem {
+			if got, err := d.ask(a, edge, "?wait=20&min_revision="+revision); err != nil || got.status != status || got.problem() != problem {
 				t.Errorf("%s: edge %d answers %s, %v, want %d %s", step, edge, got, err, status, problem)
 			}
 		}

@@ -190,7 +190,7 @@ func (s *System) ports() map[string]string {
 var ErrPortInUse = errors.New("port in use")
 
 // freeWithin is how long a port may be on its way to become free: the nodes of a latchkey-dev that was killed end after it.
-const freeWithin = 2 * time.Second
+const freeWithin = 4 * time.Second
 
 // checkPorts finds what is in the way before anything starts: a child's own message would be in its log only.
 func checkPorts(ports map[string]string) error {

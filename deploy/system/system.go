@@ -20,7 +20,7 @@ import (
 
 // How long things may take. The last two are promises of the contract.
 const (
-	readyWithin  = 45 * time.Second // from the first child's start until everything is ready; the slow part is a cold disk
+	readyWithin  = 90 * time.Second // from the first child's start until everything is ready; the slow part is a cold disk, or a busy machine
 	restartAfter = time.Second      // from a child's death to its next start
 	killAfter    = 4 * time.Second  // from SIGTERM to SIGKILL, so that stopping ends within 5 s whatever a child does
 )

@@ -106,13 +106,16 @@ func testConfig(t *testing.T) Config {
 	return Config{Dir: t.TempDir(), Port: freeBlock(t), Writers: 1, Edges: 2, Programs: programs(t), Out: io.Discard}
 }
 
+// patience is how long is waited for what comes within a second on a machine that has nothing else to do.
+const patience = 45 * time.Second
+
 // eventually polls until the claim holds: for what another process does there is no event to wait for.
 func eventually(t *testing.T, claim string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", claim)
+			t.Fatalf("not within %s: %s", patience, claim)
 		}
 		<-time.After(10 * time.Millisecond)
 	}
@@ -244,8 +247,8 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 		stubborn string
 		within   time.Duration
 	}{
-		{"children that listen to SIGTERM", "none", time.Second},
-		{"a child that ignores SIGTERM is killed", "e2", 5 * time.Second},
+		{"children that listen to SIGTERM need not be killed", "none", killAfter},
+		{"a child that ignores SIGTERM is killed", "e2", 3 * 5 * time.Second}, // 5 s on a machine of its own
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -322,7 +325,7 @@ func TestStartRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			config := testConfig(t)
 			tt.prepare(t, &config)
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			s, err := Start(ctx, config)
 			if err == nil {

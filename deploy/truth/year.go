@@ -31,7 +31,7 @@ const (
 	deliverEvery = 24 * time.Hour
 
 	// settleWithin is how long the writer may take to ask the providers about what their messages left open.
-	settleWithin = time.Minute
+	settleWithin = 2 * time.Minute
 	// settleStep is by how much the clock moves meanwhile, and how often: an answer has the version of a whole second, and says nothing of what happened in
 	// that same second.
 	settleStep  = time.Second

@@ -293,8 +293,8 @@ func unseen(h *History) (wrong []string) {
 // withoutNATS (I12): a change that took too long to show while NATS was disturbed.
 func withoutNATS(h *History) (wrong []string) {
 	for _, s := range h.Spreads {
-		if s.Took > spreadWithin {
-			wrong = append(wrong, fmt.Sprintf("with %s a change showed after %s, want %s at most", s.Fault, s.Took.Round(time.Millisecond), spreadWithin))
+		if limit := h.promised(spreadWithin); s.Took > limit {
+			wrong = append(wrong, fmt.Sprintf("with %s a change showed after %s, want %s at most", s.Fault, s.Took.Round(time.Millisecond), limit))
 		}
 	}
 	return wrong
@@ -336,12 +336,13 @@ func expected(steps []Step, a Answer) (active, known bool) {
 
 // unhealed (I19): no leader or no fresh edges in time after the faults, or snapshots that go round.
 func unhealed(h *History) (wrong []string) {
+	leader, fresh := h.promised(leaderWithin), h.promised(freshWithin)
 	for _, heal := range h.Heals {
 		switch {
-		case heal.Leader < 0 || heal.Leader > leaderWithin:
-			wrong = append(wrong, fmt.Sprintf("round %d (%s): acknowledged again after %s, want %s at most", heal.Round, heal.Faults, took(heal.Leader), leaderWithin))
-		case heal.Fresh < 0 || heal.Fresh > freshWithin:
-			wrong = append(wrong, fmt.Sprintf("round %d (%s): edges fresh after %s, want %s at most", heal.Round, heal.Faults, took(heal.Fresh), freshWithin))
+		case heal.Leader < 0 || heal.Leader > leader:
+			wrong = append(wrong, fmt.Sprintf("round %d (%s): acknowledged again after %s, want %s at most", heal.Round, heal.Faults, took(heal.Leader), leader))
+		case heal.Fresh < 0 || heal.Fresh > fresh:
+			wrong = append(wrong, fmt.Sprintf("round %d (%s): edges fresh after %s, want %s at most", heal.Round, heal.Faults, took(heal.Fresh), fresh))
 		}
 		if heal.Restores > restoresAtMost {
 			wrong = append(wrong, fmt.Sprintf("round %d (%s): %.0f snapshots were restored", heal.Round, heal.Faults, heal.Restores))

@@ -23,7 +23,11 @@ type History struct {
 	Spreads  []Spread          // how soon changes showed while NATS was disturbed
 	Heals    []Heal
 	Strange  []string // answers that no fault explains
+	Busy     int      // Config.Busy of the run
 }
+
+// promised is how long what should take d may take on the machine of the run.
+func (h *History) promised(d time.Duration) time.Duration { return time.Duration(max(1, h.Busy)) * d }
 
 // Ack is one acknowledged event or grant.
 type Ack struct {

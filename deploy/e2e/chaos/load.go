@@ -31,6 +31,7 @@ const (
 	workerPause       = 60 * time.Millisecond
 	tryWithin         = 12 * time.Second // a node holds a message for at most 8 s
 	betweenTries      = 100 * time.Millisecond
+	takenWithin       = 30 * time.Second        // how long a writer may be unable to answer while no fault is under way
 	againIn           = 6                       // one message in so many is sent again after it was acknowledged
 	grantIn           = 12                      // one step in so many is a grant instead
 	purchasesAtMost   = 12                      // of an account: its record stays far below the limit
@@ -139,13 +140,13 @@ func (l *load) newCustomer(ctx context.Context) (*customer, error) {
 	var made struct {
 		ID string `json:"account_id"`
 	}
-	if err := l.api(ctx, l.urls[0], http.MethodPost, "/v1/accounts", `{"aliases":[],"attributes":{}}`, nil, &made); err != nil {
+	if err := l.sure(ctx, l.urls[0], http.MethodPost, "/v1/accounts", `{"aliases":[],"attributes":{}}`, &made); err != nil {
 		return nil, fmt.Errorf("make an account: %w", err)
 	}
 	var session struct {
 		Token string `json:"session_token"`
 	}
-	if err := l.api(ctx, l.urls[0], http.MethodPost, "/v1/accounts/"+made.ID+"/sessions", `{"device_id":"phone","ttl_seconds":86400}`, nil, &session); err != nil {
+	if err := l.sure(ctx, l.urls[0], http.MethodPost, "/v1/accounts/"+made.ID+"/sessions", `{"device_id":"phone","ttl_seconds":86400}`, &session); err != nil {
 		return nil, fmt.Errorf("make a session: %w", err)
 	}
 	return &customer{id: made.ID, session: session.Token}, nil
@@ -166,6 +167,16 @@ func (l *load) api(ctx context.Context, base, method, path, body string, header 
 		h[k] = v
 	}
 	return l.do(ctx, method, base+path, h, []byte(body), into)
+}
+
+// sure is api for when no fault is under way: a writer that cannot answer now, because another one is being elected, is asked again.
+func (l *load) sure(ctx context.Context, base, method, path, body string, into any) (err error) {
+	await(ctx, takenWithin, func() bool {
+		err = l.api(ctx, base, method, path, body, nil, into)
+		var refused errRefused
+		return err == nil || errors.As(err, &refused) && refused.status != http.StatusServiceUnavailable
+	})
+	return err
 }
 
 func (l *load) do(ctx context.Context, method, url string, header http.Header, body []byte, into any) error {
@@ -444,19 +455,8 @@ func (l *load) lookEverywhere(ctx context.Context) {
 }
 
 // event returns whether the writer has the event. A writer that cannot answer now is asked again: that is another invariant's matter.
-func (l *load) event(ctx context.Context, url, id string) (err error) {
-	for range 20 {
-		var got struct{}
-		err = l.api(ctx, url, http.MethodGet, "/v1/events/"+id, "", nil, &got)
-		var refused errRefused
-		if err == nil || errors.As(err, &refused) && refused.status == http.StatusNotFound {
-			return err
-		}
-		if pause(ctx, betweenTries) != nil {
-			return err
-		}
-	}
-	return err
+func (l *load) event(ctx context.Context, url, id string) error {
+	return l.sure(ctx, url, http.MethodGet, "/v1/events/"+id, "", &struct{}{})
 }
 
 // grantsOf reads all accounts at a writer: which grants they show. It notes the events in their history, as the first writer shows them.
@@ -464,7 +464,7 @@ func (l *load) grantsOf(ctx context.Context, url string) (map[string]bool, error
 	shown := map[string]bool{}
 	for _, c := range l.accounts {
 		var account json.RawMessage
-		if err := l.api(ctx, url, http.MethodGet, "/v1/accounts/"+c.id, "", nil, &account); err != nil {
+		if err := l.sure(ctx, url, http.MethodGet, "/v1/accounts/"+c.id, "", &account); err != nil {
 			return nil, fmt.Errorf("account %s: %w", c.id, err)
 		}
 		for _, word := range strings.FieldsFunc(string(account), func(r rune) bool { return r == '"' }) {
@@ -492,16 +492,19 @@ func (l *load) history(ctx context.Context, url, account string) (ids []string, 
 			return nil, err
 		}
 		req.Header = http.Header{"Authorization": {"Bearer " + l.key}, "Accept": {"application/x-ndjson"}}
-		res, err := l.client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		page, err := eventIDs(res)
+		var page []string
+		await(ctx, takenWithin, func() bool {
+			var res *http.Response
+			if res, err = l.client.Do(req); err == nil {
+				page, err = eventIDs(res)
+				cursor = res.Header.Get("Latchkey-Next")
+			}
+			return err == nil
+		})
 		if err != nil {
 			return nil, fmt.Errorf("events of %s: %w", account, err)
 		}
-		ids = append(ids, page...)
-		if cursor = res.Header.Get("Latchkey-Next"); cursor == "" {
+		if ids = append(ids, page...); cursor == "" {
 			return ids, nil
 		}
 	}

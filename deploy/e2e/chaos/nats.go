@@ -24,15 +24,9 @@ type natsServer struct {
 	cmd *exec.Cmd
 }
 
-func startNATS(relay *Relay) (*natsServer, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	n := &natsServer{address: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
+func startNATS(relay *Relay, port int) (*natsServer, error) {
+	n := &natsServer{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	var err error
 	if n.door, err = relay.Listen(n.address, NATS, KindNATS); err != nil {
 		return nil, err
 	}
@@ -53,7 +47,7 @@ func (n *natsServer) start() error {
 		n.cmd = nil
 		return fmt.Errorf("start nats-server: %w", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		conn, err := net.Dial("tcp", n.address)
 		if err == nil {
 			return conn.Close()

@@ -95,7 +95,7 @@ func startCluster(ctx context.Context, s shape) (c *Cluster, err error) {
 		}
 	}
 	if s.outsideNATS {
-		if c.nats, err = startNATS(c.relay); err != nil {
+		if c.nats, err = startNATS(c.relay, c.port+natsOffset); err != nil {
 			return c, err
 		}
 	}
@@ -133,6 +133,9 @@ func (c *Cluster) Stop() error {
 var portKinds = map[int]struct{ prefix, kind string }{
 	0: {"w", KindPublic}, 1: {"e", KindPublic}, 2: {"w", KindInternal}, 3: {"w", KindNATS}, 4: {"w", KindRaft}, 6: {"w", KindRoute},
 }
+
+// natsOffset is where an outside NATS server has its place in the block of ports: it is stopped and started again, and must find it free.
+const natsOffset = 99
 
 // reach returns the relay's door to an address of a node, which it opens at the first call.
 func (c *Cluster) reach(address string) string {
@@ -295,7 +298,7 @@ func (c *Cluster) gone(ctx context.Context, id string, pid int, within time.Dura
 
 // up waits until a process other than pid runs and answers.
 func (c *Cluster) up(ctx context.Context, id string, pid int) bool {
-	return await(ctx, 20*time.Second, func() bool {
+	return await(ctx, time.Minute, func() bool {
 		n := c.node(id)
 		return n.PID != 0 && n.PID != pid && c.status(ctx, id, &struct{}{}) == nil
 	})

@@ -69,6 +69,9 @@ func (l *line) hears(within time.Duration) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
+// soon is how long is waited for what must come.
+const soon = 30 * time.Second
+
 // silence is how long nothing must come for a link to count as cut.
 const silence = 100 * time.Millisecond
 
@@ -91,7 +94,7 @@ func TestRelayCutsEachDirectionByItself(t *testing.T) {
 			}
 			open := dial(t, door)
 			open.say("one")
-			if got, err := open.hears(5 * time.Second); got != "one" {
+			if got, err := open.hears(soon); got != "one" {
 				t.Fatalf("through a whole link came %q, %v, want one", got, err)
 			}
 			lift := r.Impose(tt.rule)
@@ -104,7 +107,7 @@ func TestRelayCutsEachDirectionByItself(t *testing.T) {
 			}
 			lift()
 			for _, l := range []*line{open, fresh} {
-				if got, err := l.hears(5 * time.Second); got != "two" {
+				if got, err := l.hears(soon); got != "two" {
 					t.Errorf("after the cut came %q, %v, want what was sent meanwhile", got, err)
 				}
 			}
@@ -124,7 +127,7 @@ func TestRelayLeavesOtherLinksAlone(t *testing.T) {
 	}
 	l := dial(t, door)
 	l.say("one")
-	if got, err := l.hears(5 * time.Second); got != "one" {
+	if got, err := l.hears(soon); got != "one" {
 		t.Errorf("came %q, %v, want one", got, err)
 	}
 }
@@ -138,20 +141,20 @@ func TestRelayResetsConnections(t *testing.T) {
 	}
 	old := dial(t, door)
 	old.say("one")
-	if got, err := old.hears(5 * time.Second); got != "one" {
+	if got, err := old.hears(soon); got != "one" {
 		t.Fatalf("came %q, %v, want one", got, err)
 	}
 	lift := r.Impose(Rule{From: []string{"a"}, Reset: true})
-	if got, err := old.hears(5 * time.Second); err == nil {
+	if got, err := old.hears(soon); err == nil {
 		t.Errorf("the open connection brought %q, want its end", got)
 	}
-	if got, err := dial(t, door).hears(5 * time.Second); err == nil {
+	if got, err := dial(t, door).hears(soon); err == nil {
 		t.Errorf("a new connection brought %q, want its end", got)
 	}
 	lift()
 	again := dial(t, door)
 	again.say("two")
-	if got, err := again.hears(5 * time.Second); got != "two" {
+	if got, err := again.hears(soon); got != "two" {
 		t.Errorf("afterwards came %q, %v, want two", got, err)
 	}
 }
@@ -168,7 +171,7 @@ func TestRelayDelays(t *testing.T) {
 	l := dial(t, door)
 	sent := time.Now()
 	l.say("one")
-	got, err := l.hears(5 * time.Second)
+	got, err := l.hears(soon)
 	if took := time.Since(sent); got != "one" || took < 2*each {
 		t.Errorf("came %q, %v after %s, want one after %s at least: each way is delayed", got, err, took, 2*each)
 	}
@@ -186,10 +189,10 @@ func TestRelayPassesTheEndOn(t *testing.T) {
 	if err := l.conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := l.hears(5 * time.Second); got != "one" {
+	if got, err := l.hears(soon); got != "one" {
 		t.Errorf("came %q, %v, want one: the other direction is open", got, err)
 	}
-	if _, err := l.hears(5 * time.Second); !errors.Is(err, io.EOF) {
+	if _, err := l.hears(soon); !errors.Is(err, io.EOF) {
 		t.Errorf("then %v, want the end", err)
 	}
 }

@@ -23,6 +23,10 @@ import (
 type Config struct {
 	// For is how long faults are injected; starting, converging and judging come on top. Zero injects none.
 	For time.Duration
+	// AtLeast is how many faults are injected however long that takes, within reason: on a busy machine each takes its time.
+	AtLeast int
+	// Busy is by how many times more may take what I12 and I19 promise of times, on a machine that does other work too. Zero is 1.
+	Busy int
 	// Seed decides the faults and their order.
 	Seed uint64
 	// Programs is the folder of latchkey-writer and latchkey-edge, built with the tag "faults".
@@ -93,6 +97,7 @@ const writers = 3
 // Run injects faults for a while, judges what was seen, and prints the table. Errors: ErrWrong; that the system did not start; ctx.Err.
 func Run(ctx context.Context, config Config) (Result, error) {
 	r := &run{config: config, recorder: newRecorder(), counts: map[string]int{}}
+	r.recorder.h.Busy = config.Busy
 	lot := rand.New(rand.NewPCG(config.Seed, 0))
 	s := r.shape(lot)
 	r.say("seed %d: %d writers, %d edges, NATS %s; again with: make chaos FOR=%s SEED=%d", config.Seed, s.writers, s.edges, natsName(s.outsideNATS), config.For, config.Seed)
@@ -175,7 +180,7 @@ func (r *run) torture(ctx context.Context, lot *rand.Rand) error {
 		return err
 	}
 	r.load.stop()
-	if err := r.cluster.agree(ctx, leaderWithin+freshWithin); err != nil {
+	if err := r.cluster.agree(ctx, r.recorder.h.promised(leaderWithin+freshWithin)); err != nil {
 		r.load.strange(err.Error())
 	}
 	r.load.lookEverywhere(ctx)
@@ -214,13 +219,31 @@ func (r *run) rounds(ctx context.Context, lot *rand.Rand) error {
 	}
 	d := newDeck(all, lot)
 	end := time.Now().Add(r.config.For)
-	for round := 1; time.Now().Before(end) && ctx.Err() == nil; round++ {
+	on := func() bool {
+		return time.Now().Before(end) || r.injected() < r.config.AtLeast && time.Now().Before(end.Add(reasonable))
+	}
+	for round := 1; on() && ctx.Err() == nil; round++ {
 		chosen, lots := d.deal()
 		if err := r.round(ctx, round, chosen, lots); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// reasonable is for how long beyond Config.For a run goes on for Config.AtLeast.
+const reasonable = 2 * time.Minute
+
+// injected is how many faults were.
+func (r *run) injected() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, times := range r.counts {
+		if !strings.HasPrefix(name, " ") && !strings.HasSuffix(name, "(missed)") {
+			n += times
+		}
+	}
+	return n
 }
 
 // deck deals the faults of one round after the other. What it deals follows from its lot alone.
@@ -336,13 +359,13 @@ func (r *run) round(ctx context.Context, number int, chosen []fault, lots []*ran
 func (r *run) recovery(ctx context.Context) (heal Heal) {
 	healed := time.Now()
 	heal.Leader, heal.Fresh = -1, -1
-	if !await(ctx, 2*leaderWithin, func() bool { return r.load.ackedSince(healed) }) {
+	if !await(ctx, 2*r.recorder.h.promised(leaderWithin), func() bool { return r.load.ackedSince(healed) }) {
 		return heal
 	}
 	again := time.Now()
 	heal.Leader = again.Sub(healed)
 	var newest = r.newestAck()
-	if await(ctx, 2*freshWithin, func() bool { return r.fresh(ctx, again, newest.N) }) {
+	if await(ctx, 2*r.recorder.h.promised(freshWithin), func() bool { return r.fresh(ctx, again, newest.N) }) {
 		heal.Fresh = time.Since(again)
 	}
 	return heal
@@ -384,12 +407,12 @@ func (r *run) spread(ctx context.Context, what string) error {
 			continue
 		}
 		began := time.Now()
-		if !await(ctx, spreadWithin, func() bool { return r.load.ackedSince(began) }) {
+		if !await(ctx, r.recorder.h.promised(spreadWithin), func() bool { return r.load.ackedSince(began) }) {
 			continue
 		}
 		newest := r.newestAck()
 		began = time.Now()
-		all := await(ctx, 2*spreadWithin, func() bool {
+		all := await(ctx, 2*r.recorder.h.promised(spreadWithin), func() bool {
 			for _, id := range r.cluster.ids("e") {
 				var s edgeStatus
 				if r.cluster.status(ctx, id, &s) != nil || s.Revision < newest.N {
@@ -430,11 +453,7 @@ func (r *run) judge() (result Result) {
 			result.Wrong++
 		}
 	}
-	for name, n := range r.counts {
-		if !strings.HasPrefix(name, " ") && !strings.HasSuffix(name, "(missed)") {
-			result.Faults += n
-		}
-	}
+	result.Faults = r.injected()
 	return result
 }
 
