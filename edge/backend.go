@@ -55,7 +55,7 @@ func (e *Edge) handleAccount(ctx *fasthttp.RequestCtx, id entitlement.AccountID)
 		}
 	}
 	if errors.Is(err, errUnknownAccount) {
-		if !strings.HasPrefix(string(id), "acc_") {
+		if !entitlement.IsID("acc_", string(id)) {
 			return problem.New(problem.InvalidID, "An edge knows accounts by their ids alone, acc_...; a writer knows aliases, too.")
 		}
 		return problem.New(problem.NotFound, "No such account in this environment, as far as this edge is.")

@@ -303,13 +303,10 @@ func (c *apiCall) accountNamed(reader *store.Reader, id string) (entitlement.Acc
 	return owner, err
 }
 
-// idForm is what ids look like behind their prefix; we give ULIDs.
-var idForm = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}$`)
-
 // checkID says whether an id can be one of ours: prefix is that of its kind. Error: an invalid-id problem.
 func checkID(prefix, id string) error {
-	if rest, ok := strings.CutPrefix(id, prefix); !ok || !idForm.MatchString(rest) {
-		return problem.Newf(problem.InvalidID, "An id of this kind begins with %s.", prefix)
+	if !entitlement.IsID(prefix, id) {
+		return problem.Newf(problem.InvalidID, "An id of this kind is %s and 26 characters, digits and capital letters.", prefix)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func TestWrongCodesAreRefused(t *testing.T) {
 		"a read key":           {readKey, fmt.Sprintf(`{"account_id": %q}`, id), 403},
 		"nobody":               {"", `{}`, 401},
 		"a backend for nobody": {serverKey, `{}`, 400},
-		"an unknown account":   {serverKey, `{"account_id": "acc_x"}`, 404},
+		"an unknown account":   {serverKey, `{"account_id": "acc_00000000000000000000000000"}`, 404},
 	} {
 		h := auth(tt.key)
 		if tt.key == "" {

@@ -107,7 +107,7 @@ func TestAnEmailIsAnAttributeWithHistory(t *testing.T) {
 			t.Errorf("%s = %d %s, want invalid-request that quotes nothing", body, r.status, r.text)
 		}
 	}
-	if r := w.api("PATCH", "/v1/accounts/acc_nobody", `{"email": "canary.two@example.com"}`); r.slug() != "not-found" {
+	if r := w.api("PATCH", "/v1/accounts/acc_00000000000000000000000000", `{"email": "canary.two@example.com"}`); r.slug() != "not-found" {
 		t.Errorf("PATCH of nobody = %d %s", r.status, r.text)
 	}
 	metrics := w.get("/metrics").text

@@ -75,8 +75,8 @@ func TestPurchaseIntents(t *testing.T) {
 			t.Errorf("%s: %d %s", name, r.status, r.text)
 		}
 	}
-	want(w.api("POST", path, body("acc_none", "price_pro", "")), 404, "not-found")
-	want(w.api("DELETE", path+"/intent_none", ""), 404, "not-found")
+	want(w.api("POST", path, body("acc_00000000000000000000000000", "price_pro", "")), 404, "not-found")
+	want(w.api("DELETE", path+"/intent_00000000000000000000000000", ""), 404, "not-found")
 	w.api("DELETE", "/v1/accounts/"+mine+"/sessions", "")
 	want(w.do("POST", path, `{"provider":"stripe","product_id":"price_life"}`, auth(session)), 401, "session-ended")
 }

@@ -77,9 +77,9 @@ func TestWrongLinksAreRefused(t *testing.T) {
 	w := oneWriter(t)
 	id := w.account()
 	for body, slug := range map[string]string{
-		`{}`:                               "invalid-request",
-		`{"account_id": "acc_x"}`:          "not-found",
-		`{"unclaimed": "stripe:sub_none"}`: "not-found",
+		`{}`: "invalid-request",
+		`{"account_id": "acc_00000000000000000000000000"}`:        "not-found",
+		`{"unclaimed": "stripe:sub_none"}`:                        "not-found",
 		`{"alias": {"kind": "custom", "value": "nobody"}}`:        "not-found",
 		`{"alias": {"kind": "x", "value": "y"}}`:                  "invalid-request",
 		fmt.Sprintf(`{"account_id": %q, "unclaimed": "x"}`, id):   "invalid-request",

@@ -71,9 +71,9 @@ func TestSupportMergesTwoAccounts(t *testing.T) {
 	}{
 		{"with itself", "/v1/accounts/" + a + "/merges", fmt.Sprintf(`{"from": %q}`, a), 400, "same-account"},
 		{"with itself, to see it first", "/v1/accounts/" + a + "/merges", fmt.Sprintf(`{"from": %q, "preview": true}`, a), 400, "same-account"},
-		{"of nobody", "/v1/accounts/" + a + "/merges", `{"from": "acc_x"}`, 404, "not-found"},
-		{"of nobody, to see it first", "/v1/accounts/" + a + "/merges", `{"from": "acc_x", "preview": true}`, 404, "not-found"},
-		{"into nobody", "/v1/accounts/acc_x/merges", fmt.Sprintf(`{"from": %q}`, a), 404, "not-found"},
+		{"of nobody", "/v1/accounts/" + a + "/merges", `{"from": "acc_00000000000000000000000000"}`, 404, "not-found"},
+		{"of nobody, to see it first", "/v1/accounts/" + a + "/merges", `{"from": "acc_00000000000000000000000000", "preview": true}`, 404, "not-found"},
+		{"into nobody", "/v1/accounts/acc_00000000000000000000000000/merges", fmt.Sprintf(`{"from": %q}`, a), 404, "not-found"},
 		{"without the other", "/v1/accounts/" + a + "/merges", `{}`, 400, "invalid-request"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -28,10 +28,10 @@ func TestEachMistakeIsAProblemOfItsOwn(t *testing.T) {
 		status                   int
 		slug                     string
 	}{
-		{"an unknown account", "GET", "/v1/accounts/acc_unknown", "", serverKey, 404, "not-found"},
-		{"an unknown account", "PATCH", "/v1/accounts/acc_unknown", `{}`, serverKey, 404, "not-found"},
+		{"an unknown account", "GET", "/v1/accounts/acc_00000000000000000000000000", "", serverKey, 404, "not-found"},
+		{"an unknown account", "PATCH", "/v1/accounts/acc_00000000000000000000000000", `{}`, serverKey, 404, "not-found"},
 		{"an unknown account", "GET", "/v1/accounts/custom:unknown/entitlements", "", serverKey, 404, "not-found"},
-		{"an unknown account", "POST", "/v1/accounts/" + a + "/merges", `{"from": "acc_unknown"}`, serverKey, 404, "not-found"},
+		{"an unknown account", "POST", "/v1/accounts/" + a + "/merges", `{"from": "acc_00000000000000000000000000"}`, serverKey, 404, "not-found"},
 		{"an alias of another account", "POST", "/v1/accounts/" + free + "/aliases", `{"kind": "custom", "value": "taken"}`, serverKey, 409, "alias-taken"},
 		{"a merge with itself", "POST", "/v1/accounts/" + a + "/merges", fmt.Sprintf(`{"from": %q}`, a), serverKey, 400, "same-account"},
 		{"a merge with itself", "POST", "/v1/accounts/" + a + "/merges", `{"from": "custom:taken", "preview": true}`, serverKey, 400, "same-account"},
@@ -45,6 +45,7 @@ func TestEachMistakeIsAProblemOfItsOwn(t *testing.T) {
 		{"an id of a wrong form", "GET", "/v1/accounts/42", "", serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "GET", "/v1/accounts/acc_a%20b/entitlements", "", serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "GET", "/v1/accounts/e_mail:a/export", "", serverKey, 404, "invalid-id"},
+		{"an id of a wrong form", "GET", "/v1/accounts/acc_x", "", serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "DELETE", "/v1/accounts/custom:", "", serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "POST", "/v1/accounts/" + a + "/merges", `{"from": "42"}`, serverKey, 404, "invalid-id"},
 		{"an id of a wrong form", "DELETE", "/v1/accounts/" + a + "/merges/42", "", serverKey, 404, "invalid-id"},

@@ -349,7 +349,7 @@ func TestWhoMayShowReceipts(t *testing.T) {
 		{"an app for another account", session, shown(other, one), 403, "forbidden"},
 		{"a reader", readKey, shown(acc, one), 403, "forbidden"},
 		{"a backend for nobody", serverKey, shown("", one), 400, "invalid-request"},
-		{"a backend for an account that is not there", serverKey, shown("acc_none", one), 404, "not-found"},
+		{"a backend for an account that is not there", serverKey, shown("acc_00000000000000000000000000", one), 404, "not-found"},
 		{"more than fit", session, shown("", many...), 400, "invalid-request"},
 		{"none", session, shown(""), 400, "invalid-request"},
 		{"two proofs in one", session, shown("", object{"provider": "apple", "signed_transaction": "x", "checkout_session_id": "cs_1"}), 400, "invalid-request"},

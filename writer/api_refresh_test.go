@@ -81,7 +81,7 @@ func TestARefreshTellsWhatChanged(t *testing.T) {
 		t.Errorf("a provider that asks for patience = %s", r.text)
 	}
 
-	for path, slug := range map[string]string{"acc_nobody": "not-found", "custom:nobody": "not-found"} {
+	for path, slug := range map[string]string{"acc_00000000000000000000000000": "not-found", "custom:nobody": "not-found"} {
 		if r := refresh(path); r.slug() != slug {
 			t.Errorf("refresh of %s = %d %s, want %s", path, r.status, r.text, slug)
 		}

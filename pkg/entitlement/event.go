@@ -1,5 +1,11 @@
 package entitlement
 
+import (
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+)
+
 // Environment keeps test purchases and real ones apart: everything that we store, sign or answer belongs to exactly one.
 type Environment string
 
@@ -32,6 +38,13 @@ const (
 
 // AccountID is the server-made id of whose access it is: "acc_" and a ULID.
 type AccountID string
+
+// IsID reports whether id has the form of those that writers make for things of a kind: the kind's prefix, such as "acc_", and a ULID in capitals.
+func IsID(prefix, id string) bool {
+	rest, ok := strings.CutPrefix(id, prefix)
+	made, err := ulid.ParseStrict(rest)
+	return ok && err == nil && made.String() == rest
+}
 
 // PurchaseID is the smallest store id by which a purchase is known, such as "stripe:sub_1". See [Evidence.ID].
 type PurchaseID string
