@@ -94,7 +94,7 @@ func TestWhatACheckIsAnswered(t *testing.T) {
 		{"the token alone", "", good, "application/jwt", 200, ""},
 		{"no token", "", "", "", 401, "invalid-credential"},
 		{"no JWT", "", "nonsense", "", 401, "invalid-credential"},
-		{"a changed signature", "", good[:len(good)-2] + "AA", "", 401, "invalid-credential"},
+		{"a changed signature", "", good[:len(good)-8] + "AAAAAAAA", "", 401, "invalid-credential"},
 		{"an expired session", "", session(func(c *token.SessionClaims) { c.IssuedAt -= 9000; c.ExpiresAt = c.IssuedAt + 60 }), "", 401, "invalid-credential"},
 		{"another cluster's session", "", session(func(c *token.SessionClaims) { c.Issuer = "elsewhere" }), "", 401, "invalid-credential"},
 		{"the audience of production", "", session(func(c *token.SessionClaims) { c.Audience = replicationtest.Audience(entitlement.Production) }), "", 401, "invalid-credential"},

@@ -16,3 +16,13 @@ func (e *Edge) HurryStreams(beat, life, patience time.Duration) {
 
 // Watching is how many accounts are waited for by requests.
 func (e *Edge) Watching() int { return int(e.streams.watching.Load()) }
+
+// Held is how many requests wait for them.
+func (e *Edge) Held() (requests int) {
+	e.streams.mu.Lock()
+	defer e.streams.mu.Unlock()
+	for _, w := range e.streams.watches {
+		requests += w.waiting
+	}
+	return requests
+}

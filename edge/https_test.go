@@ -85,12 +85,12 @@ func (p *public) app() *tls.Config {
 
 // open is an app that opens: a new connection and one request. It returns what the connection came to.
 func (p *public) open(address string, conf *tls.Config) (tls.ConnectionState, error) {
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", address, conf)
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 30 * time.Second}, "tcp", address, conf)
 	if err != nil {
 		return tls.ConnectionState{}, err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: edge.example.com\r\nConnection: close\r\n\r\n"); err != nil {
 		return tls.ConnectionState{}, err
 	}
@@ -188,8 +188,10 @@ func TestTicketsAreSharedAndRotate(t *testing.T) {
 	}
 	p := newPublic(t)
 	p.files.TicketSecretFile = secret
+	now := newClock().Now() // of all of them: another day would be another key
 	begin := func(file string, ahead time.Duration) *rig {
 		r := newRig(t)
+		r.clock.now = now
 		r.writer.SetDown(true) // its certificates end before this clock does
 		r.clock.Add(ahead)
 		files := p.files

@@ -79,6 +79,7 @@ func TestExpiredCertificateDoesNotStopAnswers(t *testing.T) {
 	r.server.Close()
 	r.clock.Add(25 * time.Hour) // the certificates are for a day
 	r.startWith(tls)
+	until(t, "what the file lacks is proven", func() bool { return r.edge.Status().Proven })
 	if status, a, _ := r.check("", r.writer.Session(entitlement.Sandbox, alice), nil); status != http.StatusOK || a.Revision == "" {
 		t.Errorf("check = %d %+v, want an answer from the disk", status, a)
 	}

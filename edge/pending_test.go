@@ -50,7 +50,7 @@ func TestAPendingAnswerIsHeld(t *testing.T) {
 				got <- result{a, took}
 			}()
 		}
-		until(t, "held", func() bool { return r.edge.Watching() == 1 })
+		until(t, "both held, for one account", func() bool { return r.edge.Held() == 2 && r.edge.Watching() == 1 })
 	}
 	held()
 	r.writer.PutAccount(entitlement.Sandbox, entitlement.Account{ID: "acc_01OTHER"}) // wakes nobody

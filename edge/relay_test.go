@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/latchkey/latchkey/edge"
 )
@@ -95,6 +96,7 @@ func TestReceiptsArePassedOnAsTheyCame(t *testing.T) {
 func TestAnotherWriterAnswersWhereTheFirstDoesNot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.writer.Now = time.Now // an as_of that stood still would make the edge follow another writer after 3 s
 	hold := make(chan struct{})
 	behaviours := map[string]func(http.ResponseWriter){
 		"serves":  func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"results":[]}`) },

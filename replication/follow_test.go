@@ -124,7 +124,7 @@ func (m *memory) built() int { m.mu.Lock(); defer m.mu.Unlock(); return m.builds
 // wait waits until the replica is as asked, by its own announcements.
 func (m *memory) wait(t *testing.T, what string, holds func(replication.Head) bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		m.mu.Lock()
 		head, changed := m.head, m.changed
@@ -135,7 +135,7 @@ func (m *memory) wait(t *testing.T, what string, holds func(replication.Head) bo
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("%s: not within 10 s, at %+v", what, head)
+			t.Fatalf("%s: not within 30 s, at %+v", what, head)
 		}
 	}
 }
@@ -188,13 +188,17 @@ func TestPullFollows(t *testing.T) {
 	w, m := newWriter(t), newMemory()
 	f := follow(t, w, m, nil, serve(t, w))
 	m.at(t, w)
+	var slow []time.Duration
 	for i := range 20 {
 		began := time.Now()
 		w.Put(record("a", fmt.Sprint(i)), record(fmt.Sprint("k", i), "v"))
 		m.at(t, w)
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("change %d took %s: it waited for something else than the change", i, took)
+		if took := time.Since(began); took > 400*time.Millisecond {
+			slow = append(slow, took)
 		}
+	}
+	if len(slow) > 10 { // some may be slow on a busy machine; heads, which come once a second, make nearly all so
+		t.Errorf("changes took %s: they waited for something else than the change", slow)
 	}
 	if m.built() != 1 {
 		t.Errorf("%d snapshots, want 1", m.built())
@@ -405,7 +409,7 @@ func TestFailover(t *testing.T) {
 	first.set(true)
 	w.Put(record("a", "1"))
 	m.at(t, w)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for f.Status().Writer == before && time.Now().Before(deadline) {
 		pause := time.NewTimer(time.Millisecond)
 		<-pause.C
@@ -420,7 +424,8 @@ func TestFailover(t *testing.T) {
 	w.Freeze(time.Now().Unix() - 100)
 	stuck := f.Status().Writer
 	second.set(false)
-	for f.Status().Writer == stuck && time.Now().Before(deadline.Add(10*time.Second)) {
+	deadline = time.Now().Add(20 * time.Second)
+	for f.Status().Writer == stuck && time.Now().Before(deadline) {
 		pause := time.NewTimer(time.Millisecond)
 		<-pause.C
 	}

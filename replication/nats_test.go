@@ -58,12 +58,11 @@ type broadcast struct {
 
 func newBroadcast(t *testing.T, start func(*testing.T, string) func()) *broadcast {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := replicationtest.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &broadcast{t: t, w: newWriter(t), m: newMemory(), address: l.Addr().String(), start: start}
-	l.Close()
+	b := &broadcast{t: t, w: newWriter(t), m: newMemory(), address: address, start: start}
 	b.stop = start(t, b.address)
 	t.Cleanup(func() { b.stop() })
 	connect := func(name string) *replication.NATS {

@@ -14,6 +14,7 @@ import (
 func TestAWriterOfAnEndedHistoryIsShownThatItHasEnded(t *testing.T) {
 	for name, path := range map[string]string{"by its head": replication.HeadPath, "by its refusal of changes": replication.ChangesPath} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w, m := newWriter(t), newMemory()
 			before := w.Position()
 			w.RaiseEpoch()
@@ -40,6 +41,11 @@ func TestAWriterOfAnEndedHistoryIsShownThatItHasEnded(t *testing.T) {
 			})
 			follow(t, w, m, nil, serve(t, w), serve(t, left))
 			m.at(t, w)
+			// Of three heads that were asked for, one with the snapshot, one has been met.
+			for deadline := time.Now().Add(20 * time.Second); w.Calls(replication.HeadPath) < 3 && time.Now().Before(deadline); {
+				pause := time.NewTimer(time.Millisecond)
+				<-pause.C
+			}
 			w.SetDown(true) // only the old one answers now
 			select {
 			case signed := <-shown:

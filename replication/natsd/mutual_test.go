@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -15,10 +14,11 @@ import (
 	"github.com/latchkey/latchkey/pkg/mutual/mutualtest"
 	"github.com/latchkey/latchkey/replication"
 	"github.com/latchkey/latchkey/replication/natsd"
+	"github.com/latchkey/latchkey/replication/replicationtest"
 )
 
 // natsPatience is how long a test waits for what must come.
-const natsPatience = 10 * time.Second
+const natsPatience = 30 * time.Second
 
 // connect opens a client's connection with an identity; refusals of the server arrive in the channel.
 func connect(t *testing.T, url string, identity *mutual.Identity) (*nats.Conn, <-chan error) {
@@ -51,12 +51,11 @@ func TestEdgesOnlyListen(t *testing.T) {
 	authority := mutualtest.New(t)
 	addrs, routes := make([]string, 2), make([]string, 2)
 	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := replicationtest.Address()
 		if err != nil {
 			t.Fatal(err)
 		}
-		addrs[i], routes[i] = l.Addr().String(), "tls://"+l.Addr().String()
-		l.Close()
+		addrs[i], routes[i] = address, "tls://"+address
 	}
 	servers := make([]*natsd.Server, 2)
 	for i := range servers {

@@ -3,13 +3,13 @@ package natsd_test
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/latchkey/latchkey/replication/natsd"
+	"github.com/latchkey/latchkey/replication/replicationtest"
 )
 
 // Three servers form one cluster: what is published at one is heard at another, also after the third is gone.
@@ -17,12 +17,11 @@ func TestClusterCarriesMessagesBetweenServers(t *testing.T) {
 	routes := make([]string, 3)
 	addrs := make([]string, 3)
 	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := replicationtest.Address()
 		if err != nil {
 			t.Fatal(err)
 		}
-		addrs[i], routes[i] = l.Addr().String(), "nats://"+l.Addr().String()
-		l.Close()
+		addrs[i], routes[i] = address, "nats://"+address
 	}
 	servers := make([]*natsd.Server, 3)
 	for i := range servers {
@@ -55,7 +54,7 @@ func TestClusterCarriesMessagesBetweenServers(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(30 * time.Second)
 		for {
 			select {
 			case got := <-heard:
@@ -67,7 +66,7 @@ func TestClusterCarriesMessagesBetweenServers(t *testing.T) {
 					t.Fatal(err)
 				}
 			case <-deadline:
-				t.Fatalf("%q was not heard at the other server within 10 s", word)
+				t.Fatalf("%q was not heard at the other server within 30 s", word)
 			}
 		}
 	}
@@ -81,12 +80,11 @@ func TestServersTellOfEachOtherAsAdvertised(t *testing.T) {
 	const door = "127.0.0.1:1" // nobody is there
 	addrs := make([]string, 2)
 	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := replicationtest.Address()
 		if err != nil {
 			t.Fatal(err)
 		}
-		addrs[i] = l.Addr().String()
-		l.Close()
+		addrs[i] = address
 	}
 	var first string
 	for i := range addrs {
@@ -106,7 +104,7 @@ func TestServersTellOfEachOtherAsAdvertised(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for servers := nc.DiscoveredServers(); ; {
 		for _, s := range servers {
 			if s == "nats://"+door {

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,6 +22,19 @@ import (
 	"github.com/latchkey/latchkey/pkg/token"
 	"github.com/latchkey/latchkey/replication"
 )
+
+// Address returns host:port on this machine where nobody listens, and where nobody else comes to listen or to speak from until a server does that is started there, or
+// while it is away: others use 127.0.0.1, and the loopback network has sixteen million addresses.
+func Address() (string, error) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 1+rand.N(254)))
+	if err != nil { // a system with one loopback address
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
 
 // Audience is what edge certificates and sessions of an environment are made for.
 func Audience(env entitlement.Environment) string { return "com.example.test/" + string(env) }

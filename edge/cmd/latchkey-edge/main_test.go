@@ -54,7 +54,7 @@ func TestCommands(t *testing.T) {
 		want string // in what is printed
 	}{
 		{"a genuine token", []string{"verify", "--root", root}, good + "\n", exitDone, `"pro": allowed until`},
-		{"a changed token", []string{"verify", "--root", root}, good[:len(good)-4] + "AAAA", exitFailed, "refused"},
+		{"a changed token", []string{"verify", "--root", root}, good[:len(good)-8] + "AAAAAAAA", exitFailed, "refused"},
 		{"a token two days later", []string{"verify", "--root", root, "--at", time.Now().Add(48 * time.Hour).UTC().Format(time.RFC3339)}, good, exitFailed, "expired"},
 		{"a token of a revoked key", []string{"verify", "--root", root, "--revocations", revoked}, good, exitFailed, "refused: grace token: certificate chain refused: edge: key revoked"},
 		{"a list of other keys", []string{"verify", "--root", root, "--revocations", other}, good, exitDone, `"pro": allowed until`},

@@ -89,7 +89,7 @@ func same(t testing.TB, r *replica.Replica, w *replicationtest.Writer) {
 
 func waitProven(t testing.TB, r *replica.Replica) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		updated := r.Updated()
 		if r.Proven() {
@@ -98,7 +98,7 @@ func waitProven(t testing.TB, r *replica.Replica) {
 		select {
 		case <-updated:
 		case <-deadline:
-			t.Fatal("replica not proven within 10 s")
+			t.Fatal("replica not proven within 30 s")
 		}
 	}
 }

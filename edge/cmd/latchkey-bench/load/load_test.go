@@ -28,9 +28,10 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 // TestScheduleDoesNotWaitForAnswers: a server that stops for a moment is charged with every request that was due meanwhile; a loop
 // that waits would report one slow answer.
 func TestScheduleDoesNotWaitForAnswers(t *testing.T) {
-	const stop = 200 * time.Millisecond
+	const stop = 400 * time.Millisecond
 	for name, run := range map[string]func(context.Context, Config) (Result, error){"from one thread where the system can": Run, "from a goroutine for each connection": runEach} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var n atomic.Int64
 			addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				if n.Add(1) == 10 {
@@ -38,7 +39,7 @@ func TestScheduleDoesNotWaitForAnswers(t *testing.T) {
 				}
 				w.Write([]byte("ok"))
 			})
-			r, err := run(context.Background(), Config{Addr: addr, Connections: 1, For: time.Second, Source: get, Status: 200, Rate: 200})
+			r, err := run(context.Background(), Config{Addr: addr, Connections: 1, For: 2 * time.Second, Source: get, Status: 200, Rate: 100})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +181,8 @@ func TestRunCountsOnlyWantedAnswers(t *testing.T) {
 	for _, tt := range tests {
 		for _, rate := range []float64{0, 500} {
 			t.Run(fmt.Sprintf("%s at rate %.0f", tt.name, rate), func(t *testing.T) {
-				r, err := Run(context.Background(), Config{Addr: serve(t, tt.handle), Connections: 2, For: 50 * time.Millisecond, Source: get, Status: tt.status, Rate: rate})
+				t.Parallel()
+				r, err := Run(context.Background(), Config{Addr: serve(t, tt.handle), Connections: 2, For: 500 * time.Millisecond, Source: get, Status: tt.status, Rate: rate})
 				if !errors.Is(err, tt.want) {
 					t.Errorf("Run = %v, want %v", err, tt.want)
 				}
@@ -223,7 +225,7 @@ func TestOpensAConnectionForEachRequest(t *testing.T) {
 			}
 			s.StartTLS()
 			defer s.Close()
-			r, err := Run(t.Context(), Config{Addr: s.Listener.Addr().String(), Connections: 2, For: 200 * time.Millisecond, Source: get, Status: 200, Rate: 100, Opens: &tls.Config{InsecureSkipVerify: true, ClientSessionCache: cache}})
+			r, err := Run(t.Context(), Config{Addr: s.Listener.Addr().String(), Connections: 2, For: time.Second, Source: get, Status: 200, Rate: 20, Opens: &tls.Config{InsecureSkipVerify: true, ClientSessionCache: cache}})
 			if err != nil || r.Answers < 4 {
 				t.Fatalf("%d answers, %v", r.Answers, err)
 			}
