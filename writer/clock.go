@@ -24,6 +24,10 @@ const (
 	// clockGrace is how long after its start a node stamps nothing before it has compared its clock with a majority. It usually
 	// takes some milliseconds; where the others do not answer at all, the cluster must still come up.
 	clockGrace = 5 * time.Second
+	// ownApart is how far apart the readings of the own clock and of the monotonic one may lie: little against clockStep. Usually it is less than a microsecond.
+	ownApart = 5 * time.Millisecond
+	// ownTries bounds how often they are taken anew.
+	ownTries = 10
 )
 
 // errClockOff means that this writer's clock cannot be believed at present: nothing may be dated by it.
@@ -72,10 +76,19 @@ func newClock(raw func() time.Time, writers int) *clock {
 	return c
 }
 
-// own reads the own clock: what it would have shown at base, and how long ago base is.
+// own reads the own clock: what it would have shown at base, and how long ago base is. A machine that pauses between the two readings, as one that is overloaded or
+// virtual does, would show a clock that was set: then both are taken anew.
 func (c *clock) own() (zero time.Time, elapsed time.Duration) {
-	elapsed = time.Since(c.base)
-	return c.raw().Round(0).Add(-elapsed), elapsed
+	for range ownTries {
+		before := time.Since(c.base)
+		shown := c.raw().Round(0)
+		elapsed = time.Since(c.base)
+		zero = shown.Add(-elapsed)
+		if elapsed-before < ownApart {
+			break
+		}
+	}
+	return zero, elapsed
 }
 
 // now returns the time to use.

@@ -20,9 +20,12 @@ type wrongClock struct{ off atomic.Int64 }
 func (c *wrongClock) set(off time.Duration) { c.off.Store(int64(off)) }
 func (c *wrongClock) now() time.Time        { return time.Now().Add(time.Duration(c.off.Load())) }
 
-// about reports whether t is d from now, within what a test takes.
-func about(t time.Time, d time.Duration) bool {
-	return time.Until(t.Add(-d)).Abs() < 100*time.Millisecond
+// about reports whether read returns a time that is d from now, however long the test is kept waiting meanwhile.
+func about(read func() time.Time, d time.Duration) bool {
+	const within = 100 * time.Millisecond
+	before := time.Now()
+	t := read().Add(-d)
+	return t.After(before.Add(-within)) && t.Before(time.Now().Add(within))
 }
 
 func TestWhoseClockIsWrong(t *testing.T) {
@@ -58,15 +61,16 @@ func TestWhoseClockIsWrong(t *testing.T) {
 				id := fmt.Sprint("w", i)
 				voters = append(voters, id)
 				if d != unknown {
-					c.measured(id, time.Now().Add(d), time.Now(), 0)
+					now := time.Now()
+					c.measured(id, now.Add(d), now, 0)
 				}
 			}
 			c.judge(round, "self", voters)
 			if got := c.line.Load(); got.off != (tt.off != 0) || got.off && (got.deviation-tt.off).Abs() > 50*time.Millisecond {
 				t.Errorf("judged off %t by %s, want %s", got.off, got.deviation, tt.off)
 			}
-			if now := c.now(); !about(now, tt.off) {
-				t.Errorf("now is %s off the own clock, want %s", time.Until(now), tt.off)
+			if !about(c.now, tt.off) {
+				t.Errorf("now is %s off the own clock, want %s", time.Until(c.now()), tt.off)
 			}
 			if wrong := c.wrong(); wrong != (tt.off != 0) {
 				t.Errorf("wrong = %t", wrong)
@@ -92,7 +96,8 @@ func TestAClockThatIsSet(t *testing.T) {
 		others = func(ahead time.Duration, ids ...string) {
 			round := c.begin()
 			for _, id := range ids {
-				c.measured(id, time.Now().Add(ahead), time.Now(), 0)
+				now := time.Now()
+				c.measured(id, now.Add(ahead), now, 0)
 			}
 			c.judge(round, "w0", voters)
 		}
@@ -104,9 +109,13 @@ func TestAClockThatIsSet(t *testing.T) {
 	}
 	check := func(t *testing.T, c *clock, ahead time.Duration, believed bool) {
 		t.Helper()
-		now, err := c.read()
-		if !about(now, ahead) || (err == nil) != believed {
-			t.Errorf("time is %s off, %v; want %s off, believed: %t", time.Until(now).Round(time.Millisecond), err, ahead, believed)
+		var err error
+		read := func() (now time.Time) {
+			now, err = c.read()
+			return now
+		}
+		if !about(read, ahead) || (err == nil) != believed {
+			t.Errorf("time is %s off, %v; want %s off, believed: %t", time.Until(c.now()).Round(time.Millisecond), err, ahead, believed)
 		}
 	}
 	const tenMinutes = 10 * time.Minute
@@ -167,7 +176,8 @@ func TestAClockThatIsSet(t *testing.T) {
 		c, own, voters, _ := start(3)
 		round := c.begin()
 		for _, id := range voters[1:] {
-			c.measured(id, time.Now(), time.Now(), 0)
+			now := time.Now()
+			c.measured(id, now, now, 0)
 		}
 		own.set(tenMinutes)
 		c.judge(round, "w0", voters) // set in the middle of a round
@@ -186,6 +196,19 @@ func TestAClockThatIsSet(t *testing.T) {
 			own.set(time.Duration(i) * 100 * time.Millisecond)
 			others(time.Duration(i)*100*time.Millisecond, "w1", "w2")
 			check(t, c, time.Duration(i)*100*time.Millisecond, true)
+		}
+	})
+	t.Run("a machine that pauses while it reads its clock has not set it", func(t *testing.T) {
+		c, own, _, _ := start(3)
+		pauses := 0
+		c.raw = func() time.Time {
+			if pauses--; pauses >= 0 {
+				<-time.After(clockStep + clockStep/4)
+			}
+			return own.now()
+		}
+		for pauses = range 3 {
+			check(t, c, 0, true)
 		}
 	})
 	t.Run("off is not left at the limit", func(t *testing.T) {
@@ -295,7 +318,7 @@ func TestALeaderWhoseClockIsSet(t *testing.T) {
 							return
 						}
 						for _, v := range writers {
-							if s := time.Unix(v.store.Stats().Stamp, 0); time.Until(s).Abs() > 5*time.Second {
+							if s := time.Unix(v.store.Stats().Stamp, 0); time.Until(s).Abs() > time.Minute { // it may be some time ago, on a busy machine
 								t.Errorf("%s: the last stamp is %s off", v.cfg.Node.ID, time.Until(s))
 								return
 							}
@@ -313,23 +336,17 @@ func TestALeaderWhoseClockIsSet(t *testing.T) {
 				r := leader.readiness()
 				return !r.Ready && r.Role == roleFollower && slices.Contains(r.Reasons, reasonClock)
 			})
-			if s := leader.ClockStatus(); s.Believed || s.Reason == "" || len(s.Offsets) != 2 || time.Duration(s.OffsetSeconds*1e9+float64(step)).Abs() > time.Second {
-				t.Errorf("clock status %+v, want %s against a majority", s, -step)
-			}
+			await(t, fmt.Sprintf("clock status of %s against a majority of two", -step), func() bool {
+				s := leader.ClockStatus()
+				return !s.Believed && s.Reason != "" && len(s.Offsets) == 2 && time.Duration(s.OffsetSeconds*1e9+float64(step)).Abs() < time.Second
+			})
 			// Its own time is the others'.
 			if r := leader.stripe(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), acc, "price_pro"))); r.status != http.StatusOK {
 				t.Errorf("a message at the follower with the wrong clock = %d %s", r.status, r.text)
 			}
-			if !about(leader.now(), 0) {
-				t.Errorf("it uses a time that is %s off", time.Until(leader.now()))
-			}
+			await(t, "the others' time in use", func() bool { return about(leader.now, 0) }) // each measurement is as good as its round trip was quick
 			// It does not take the lead back, and nobody else loses it.
-			next, _ := roles(t, writers)
-			heads := next.newestHead().AsOf
-			await(t, "two more heads", func() bool { return next.newestHead().AsOf >= heads+2 })
-			if again, _ := roles(t, writers); again == leader { // another may lead by now: the machine is busy
-				t.Errorf("%s leads again", leader.cfg.Node.ID)
-			}
+			leadStaysElsewhere(t, writers, leader)
 			clockOf(leader, writers, clocks).set(0)
 			await(t, "ready again", func() bool { return leader.readiness().Ready })
 			close(stop)
@@ -358,8 +375,10 @@ func TestAWriterThatStartsWithAWrongClock(t *testing.T) {
 	await(t, "a write", func() bool {
 		return writers[1].do("POST", "/v1/accounts", `{}`, auth(serverKey)).status == http.StatusCreated
 	})
-	if leader, _ := roles(t, writers); leader == writers[0] {
-		t.Error("the writer with the wrong clock took a write as the leader")
+	for _, w := range writers[1:] { // w1 may lead for a moment, and stamps nothing
+		if stamp := time.Unix(w.store.Stats().Stamp, 0); time.Until(stamp) > time.Minute {
+			t.Errorf("%s: the writer with the wrong clock took a write as the leader: it is stamped %s", w.cfg.Node.ID, stamp)
+		}
 	}
 	for _, w := range writers {
 		await(t, "a head at "+w.cfg.Node.ID, func() bool { return w.newestHead() != nil })
@@ -403,9 +422,11 @@ func TestAllClocksAreSetAlike(t *testing.T) {
 			t.Errorf("a read at %s = %d %s", w.cfg.Node.ID, r.status, r.text)
 		}
 	}
-	if r := leader.readiness(); r.Ready || !slices.Contains(r.Reasons, reasonClock) {
-		t.Errorf("the leader is %+v, want the reason %q", r, reasonClock)
-	}
+	await(t, "the leader's reason in /readyz", func() bool {
+		leader, _ := roles(t, writers)
+		r := leader.readiness()
+		return !r.Ready && slices.Contains(r.Reasons, reasonClock)
+	})
 	all.set(10 * time.Minute)
 	await(t, "writes again", func() bool {
 		return followers[0].api("PATCH", "/v1/accounts/"+acc, `{"attributes": {"n": "3"}}`).status == http.StatusOK

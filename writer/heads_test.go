@@ -99,14 +99,8 @@ func TestACutOffWriterProvesNothingOfItself(t *testing.T) {
 	for _, w := range all {
 		w.awaitReady()
 	}
-	var alone, other *testWriter
-	for _, w := range all {
-		if w.store.IsLeader() {
-			other = w
-		} else {
-			alone = w
-		}
-	}
+	other, followers := roles(t, all)
+	alone := followers[0]
 	ways[alone.cfg.Node.ID].end()
 	var revision replication.Revision
 	acknowledged := time.Now()

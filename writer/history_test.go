@@ -127,7 +127,7 @@ func TestAWriterThatIsShownANewerHistoryStopsForGood(t *testing.T) {
 			old.awaitReady()
 			next := startWriter(t, restoredFrom(t, backupOf(t, old), configs)[0])
 			next.awaitReady()
-			await(t, "a head of the new epoch", func() bool { return next.newestHead() != nil })
+			await(t, "a head of each epoch", func() bool { return old.newestHead() != nil && next.newestHead() != nil })
 			own, newer := old.newestHead().signed, next.newestHead().signed
 
 			for what, head := range map[string]string{"nothing": "", "words": "superseded", "its own head": own, "a head with another signature": newer[:len(newer)-8] + "AAAAAAAA",
@@ -186,7 +186,9 @@ func TestWritersLookAtEachOther(t *testing.T) {
 	for _, c := range restored {
 		next = append(next, startWriter(t, c))
 	}
-	next[0].awaitReady()
+	for _, w := range next {
+		w.awaitReady()
+	}
 	// The old w1 believes that the new w2 is its peer; the new one has taken the old one's place.
 	back := again(t, configs[0])
 	back.Cluster.Voters = []VoterConfig{configs[0].Cluster.Voters[0], restored[1].Cluster.Voters[1]}
@@ -197,8 +199,6 @@ func TestWritersLookAtEachOther(t *testing.T) {
 		return err == nil
 	})
 	for _, w := range next {
-		if r := w.get("/readyz"); r.status != http.StatusOK {
-			t.Errorf("%s of the new history: %d %s", w.cfg.Node.ID, r.status, r.text)
-		}
+		await(t, w.cfg.Node.ID+" of the new history is ready", func() bool { return w.get("/readyz").status == http.StatusOK })
 	}
 }

@@ -113,7 +113,7 @@ func (w *Writer) proposeHere(ctx context.Context, encoded []byte) (store.Result,
 	}
 	defer leave()
 	result, err := w.store.Propose(ctx, encoded)
-	if errors.Is(err, store.ErrClock) && w.clock.believed() == nil {
+	if errors.Is(err, store.ErrClock) && !errors.Is(err, errClockOff) { // by what the store saw: to look again might see a clock that is believed since
 		err = errNoTime
 	}
 	return result, err

@@ -57,7 +57,7 @@ func TestWhenToAsk(t *testing.T) {
 	if got := scan(now); got != "in_2" {
 		t.Errorf("due are %q just after in_1 was asked about", got)
 	}
-	if got := scan(now.Add(2 * time.Second)); got != "in_2 in_1" {
+	if got := scan(time.Now().Add(2 * time.Second)); got != "in_2 in_1" {
 		t.Errorf("due are %q 2 s later, want the new one first", got)
 	}
 	w.send(thinEvent("evt_in_1b", "v1.invoice.voided", "invoice", "in_1", time.Now().Add(time.Millisecond)))
@@ -88,18 +88,21 @@ func TestWhenToAsk(t *testing.T) {
 		{provider.PullError{Reason: provider.ErrAnswer}, pullAnswer, pullPauseMin, 0},
 	} {
 		clear(p.pausedUntil)
+		before := time.Now()
 		outcome, pause := p.failed(entitlement.Stripe, &tt.failure)
-		if left := max(p.paused(entitlement.Stripe), 0); outcome != tt.outcome || pause != tt.pause || left < tt.everyone*9/10 || left > tt.everyone*5/4+time.Millisecond {
-			t.Errorf("%v is %s, waits %s, and everyone %s; want %s, %s, %s", &tt.failure, outcome, pause, left, tt.outcome, tt.pause, tt.everyone)
+		until, waits := p.pausedUntil[entitlement.Stripe]
+		if outcome != tt.outcome || pause != tt.pause || waits != (tt.everyone > 0) || waits && (until.Sub(before) < tt.everyone || time.Until(until) > tt.everyone*5/4+time.Millisecond) {
+			t.Errorf("%v is %s, waits %s, and everyone until %s (%t) from %s; want %s, %s, %s", &tt.failure, outcome, pause, until, waits, before, tt.outcome, tt.pause, tt.everyone)
 		}
 	}
 	clear(p.pausedUntil)
 
 	pull := store.Pull{ID: "stripe:in_9", Asks: "x"}
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900} {
+		before := time.Now()
 		p.later(pull, 0)
-		if got := time.Until(p.tried[pull.ID].next); got < want*time.Second*3/4-time.Second || got > want*time.Second*5/4 {
-			t.Errorf("pause %d is %s, want about %d s", i, got, want)
+		if next := p.tried[pull.ID].next; next.Sub(before) < want*time.Second*3/4 || time.Until(next) > want*time.Second*5/4 {
+			t.Errorf("pause %d is %s, want about %d s", i, next.Sub(before), want)
 		}
 	}
 	scan(now)

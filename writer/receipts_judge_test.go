@@ -100,17 +100,8 @@ func TestATokenThatPlayDoesNotKnow(t *testing.T) {
 	play := startPlay(t)
 	w := receiptsWriter(t, startAppStore(t), startStripe(t), play)
 	acc := w.account()
-	answers := make(chan reply, 1)
-	go func() {
-		r, err := send("POST", w.url+"/v1/receipts", shown(acc, playReceipt("token-that-is-too-new"), playReceipt("token-that-never-is-01")), auth(serverKey))
-		if err != nil {
-			r.text = err.Error()
-		}
-		answers <- r
-	}()
-	await(t, "the first question", func() bool { return play.asked("token-that-is-too-new") > 0 })
-	play.put("token-that-is-too-new", playSubscription(""))
-	r := <-answers
+	play.tooNew = map[string]object{"token-that-is-too-new": with(playSubscription(""), "acknowledgementState", "ACKNOWLEDGEMENT_STATE_PENDING")}
+	r := w.api("POST", "/v1/receipts", shown(acc, playReceipt("token-that-is-too-new"), playReceipt("token-that-never-is-01")))
 	if got := r.outcomes(t); fmt.Sprint(got) != "[recorded rejected]" {
 		t.Fatalf("POST /v1/receipts = %s", r.text)
 	}

@@ -213,7 +213,7 @@ func (w *Writer) openFiles() error {
 	w.store, err = store.Open(store.Config{
 		Dir: dir, ID: w.cfg.Node.ID, Cluster: w.cfg.Node.Cluster, Listen: w.cfg.Node.RaftListen, Listener: w.cfg.listeners.raft, Voters: voters, Identity: w.identity,
 		Advertise: raft, Ask: w.storeAsks, JoinStable: w.cfg.joinStable, Now: w.now, TrustClock: w.clock.believed, Logger: w.log.With("part", "store"), Metrics: w.metrics.registry, Fatal: w.cfg.fatal,
-		FetchSegment: w.storeFetches, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat / 2, SegmentBytes: w.cfg.segment,
+		FetchSegment: w.storeFetches, HeartbeatTimeout: w.cfg.heartbeat, LeaderLease: w.cfg.heartbeat * 3 / 4, SegmentBytes: w.cfg.segment,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)

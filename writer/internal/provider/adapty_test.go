@@ -279,9 +279,10 @@ func TestWhatAdaptyEventsGive(t *testing.T) {
 					t.Errorf("in doubt: %+v", d)
 				}
 			}
+			random := rand.New(rand.NewPCG(1, 30))
 			for range 30 {
 				again := slices.Concat(tt.messages, tt.messages[:1])
-				rand.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+				random.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 				if other := tell(t, a, again...); !reflect.DeepEqual(other, e) {
 					t.Fatalf("the order counts: %+v, then %+v", e, other)
 				}

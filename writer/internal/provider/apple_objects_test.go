@@ -174,8 +174,9 @@ func TestAppleNotificationsInTheirMeaning(t *testing.T) {
 			if p.Doubt {
 				t.Error("in doubt where nobody can be asked")
 			}
+			random := rand.New(rand.NewPCG(1, 20))
 			for range 20 {
-				rand.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
+				random.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
 				if again := (entitlement.Evidence{}).Add(append(objects, objects[0])...); !reflect.DeepEqual(again, evidence) {
 					t.Fatalf("the order counts:\n%s\nthen\n%s", show(evidence), show(again))
 				}
@@ -420,8 +421,9 @@ func TestAppleBuyer(t *testing.T) {
 			if tt.want != "" {
 				want = append([]entitlement.Alias{{Kind: entitlement.AppleAppAccountToken, Value: tt.want}}, want...)
 			}
+			random := rand.New(rand.NewPCG(1, 10))
 			for range 10 {
-				rand.Shuffle(len(tt.tell), func(i, j int) { tt.tell[i], tt.tell[j] = tt.tell[j], tt.tell[i] })
+				random.Shuffle(len(tt.tell), func(i, j int) { tt.tell[i], tt.tell[j] = tt.tell[j], tt.tell[i] })
 				evidence := entitlement.Evidence{}
 				for _, n := range tt.tell {
 					evidence = evidence.Add(appleEvent(t, unsigned(t, n)).Objects...)
@@ -455,8 +457,9 @@ func TestWhoHoldsASubscriptionOfApple(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(1, 10))
 			for range 10 {
-				rand.Shuffle(len(tt.tell), func(i, j int) { tt.tell[i], tt.tell[j] = tt.tell[j], tt.tell[i] })
+				random.Shuffle(len(tt.tell), func(i, j int) { tt.tell[i], tt.tell[j] = tt.tell[j], tt.tell[i] })
 				evidence := entitlement.Evidence{}
 				for _, n := range tt.tell {
 					evidence = evidence.Add(appleEvent(t, unsigned(t, n)).Objects...)

@@ -329,8 +329,9 @@ func TestWhoHoldsASubscriptionOfPlay(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(1, 10))
 			for range 10 {
-				rand.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
+				random.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
 				var e entitlement.Evidence
 				for _, objects := range tt.objects {
 					e = e.Add(objects...)

@@ -167,9 +167,10 @@ func TestIapticOrderDoesNotCount(t *testing.T) {
 	if got := pro(t, want, adaptyEnds.Add(2*day), entitlement.Iaptic); got.Reason != entitlement.ReasonCancelledUntilEnd || got.AccessUntil != unixOf(adaptyEnds.AddDate(0, 1, 0)) {
 		t.Errorf("at the end of the history: %+v", got)
 	}
+	random := rand.New(rand.NewPCG(1, 200))
 	for range 200 {
-		again := slices.Concat(history, history[rand.IntN(len(history)):])
-		rand.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+		again := slices.Concat(history, history[random.IntN(len(history)):])
+		random.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 		if got := tell(t, a, again...); !reflect.DeepEqual(got, want) {
 			t.Fatalf("the order counts: %+v, then %+v", want, got)
 		}

@@ -311,10 +311,11 @@ func TestRevenueCatTypes(t *testing.T) {
 			if id := evidence.Identity(); id.Account != rcAccount || len(id.Aliases) != 2 {
 				t.Errorf("identity %+v", id)
 			}
+			random := rand.New(rand.NewPCG(1, 20))
 			for range 20 {
 				shuffled := slices.Clone(events)
-				shuffled = append(shuffled, events[rand.IntN(len(events))])
-				rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+				shuffled = append(shuffled, events[random.IntN(len(events))])
+				random.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 				if again, _ := purchaseOf(shuffled); !reflect.DeepEqual(again, evidence) {
 					t.Fatalf("the order counts:\n%+v\n%+v", evidence, again)
 				}

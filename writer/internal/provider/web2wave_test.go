@@ -174,9 +174,10 @@ func TestWeb2WaveLives(t *testing.T) {
 			if got := waveStands(e, tt.policy, tt.after); got != tt.want {
 				t.Errorf("after %v it is %q, want %q\n%s", tt.after, got, tt.want, show(e))
 			}
+			random := rand.New(rand.NewPCG(1, 20))
 			for range 20 { // in any order, any number of times
-				again := append(append([]entitlement.Event{}, events...), events[rand.N(len(events))])
-				rand.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+				again := append(append([]entitlement.Event{}, events...), events[random.IntN(len(events))])
+				random.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 				if other := waveProof(again...); !bytes.Equal(entitlement.Encode(&other), entitlement.Encode(&e)) {
 					t.Fatalf("another order gives\n%s\nwant\n%s", show(other), show(e))
 				}

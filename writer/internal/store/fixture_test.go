@@ -27,7 +27,7 @@ const (
 )
 
 // patience is how long a test waits for what must come; only a failure waits so long.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -43,11 +43,22 @@ type node struct {
 	cfg Config
 }
 
-// testConfig is that of one node of a cluster of n. Timeouts are short, but not so short that a busy machine elects for nothing.
+// Timeouts are short, but where there is anybody to lose the lead to not so short that a busy machine elects for nothing: a follower answers no heartbeat while its
+// disk is slow.
+const (
+	manyHeartbeat = 700 * time.Millisecond
+	manyLease     = 600 * time.Millisecond
+)
+
+// testConfig is that of one node of a cluster.
 func testConfig(t testing.TB, dir string, voters []Voter, at int, listener net.Listener) Config {
+	heartbeat, lease := 300*time.Millisecond, 200*time.Millisecond
+	if len(voters) > 1 {
+		heartbeat, lease = manyHeartbeat, manyLease
+	}
 	return Config{
 		Dir: dir, ID: voters[at].ID, Cluster: testCluster, Listener: listener, Listen: voters[at].Addr, Voters: voters,
-		Logger: quiet(), HeartbeatTimeout: 300 * time.Millisecond, LeaderLease: 200 * time.Millisecond,
+		Logger: quiet(), HeartbeatTimeout: heartbeat, LeaderLease: lease,
 		InitialMmapBytes: 1 << 28, Fatal: func(err error) { t.Errorf("node %s: fatal: %v", voters[at].ID, err) },
 	}
 }

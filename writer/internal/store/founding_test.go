@@ -19,6 +19,7 @@ func TestAFounderThatLostItsDiskNeverTakesPart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	catchUp(t, nodes...) // each of the others can say by itself that it knows the lost one
 	lost, rest := nodes[2], nodes[:2]
 	r.close(lost)
 	if err := os.RemoveAll(lost.cfg.Dir); err != nil {

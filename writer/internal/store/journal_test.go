@@ -134,7 +134,7 @@ func (nopCloser) Close() error { return nil }
 
 func TestAFaultOfTheLogEndsTheProcess(t *testing.T) {
 	fatal := make(chan error, 8)
-	d := &disk{fatal: func(err error) { fatal <- err }, timeout: 20 * time.Millisecond, sync: func(float64) {}}
+	d := &disk{fatal: func(err error) { fatal <- err }, timeout: time.Minute, sync: func(float64) {}}
 	t.Run("an error of a write", func(t *testing.T) {
 		broken := errors.New("no space left on device")
 		if err := d.guard("store", func() error { return broken }); !errors.Is(err, broken) {
@@ -145,6 +145,7 @@ func TestAFaultOfTheLogEndsTheProcess(t *testing.T) {
 		}
 	})
 	t.Run("a write that hangs", func(t *testing.T) {
+		d := &disk{fatal: d.fatal, timeout: 20 * time.Millisecond, sync: d.sync}
 		hang := make(chan struct{})
 		done := make(chan error)
 		go func() { done <- d.guard("store", func() error { <-hang; return nil }) }()

@@ -434,7 +434,7 @@ func TestNewNodesJoinARestoredOne(t *testing.T) {
 	// A voter that was removed in the backup's past is none of a new history's either.
 	leader := leaderOf(t, nodes...)
 	gone := others(nodes, leader)[0]
-	if err := leader.RemoveMember(testContext(t), gone.cfg.ID); err != nil {
+	if err := atLeader(t, nodes, func(n *node) error { leader = n; return n.RemoveMember(testContext(t), gone.cfg.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := restoreConfig(filepath.Join(t.TempDir(), "new"), []Voter{{ID: "w9", Addr: "127.0.0.1:1"}, {ID: gone.cfg.ID, Addr: "127.0.0.1:2"}})
