@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// lingerTime and lingerBytes bound what is still read from a client that was refused in the middle of its request: long enough for an answer to cross
-	// the world and the client to hear it, and as much as a large list of receipts on its way.
+	// lingerTime, lingerMost and lingerBytes bound what is still read from a client that was refused in the middle of its request: it may be silent for long
+	// enough that an answer crosses the world and is heard, and send for as long, and as much, as a large list of receipts takes over a slow network.
 	lingerTime  = time.Second
+	lingerMost  = receiptsReadTimeout
 	lingerBytes = 2 << 20
 )
 
@@ -48,8 +49,26 @@ func lingers(ctx *fasthttp.RequestCtx) {
 
 // Close implements net.Conn.
 func (c *lingeringConn) Close() error {
-	if c.refused.CompareAndSwap(true, false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-		_, _ = io.CopyN(io.Discard, c.TCPConn, lingerBytes) // until the client has heard and closes, at most
+	if c.refused.CompareAndSwap(true, false) && c.CloseWrite() == nil {
+		_, _ = io.CopyN(io.Discard, rest{c.TCPConn, time.Now().Add(lingerMost)}, lingerBytes) // until the client has heard and closes, at most
 	}
 	return c.TCPConn.Close()
+}
+
+// rest reads what a client that was refused still sends.
+type rest struct {
+	conn  *net.TCPConn
+	until time.Time
+}
+
+// Read implements io.Reader.
+func (r rest) Read(b []byte) (int, error) {
+	next := time.Now().Add(lingerTime)
+	if next.After(r.until) {
+		next = r.until
+	}
+	if err := r.conn.SetReadDeadline(next); err != nil {
+		return 0, err
+	}
+	return r.conn.Read(b)
 }
