@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,14 +128,21 @@ func testConfigs(t testing.TB, n int) []Config {
 	return configs
 }
 
+// lastPort counts the ports that were looked at.
+var lastPort atomic.Int64
+
+// loopback listens on a port below those that the system gives away, to a connection or to whoever asks for any: a writer that starts again finds it free.
 func loopback(t testing.TB) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 16000+(int64(os.Getpid())*50+lastPort.Add(1))%4000))
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+			return l
+		}
 	}
-	t.Cleanup(func() { l.Close() })
-	return l
+	t.Fatal("no free port")
+	return nil
 }
 
 // startWriter opens and runs a writer until the test ends.

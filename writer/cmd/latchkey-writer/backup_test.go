@@ -60,7 +60,7 @@ func serve(t *testing.T, file string) (s writer.Status, stop func()) {
 	}()
 	stop = func() { cancel(); <-done }
 	t.Cleanup(stop)
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		out, _, code := tool(t.Context(), "status", "--config", file, "--json")
 		if code == 0 && json.Unmarshal([]byte(out), &s) == nil && s.Ready {
 			return s, stop

@@ -80,7 +80,7 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]}}
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = child.Process.Kill() })
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			var s writer.Status
 			text, _, code := tool(t.Context(), "status", "--config", config, "--json")

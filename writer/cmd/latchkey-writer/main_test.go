@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,7 +104,7 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]},
 		}
 		done <- code
 	}()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		var s writer.Status
 		out, _, code := tool(t.Context(), "status", "--config", file, "--json")
@@ -195,13 +196,20 @@ environments: {sandbox: {audience: app, stripe: {webhook_secrets: [whsec_test]},
 	<-done
 }
 
-// freeAddress returns an address that was free a moment ago: the configuration file must name it before anybody listens.
+// lastPort counts the ports that were looked at.
+var lastPort atomic.Int64
+
+// freeAddress returns an address that was free a moment ago: the configuration file must name it before anybody listens. It is below those that the system gives
+// away, to a connection or to whoever asks for any.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+(int64(os.Getpid())*50+lastPort.Add(1))%1500))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }

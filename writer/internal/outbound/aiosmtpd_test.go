@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"mime/quotedprintable"
 	"net"
@@ -34,12 +35,15 @@ func TestAnotherMailServerTakesIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	address := ""
+	for port := 11500 + os.Getpid()%400; address == ""; port++ { // below those that the system gives away: aiosmtpd takes it a moment later
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			address = l.Addr().String()
+			l.Close()
+		} else if port == 11999 {
+			t.Fatal(err)
+		}
 	}
-	address := l.Addr().String()
-	l.Close()
 	server := exec.Command("aiosmtpd", "--nosetuid", "--listen", address, "--tlscert", in("cert.pem"), "--tlskey", in("key.pem"), "--class", "aiosmtpd.handlers.Mailbox", in("mail"))
 	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var said bytes.Buffer

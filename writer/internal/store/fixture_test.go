@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,10 +71,7 @@ func startCluster(t testing.TB, n int, change func(*Config)) []*node {
 	listeners := make([]net.Listener, n)
 	voters := make([]Voter, n)
 	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := loopback(t)
 		listeners[i], voters[i] = l, Voter{ID: fmt.Sprintf("w%d", i+1), Addr: l.Addr().String()}
 	}
 	nodes := make([]*node, n)
@@ -86,6 +85,22 @@ func startCluster(t testing.TB, n int, change func(*Config)) []*node {
 		nodes[i].open(t)
 	}
 	return nodes
+}
+
+// lastPort counts the ports that were looked at.
+var lastPort atomic.Int64
+
+// loopback listens on a port below those that the system gives away, to a connection or to whoever asks for any: a node that starts again finds it free.
+func loopback(t testing.TB) net.Listener {
+	t.Helper()
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+(int64(os.Getpid())*50+lastPort.Add(1))%4000))
+		if err == nil {
+			return l
+		}
+	}
+	t.Fatal("no free port")
+	return nil
 }
 
 func (n *node) open(t testing.TB) {

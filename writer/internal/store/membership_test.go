@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -100,10 +99,7 @@ func (r *roster) cluster(n int, change func(*Config)) []*node {
 // newcomer opens a node that is none of the founders.
 func (r *roster) newcomer(id string, founders []*node, change func(*Config)) *node {
 	r.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	l := loopback(r.t)
 	cfg := testConfig(r.t, filepath.Join(r.t.TempDir(), id), founders[0].cfg.Voters, 0, l)
 	cfg.ID, cfg.Listen = id, l.Addr().String()
 	cfg.Fatal = func(err error) { r.t.Errorf("node %s: fatal: %v", id, err) }

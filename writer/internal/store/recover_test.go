@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,10 +53,7 @@ func freshVoters(t testing.TB, n int) []Voter {
 	t.Helper()
 	var voters []Voter
 	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := loopback(t)
 		defer l.Close() //nolint:errcheck // the address is what is wanted
 		voters = append(voters, Voter{ID: fmt.Sprintf("w%d", i+1), Addr: l.Addr().String()})
 	}
