@@ -41,7 +41,7 @@ func TestExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{"no command", nil, 2, "which command?"},
+		{"no command", []string{}, 2, "which command?"},
 		{"an unknown command", []string{"rewind"}, 2, "unknown command"},
 		{"an unknown flag", []string{"serve", "--port", "1"}, 2, "unknown flag"},
 		{"a flag is missing", []string{"serve"}, 2, `"config"`},
