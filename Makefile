@@ -46,12 +46,12 @@ lint: modules $(SDK_TOOLS) ## format, vet, staticcheck, types of the SDK
 .PHONY: unit race e2e
 unit: commands $(JUDGES) $(SDK_TOOLS)
 	cd $(SDK) && npm test --silent
-	go test -timeout 10m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
+	go test -timeout 20m $$(comm -23 <(go list ./... | sort) <(go list $(RACED) $(ALONE) | sort))
 race: commands $(JUDGES)
-	CGO_ENABLED=1 go test -race -p 3 -timeout 12m $(RACED) # clusters wait for elections half of the time
+	CGO_ENABLED=1 go test -race -p 3 -timeout 20m $(RACED) # clusters wait for elections half of the time
 # Mostly they wait, for elections, restarts and time-outs: four systems side by side keep two cores half busy.
 e2e: commands $(JUDGES) $(SDK_TOOLS)
-	go test -count=1 -timeout 12m -parallel 4 $(ALONE)
+	go test -count=1 -timeout 20m -parallel 4 $(ALONE)
 
 # What a new Debian machine with Go lacks: cgo for the race detector, node and npm for the judges and the SDK, a browser for its sample app, curl for
 # the README's commands, a NATS and a mail server of others' making.

@@ -24,8 +24,10 @@ func TestUsersWhoSignInElsewhere(t *testing.T) {
 	if first.pro().Active || !strings.HasPrefix(first.Account, "acc_") || first.Token == "" {
 		t.Fatalf("the first answer to somebody new is %+v, want a signed one of a new account", first)
 	}
-	intent, err := d.do(context.Background(), http.MethodPost, d.info().Edges[1].URL+"/v1/purchase-intents", http.Header{"Authorization": {"Bearer " + ada.session}, "Content-Type": {"application/json"}},
-		[]byte(`{"provider": "stripe", "product_id": "price_pro_monthly"}`))
+	header := http.Header{"Authorization": {"Bearer " + ada.session}, "Content-Type": {"application/json"}, "Idempotency-Key": {stripemsg.ID("key")}}
+	intent, err := untilTaken(func() (answer, error) {
+		return d.do(context.Background(), http.MethodPost, d.info().Edges[1].URL+"/v1/purchase-intents", header.Clone(), []byte(`{"provider": "stripe", "product_id": "price_pro_monthly"}`))
+	})
 	var asked struct{ Metadata map[string]string }
 	if err == nil {
 		err = intent.into(&asked)

@@ -114,8 +114,14 @@ func TestPrintedCommandsWork(t *testing.T) {
 		t.Fatalf("no address in %s", commands[0])
 	}
 	launch(t, dir, "--port", port[1]+"00").eventually("latchkey-dev is ready", 2*patience, d.read)
-	shell := exec.Command("bash", "-euo", "pipefail", "-c", strings.Join(commands, "\n"))
-	out, err := shell.CombinedOutput()
+	var out []byte
+	var err error
+	for began := time.Now(); ; {
+		out, err = exec.Command("bash", "-euo", "pipefail", "-c", strings.Join(commands, "\n")).CombinedOutput()
+		if !strings.Contains(string(out), "/problems/not-yet") || time.Since(began) > patience { // so says a busy machine's edge after a while, and whoever tries tries again
+			break
+		}
+	}
 	if err != nil {
 		t.Fatalf("the commands fail: %v\n%s", err, out)
 	}

@@ -169,7 +169,9 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := d.do(t.Context(), "POST", d.info().Edges[0].URL+"/v1/devices", http.Header{"Authorization": {"Bearer " + a.session}}, text); err != nil || got.status != 200 {
+	if got, err := untilTaken(func() (answer, error) {
+		return d.do(t.Context(), "POST", d.info().Edges[0].URL+"/v1/devices", http.Header{"Authorization": {"Bearer " + a.session}}, text)
+	}); err != nil || got.status != 200 {
 		t.Fatalf("POST devices: %s, %v", got, err)
 	}
 	s := stripemsg.NewSubscription(shapes[0], a.id, time.Now())

@@ -355,10 +355,12 @@ func (d *dev) api(env string, writer int, method, path string, body any) (answer
 	})
 }
 
-// untilTaken makes a request again for as long as it is answered that none of the writers leads: they hold it for an election, and a busy machine may take longer.
+// untilTaken makes a request again for as long as it is answered that none of the writers leads, or that an edge is not at the revision yet: they hold it for
+// an election, and a busy machine may take longer.
 func untilTaken(ask func() (answer, error)) (answer, error) {
 	for began := time.Now(); ; <-time.After(100 * time.Millisecond) {
-		if got, err := ask(); err != nil || got.problem() != "unavailable" || time.Since(began) > patience {
+		got, err := ask()
+		if again := got.problem() == "unavailable" || got.problem() == "not-yet"; err != nil || !again || time.Since(began) > patience {
 			return got, err
 		}
 	}
@@ -482,10 +484,7 @@ func (d *dev) mustAsk(a account, edge int, revision string) view {
 	if revision != "" {
 		query = "?wait=10&min_revision=" + revision
 	}
-	got, err := d.ask(a, edge, query)
-	for began := time.Now(); err == nil && got.problem() == "not-yet" && time.Since(began) < patience; { // it asks to be asked again
-		got, err = d.ask(a, edge, query)
-	}
+	got, err := untilTaken(func() (answer, error) { return d.ask(a, edge, query) })
 	if err != nil || got.status != http.StatusOK {
 		d.t.Fatalf("GET entitlements of %s at %s: %s, %v, want 200", a.id, d.info().Edges[edge].ID, got, err)
 	}

@@ -29,7 +29,7 @@ func Demo(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	d := demo{system: s, info: s.Info(), client: &http.Client{Timeout: 15 * time.Second}, env: "sandbox"}
+	d := demo{system: s, info: s.Info(), client: &http.Client{Timeout: 30 * time.Second}, env: "sandbox"}
 	s.say("%8s  %d writer(s) and %d edge(s) are ready", elapsed(began), config.Writers, config.Edges)
 	err = d.play(ctx)
 	if stopErr := s.Stop(); stopErr != nil {
@@ -214,7 +214,7 @@ func (d *demo) askEdges(ctx context.Context, revision string) (answer, error) {
 	for i, edge := range d.info.Edges {
 		var a answer
 		header := http.Header{"Authorization": {"Bearer " + d.session}}
-		if err := d.do(ctx, http.MethodGet, edge.URL+"/v1/entitlements?wait=5&min_revision="+revision, nil, header, http.StatusOK, &a); err != nil {
+		if err := d.do(ctx, http.MethodGet, edge.URL+"/v1/entitlements?wait=20&min_revision="+revision, nil, header, http.StatusOK, &a); err != nil {
 			return first, fmt.Errorf("%s: %w", edge.ID, err)
 		}
 		if i == 0 {

@@ -27,7 +27,7 @@ async function send(history, body) {
 }
 
 async function ask(edge, history, revision, more = '') {
-  const url = `${edge.url}/v1/entitlements?wait=10&min_revision=${revision}${more}`;
+  const url = `${edge.url}/v1/entitlements?wait=20&min_revision=${revision}${more}`;
   const response = await fetch(url, { headers: { authorization: `Bearer ${history.session}` } });
   const answer = await response.json();
   assert.equal(response.status, 200, `${edge.id}: ${JSON.stringify(answer)}`);
