@@ -35,9 +35,7 @@ func TestAWriterThatLostItsDiskIsReplacedUnderLoad(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, lost.ID), filepath.Join(dir, lost.ID+".gone")); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(lost.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	d.signal(syscall.SIGKILL, lost)
 	d.eventually(lost.ID+" is refused at two starts", patience, func() error {
 		text, err := os.ReadFile(filepath.Join(dir, "logs", lost.ID+".log"))
 		if n := strings.Count(string(text), "this writer belonged to the cluster already"); err == nil && n < 2 {

@@ -229,6 +229,9 @@ func TestDeadChildIsStartedAgainAndTheFileNamesIt(t *testing.T) {
 	defer s.Stop()
 	before := s.Info().Edges[0].PID
 	killed := time.Now()
+	if !alive(before) { // 0 would be our own group
+		t.Fatalf("process %d of the first edge does not run", before)
+	}
 	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
