@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// lingerTime, lingerMost and lingerBytes bound what is still read from a client that was refused in the middle of its request: it may be silent for long
-	// enough that an answer crosses the world and is heard, and send for as long, and as much, as a large list of receipts takes over a slow network.
-	lingerTime  = time.Second
+	// lingerTime, lingerMost and lingerBytes bound what is still read from a client that was refused in the middle of its request: it may be silent for as
+	// long as a mobile network is now and then, and send for as long, and as much, as a large list of receipts takes over a slow one.
+	lingerTime  = 5 * time.Second
 	lingerMost  = receiptsReadTimeout
 	lingerBytes = 2 << 20
 )

@@ -32,14 +32,19 @@ func TestScheduleDoesNotWaitForAnswers(t *testing.T) {
 	for name, run := range map[string]func(context.Context, Config) (Result, error){"from one thread where the system can": Run, "from a goroutine for each connection": runEach} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			ctx, enough := context.WithCancel(t.Context())
+			defer enough()
 			var n atomic.Int64
 			addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-				if n.Add(1) == 10 {
+				switch n.Add(1) {
+				case 10:
 					<-time.After(stop)
+				case 200: // after 2 s, or as many more as a busy machine takes
+					enough()
 				}
 				w.Write([]byte("ok"))
 			})
-			r, err := run(context.Background(), Config{Addr: addr, Connections: 1, For: 2 * time.Second, Source: get, Status: 200, Rate: 100})
+			r, err := run(ctx, Config{Addr: addr, Connections: 1, For: time.Minute, Source: get, Status: 200, Rate: 100})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -210,7 +215,16 @@ func TestRunCountsOnlyWantedAnswers(t *testing.T) {
 func TestOpensAConnectionForEachRequest(t *testing.T) {
 	for name, cache := range map[string]tls.ClientSessionCache{"full": nil, "resumed": tls.NewLRUClientSessionCache(1)} {
 		t.Run(name, func(t *testing.T) {
+			ctx, enough := context.WithCancel(t.Context())
+			defer enough()
 			var opened, resumed, asked atomic.Int64
+			var each [2]atomic.Int64
+			source := func(dst []byte, connection, _ int) []byte {
+				if each[connection].Add(1); each[0].Load() > 3 && each[1].Load() > 3 {
+					enough()
+				}
+				return get(dst, connection, 0)
+			}
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				asked.Add(1)
 				if r.TLS.DidResume {
@@ -225,7 +239,7 @@ func TestOpensAConnectionForEachRequest(t *testing.T) {
 			}
 			s.StartTLS()
 			defer s.Close()
-			r, err := Run(t.Context(), Config{Addr: s.Listener.Addr().String(), Connections: 2, For: time.Second, Source: get, Status: 200, Rate: 20, Opens: &tls.Config{InsecureSkipVerify: true, ClientSessionCache: cache}})
+			r, err := Run(ctx, Config{Addr: s.Listener.Addr().String(), Connections: 2, For: time.Minute, Source: source, Status: 200, Rate: 20, Opens: &tls.Config{InsecureSkipVerify: true, ClientSessionCache: cache}})
 			if err != nil || r.Answers < 4 {
 				t.Fatalf("%d answers, %v", r.Answers, err)
 			}
