@@ -211,8 +211,12 @@ func TestWhoSendsTooMuchHearsIt(t *testing.T) {
 		"over TLS":    func() net.Conn { return tls.Client(secured.dial(), p.app()) },
 	} {
 		for i := range 21 { // a reset takes the answer along now and then only
-			conn := dial()
-			_, err := fmt.Fprintf(conn, "POST /v1/receipts HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", body)
+			var conn net.Conn
+			var err error
+			for began := (time.Time{}); time.Since(began) > 3*time.Second; { // a machine too busy for readTimeout: the edge lets it go
+				began, conn = time.Now(), dial()
+				_, err = fmt.Fprintf(conn, "POST /v1/receipts HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", body)
+			}
 			for range pieces {
 				if i == 0 { // one of them over a slow network
 					<-time.After(300 * time.Millisecond)
