@@ -174,7 +174,7 @@ func (r *running) killLeader() (time.Time, error) {
 	for _, w := range r.system.Info().Writers {
 		var ready struct{ Role string }
 		if err := r.call(http.MethodGet, w.URL+"/readyz", http.Header{}, nil, http.StatusOK, &ready); err == nil && ready.Role == "leader" {
-			return time.Now(), syscall.Kill(w.PID, syscall.SIGKILL)
+			return time.Now(), r.kill(w.ID)
 		}
 	}
 	return time.Time{}, errors.New("no leader to kill")
@@ -486,7 +486,7 @@ func withoutFollower(ctx context.Context, config config) (r followerDown, err er
 		return r, err
 	}
 	gate.shut(away.ID)
-	if err = syscall.Kill(s.pid(away.ID), syscall.SIGKILL); err != nil {
+	if err = s.kill(away.ID); err != nil {
 		return r, err
 	}
 	if r.down, err = ingest("down"); err != nil {
@@ -560,13 +560,14 @@ func startGated(config config, writers int, g *gate) (*running, error) {
 	return &running{system: s, info: s.Info(), client: client, dir: filepath.Clean(dir)}, nil
 }
 
-func (r *running) pid(id string) int {
+// kill ends a writer at once.
+func (r *running) kill(id string) error {
 	for _, w := range r.system.Info().Writers {
-		if w.ID == id {
-			return w.PID
+		if w.ID == id && w.PID > 0 { // between two processes it is 0: to the system call our own group
+			return syscall.Kill(w.PID, syscall.SIGKILL)
 		}
 	}
-	return 0
+	return fmt.Errorf("%s has no process to kill", id)
 }
 
 // parted chooses the follower that will be away, and returns the other two writers.
