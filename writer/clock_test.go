@@ -313,8 +313,8 @@ func TestALeaderWhoseClockIsSet(t *testing.T) {
 							return
 						default:
 						}
-						if r := w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), acc, "price_pro"))); r.status != http.StatusOK {
-							t.Errorf("a write at %s = %d %s", w.cfg.Node.ID, r.status, r.text)
+						if r, _, err := w.stripePatiently(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), acc, "price_pro"))); err != nil || r.status != http.StatusOK {
+							t.Errorf("a write at %s = %d %s, %v", w.cfg.Node.ID, r.status, r.text, err)
 							return
 						}
 						for _, v := range writers {
