@@ -158,7 +158,7 @@ func isoSeconds(t time.Time) any {
 // revenueCatV1 is the customer as version 1 tells it: one row for each product, its latest period alone.
 func (s *Sim) revenueCatV1(account string, owned []*Purchase) object {
 	entitlements, subscriptions, others := object{}, object{}, object{}
-	latest := map[string]time.Time{}
+	latest, shown := map[string]time.Time{}, map[string]time.Time{}
 	for _, p := range owned {
 		if p.Phase == Pending || p.EndReason == "unpaid" {
 			continue
@@ -181,6 +181,10 @@ func (s *Sim) revenueCatV1(account string, owned []*Purchase) object {
 			}
 			continue
 		}
+		if was, there := shown[t.Product.ID]; there && end.Before(was) {
+			continue
+		}
+		shown[t.Product.ID] = end
 		period := "normal"
 		if t.Trial {
 			period = "trial"
@@ -196,10 +200,28 @@ func (s *Sim) revenueCatV1(account string, owned []*Purchase) object {
 		"management_url": nil, "original_application_version": nil, "original_purchase_date": nil, "entitlements": entitlements, "subscriptions": subscriptions, "non_subscriptions": others, "other_purchases": object{}, "subscriber_attributes": object{}}}
 }
 
+func (s *Sim) revenueCatSubscription(p *Purchase) string { return "sub" + s.id(14, "rc", p.N) }
+
+// revenueCatPeriods are the periods of a subscription at a store that has a transaction for each.
+func (s *Sim) revenueCatPeriods(p *Purchase) []object {
+	periods := make([]object, len(p.Terms))
+	for i := range p.Terms {
+		t := &p.Terms[i]
+		end := endOfAccess(p, i)
+		effective := end
+		if i == p.present() && p.Phase == Grace {
+			effective = p.GraceEnds
+		}
+		periods[i] = object{"object": "subscription_transaction", "id": s.storeTransaction(p, i), "purchased_at": t.StartsAt.UnixMilli(), "expiration_date": millis(end), "effective_expiration_date": millis(effective),
+			"product_store_identifier": t.Product.ID, "revenue_in_usd": object{"currency": "USD", "gross": float64(t.Cents) / 100}}
+	}
+	return periods
+}
+
 // revenueCatV2 is a subscription or a purchase as version 2 tells it.
 func (s *Sim) revenueCatV2(account string, p *Purchase) object {
 	t := p.last()
-	o := object{"id": "sub" + s.id(14, "rc", p.N), "customer_id": account, "original_customer_id": account, "product_id": "prod" + s.id(12, "rc product", t.Product.ID), "store": string(p.Store), "environment": string(p.Env),
+	o := object{"id": s.revenueCatSubscription(p), "customer_id": account, "original_customer_id": account, "product_id": "prod" + s.id(12, "rc product", t.Product.ID), "store": string(p.Store), "environment": string(p.Env),
 		"ownership": "purchased", "store_subscription_identifier": s.storeTransaction(p, -1), "starts_at": p.StartedAt.UnixMilli()}
 	entitlements := []object{}
 	if name := aggregatorEntitlement(RevenueCat, t.Product); name != "" {
@@ -292,7 +314,7 @@ func (s *Sim) revenueCatAPI(mux *http.ServeMux, env Environment) {
 		return func(r *http.Request, account string, owned []*Purchase) any {
 			var items []object
 			for _, p := range owned {
-				if p.recurs() == recurs {
+				if p.recurs() == recurs && p.Phase != Pending && p.EndReason != "unpaid" {
 					items = append(items, s.revenueCatV2(account, p))
 				}
 			}
@@ -301,6 +323,18 @@ func (s *Sim) revenueCatAPI(mux *http.ServeMux, env Environment) {
 	}
 	customer("/subscriptions", of(true))
 	customer("/purchases", of(false))
+	s.handle(mux, RevenueCat, env, "GET /v2/projects/{project}/subscriptions/{id}/transactions", func(r *http.Request) (int, any) {
+		x, ok := s.index.find("revenuecat subscription "+string(env), r.PathValue("id"), func(x ref) string {
+			if x.p.Provider != RevenueCat || x.p.Env != env || x.term >= 0 || x.p.Store == StripeStore {
+				return ""
+			}
+			return s.revenueCatSubscription(x.p)
+		})
+		if !ok {
+			return http.StatusNotFound, object{"object": "error", "type": "resource_missing", "message": "no such subscription", "retryable": false}
+		}
+		return http.StatusOK, list(r, s.revenueCatPeriods(x.p))
+	})
 	s.handle(mux, RevenueCat, env, "GET /v2/projects/{project}/entitlements", func(r *http.Request) (int, any) {
 		var items []object
 		seen := map[string]bool{}

@@ -246,6 +246,7 @@ func (s *scripted) await(ts *testscript.TestScript, c customerOf, want string) {
 	for deadline := time.Now().Add(settleWithin); ; <-time.After(20 * time.Millisecond) {
 		_, _, answer := s.said(c)
 		if strings.Contains(answer, want) {
+			ts.Check(s.sim.Advance(s.t.Context(), time.Second)) // as in settle: a question of this second must not be as new as what the script does next
 			return
 		}
 		if time.Now().After(deadline) {

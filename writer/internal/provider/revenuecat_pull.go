@@ -49,7 +49,8 @@ var (
 )
 
 // RevenueCatAPIConfig is what NewRevenueCatAPI needs: a key of version 2 with its project, one of version 1, or both. Version 2 knows all names of a
-// customer and makes nobody by being asked; version 1 knows refunds, trials and the ids of all stores. With both each is asked for what it knows.
+// customer and makes nobody by being asked, and lists all that they have; version 1 knows refunds, trials and the ids of all stores, and lists one
+// subscription for each product. With both each is asked for what it knows.
 type RevenueCatAPIConfig struct {
 	Key     string // secret key of version 2
 	Project string // "proj..."
@@ -148,6 +149,7 @@ type revenueCatAnswer struct {
 	account string // that the merchant set as an attribute
 	gone    bool
 	sales   []pulledSale
+	rows    int // of subscriptions, that version 1 listed of this environment
 }
 
 // pulledSale is a sale with what the answer says besides about it.
@@ -178,6 +180,11 @@ func (a *RevenueCatAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, i
 			ask = a.askV1
 		}
 		if err := ask(ctx, left, id, &answer); err != nil {
+			return entitlement.Event{}, err
+		}
+	}
+	if !answer.gone && a.auth != "" && a.authV1 != "" {
+		if err := a.askHidden(ctx, id, &answer); err != nil {
 			return entitlement.Event{}, err
 		}
 	}
@@ -218,6 +225,8 @@ func (s *pulledSale) objects(owner *revenueCatOwner) (out []entitlement.Object) 
 	}
 	if s.termKnown {
 		add(s.term())
+	}
+	if s.transaction != "" { // a refund counts also where it is not known here what the term gives
 		switch s.revoked {
 		case 1:
 			add(s.revocation(s.revokedAt, entitlement.ReasonRefunded, false))
@@ -332,6 +341,9 @@ func (a *RevenueCatAPI) rowV1(product, v gjson.Result, gives map[string][]string
 	name, _ := revenueCatID(product).(string)
 	if o == nil || name == "" || o.is("is_sandbox") != (a.env == entitlement.Sandbox) {
 		return
+	}
+	if subscription {
+		into.rows++
 	}
 	s := pulledSale{revenueCatSale: revenueCatSale{
 		store: strings.ToLower(o.text("store")), transaction: cmp.Or(o.text("store_transaction_id"), o.text("id")), product: name, entitlements: gives[name],
@@ -473,9 +485,47 @@ func (a *RevenueCatAPI) askNames(ctx context.Context, left time.Time, id string,
 	return nil
 }
 
+// askSubscriptions asks version 2 for the subscriptions of this environment.
+func (a *RevenueCatAPI) askSubscriptions(ctx context.Context, id string) ([]object, error) {
+	rows, err := a.pages(ctx, a.projectPath("customers", id, "subscriptions"), revenueCatV2Subscription)
+	return slices.DeleteFunc(rows, func(o object) bool { return o.text("environment") != string(a.env) }), err
+}
+
+// askHidden asks version 2 for the subscriptions that version 1 left out: it lists one for each product, though a customer may have two of a store, one of
+// them by a transfer or bought anew after a refund.
+func (a *RevenueCatAPI) askHidden(ctx context.Context, id string, into *revenueCatAnswer) error {
+	subscriptions, err := a.askSubscriptions(ctx, id)
+	if err != nil || len(subscriptions) <= into.rows {
+		return err
+	}
+	listed := into.sales
+	into.sales = nil
+	for _, o := range subscriptions {
+		if err := a.subscriptionV2(ctx, o, into); err != nil {
+			return err
+		}
+	}
+	hidden := slices.DeleteFunc(into.sales, func(s pulledSale) bool {
+		return slices.ContainsFunc(listed, func(row pulledSale) bool { return row.recurring == s.recurring && s.isListedAs(&row) })
+	})
+	into.sales = append(listed, hidden...)
+	return nil
+}
+
+// isListedAs says whether a row of version 1 is about the same subscription. Stripe's ids differ between the versions; the start of the term does not.
+func (s *pulledSale) isListedAs(row *pulledSale) bool {
+	if s.storeName() != row.storeName() {
+		return false
+	}
+	if s.store == entitlement.PlayStore {
+		return s.chain() == row.chain()
+	}
+	return s.startsAt == row.startsAt || slices.Contains(append([]string{s.transaction}, s.others...), row.transaction)
+}
+
 // askPurchases asks version 2 for subscriptions and one-time purchases.
 func (a *RevenueCatAPI) askPurchases(ctx context.Context, _ time.Time, id string, into *revenueCatAnswer) error {
-	subscriptions, err := a.pages(ctx, a.projectPath("customers", id, "subscriptions"), revenueCatV2Subscription)
+	subscriptions, err := a.askSubscriptions(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -551,7 +601,7 @@ func (a *RevenueCatAPI) storeProduct(ctx context.Context, id string) (string, er
 // subscriptionV2 adds a subscription. Its present term is known by its transaction where the store is one whose transactions can be asked for, or
 // one whose transactions have the subscription's id; of others only where it stands is known.
 func (a *RevenueCatAPI) subscriptionV2(ctx context.Context, o object, into *revenueCatAnswer) error {
-	if o.text("id") == "" || o.text("environment") != string(a.env) || len(into.sales) >= maxRevenueCatRows {
+	if o.text("id") == "" || len(into.sales) >= maxRevenueCatRows {
 		return nil
 	}
 	s, err := a.saleV2(ctx, o)

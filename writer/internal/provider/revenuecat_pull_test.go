@@ -197,6 +197,86 @@ func TestRevenueCatV1Rows(t *testing.T) {
 	}
 }
 
+// Version 1 lists an entitlement under one product alone. A refund of another one that gives it counts all the same.
+func TestRevenueCatV1TellsOfARefundWithoutWhatItGave(t *testing.T) {
+	const yearly = "com.example.pro_yearly"
+	bought := rcEvent("INITIAL_PURCHASE", 6, map[string]any{"product_id": yearly, "expiration_at_ms": (rcStart + 365*rcDay) * 1000})
+	answer := v1Of(map[string]any{"refunded_at": iso(rcNow - 60), "expires_date": iso(rcNow - 60), "unsubscribe_detected_at": iso(rcNow - 60)})
+	answer = strings.Replace(answer, `"com.example.pro_monthly":`, `"`+yearly+`":`, 1) // the row is the yearly one's, the entitlement the monthly one's
+	s := serveRevenueCat(t, map[string]string{"/v1/subscribers/user-1": answer})
+	ev, items := pulled(t, s.api(t, true, false), bought)
+	got := items[yearly]
+	if got.State != entitlement.Revoked || got.AccessUntil != rcNow-60 || got.Reason != entitlement.ReasonRefunded || !slices.Equal(got.Entitlements, []string{"pro"}) {
+		t.Errorf("got %+v by %s", got, ev.Raw)
+	}
+}
+
+// Version 1 lists one subscription of a product. The other one is found in version 2's list, and what both list is told once, as version 1 has it.
+func TestRevenueCatV2HasWhatV1Hides(t *testing.T) {
+	const base = "/v2/projects/proj1/customers/user-1"
+	v2 := func(id, store, storeID string, start int64, status string) map[string]any {
+		return map[string]any{"id": id, "product_id": "prod1", "starts_at": start * 1000, "current_period_starts_at": start * 1000, "current_period_ends_at": rcEnd * 1000, "ends_at": rcEnd * 1000, "gives_access": status == "active",
+			"auto_renewal_status": "will_renew", "status": status, "environment": "production", "store": store, "store_subscription_identifier": storeID, "ownership": "purchased",
+			"entitlements": map[string]any{"items": []any{map[string]any{"lookup_key": "pro"}}}}
+	}
+	tests := []struct {
+		name           string
+		row            map[string]any
+		listed, hidden map[string]any
+		want           entitlement.Link // of the hidden one
+	}{
+		{"of Play", map[string]any{"store": "play_store", "store_transaction_id": "GPA.1111-2222-3333-44444..2"}, v2("a", "play_store", "GPA.1111-2222-3333-44444", rcStart-60*rcDay, "active"),
+			v2("b", "play_store", "GPA.5555-6666-7777-88888", rcStart-30, "active"), "google:tx:GPA.5555-6666-7777-88888"},
+		{"of Stripe", map[string]any{"store": "stripe", "store_transaction_id": "in_1"}, v2("a", "stripe", "sub_1", rcStart, "active"), v2("b", "stripe", "sub_2", rcStart-30, "active"), "stripe:sub_2"},
+		{"of the App Store", nil, v2("a", "app_store", "2000000912345678", rcStart-60*rcDay, "active"), v2("b", "app_store", "3000000000000001", rcStart-30, "active"), "apple:tx:3000000000000001"},
+		{"that has ended", map[string]any{"store": "play_store", "store_transaction_id": "GPA.1111-2222-3333-44444"}, v2("a", "play_store", "GPA.1111-2222-3333-44444", rcStart, "active"),
+			v2("b", "play_store", "GPA.5555-6666-7777-88888", rcStart-30, "expired"), "google:tx:GPA.5555-6666-7777-88888"},
+		{"of the other environment", nil, v2("a", "app_store", "2000000912345678", rcStart, "active"), func() map[string]any {
+			o := v2("b", "app_store", "3000000000000001", rcStart-30, "active")
+			o["environment"] = "sandbox"
+			return o
+		}(), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			answers := map[string]string{
+				"/v1/subscribers/user-1": v1Of(tt.row), base + "?expand=attributes": marshal(map[string]any{"id": "user-1"}), base + "/aliases": `{"items": []}`,
+				base + "/subscriptions":             marshal(map[string]any{"items": []any{tt.listed, tt.hidden}}),
+				"/v2/projects/proj1/products/prod1": marshal(map[string]any{"id": "prod1", "store_identifier": "com.example.pro_monthly"}),
+			}
+			s := serveRevenueCat(t, answers)
+			ev, _ := pulled(t, s.api(t, true, true))
+			var hidden []entitlement.Object
+			standing := map[string]int{}
+			for _, o := range ev.Objects {
+				if o.Renewal != nil {
+					standing[fmt.Sprint(o.Links)]++
+				}
+				if slices.Contains(o.Links, tt.want) {
+					hidden = append(hidden, o)
+				}
+			}
+			at := slices.IndexFunc(hidden, func(o entitlement.Object) bool { return o.Renewal != nil })
+			if (at >= 0) != (tt.want != "") || at >= 0 && (hidden[at].Account != rcAccount || len(hidden[at].Aliases) == 0 || (hidden[at].Renewal.Phase == entitlement.PhaseExpired) != (tt.hidden["status"] == "expired")) {
+				t.Errorf("of the hidden one: %+v", hidden)
+			}
+			want := 1
+			if tt.want != "" {
+				want = 2
+			}
+			if len(standing) != want || len(ev.Objects) == 0 {
+				t.Errorf("subscriptions: %v, want %d", standing, want)
+			}
+
+			s.asked = nil
+			answers[base+"/subscriptions"] = marshal(map[string]any{"items": []any{tt.listed}})
+			if ev, _ = pulled(t, s.api(t, true, true)); len(s.asked) != 4 || slices.ContainsFunc(ev.Objects, func(o entitlement.Object) bool { return slices.Contains(o.Links, tt.want) }) {
+				t.Errorf("where nothing is hidden: asked %q", s.asked)
+			}
+		})
+	}
+}
+
 func TestRevenueCatV2(t *testing.T) {
 	const base = "/v2/projects/proj1/customers/user-1"
 	subscription := map[string]any{"object": "subscription", "id": "sub1", "product_id": "prod1", "starts_at": rcStart * 1000, "current_period_starts_at": rcEnd * 1000, "current_period_ends_at": (rcEnd + 30*rcDay) * 1000,
