@@ -183,8 +183,8 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 	case Refunded:
 		if f.Full {
 			s.terms[f.Term].revoked = true
-			if sold.Provider != Stripe && f.Term == s.newest() {
-				s.renews = false
+			if sold.Provider != Stripe && f.Term == s.newest() { // the store ends the subscription with it, and tries no card any more
+				s.renews, s.until = false, time.Time{}
 			}
 		}
 	case RefundReversed:
