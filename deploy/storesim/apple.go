@@ -228,7 +228,7 @@ func (s *Sim) applePurchase(env Environment, transaction string) (ref, bool) {
 		}
 		return s.appleTransaction(x.p, x.term)
 	})
-	return x, ok && x.p.Phase != Pending
+	return x, ok && x.p.Phase != Pending && x.p.EndReason != "unpaid"
 }
 
 // The App Store Server API's pages.

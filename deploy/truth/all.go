@@ -21,7 +21,7 @@ func playAll(ctx context.Context, out io.Writer, first uint64, histories, worker
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	var next, played, messages, wrong atomic.Int64
+	var next, played, events, resent, wrong atomic.Int64
 	var shown sync.Mutex
 	var running sync.WaitGroup
 	faults := make(chan error, workers)
@@ -38,8 +38,9 @@ func playAll(ctx context.Context, out io.Writer, first uint64, histories, worker
 					break
 				}
 				seed := first + uint64(i)
-				n, err := s.play(ctx, seed)
-				messages.Add(int64(n))
+				told, err := s.play(ctx, seed)
+				events.Add(int64(told.events))
+				resent.Add(int64(told.resent))
 				played.Add(1)
 				if err != nil && ctx.Err() == nil {
 					if wrong.Add(1) <= int64(show) {
@@ -72,7 +73,7 @@ func playAll(ctx context.Context, out io.Writer, first uint64, histories, worker
 			err = fault
 		}
 	}
-	fmt.Fprintf(out, "truth: %d histories, %d messages, %d wrong, %s\n", played.Load(), messages.Load(), wrong.Load(), time.Since(began).Round(time.Second))
+	fmt.Fprintf(out, "truth: %d histories, %d messages and answers, %d of them lost and sent again, %d wrong, %s\n", played.Load(), events.Load(), resent.Load(), wrong.Load(), time.Since(began).Round(time.Second))
 	if err == nil {
 		err = ctx.Err()
 	}

@@ -108,12 +108,16 @@ func (c *crowd) buy(account string) {
 	if product.Kind == storesim.Recurring && c.chance(3) {
 		order.Trial = trialDays
 	}
+	order.StoreTells, order.Pending = c.chance(3), c.chance(8)
 	_, _ = c.stores.Buy(order) // what is not sold is not bought
 }
 
+// shares is the aggregator whose app shares what another customer shows; those of the others move it.
+const shares = storesim.Adapty
+
 // act is what becomes of a purchase.
 func (c *crowd) act(p storesim.Purchase) error {
-	switch c.dice.IntN(18) {
+	switch c.dice.IntN(23) {
 	case 0, 1, 2:
 		return c.stores.Cancel(p.ID)
 	case 3:
@@ -140,13 +144,28 @@ func (c *crowd) act(p storesim.Purchase) error {
 	case 14:
 		return c.stores.Pause(p.ID, c.between(10*24*time.Hour, 60*24*time.Hour))
 	case 15:
-		if p.Store != storesim.PlayStore {
+		if p.Store != storesim.PlayStore || p.StoreTells || p.Provider == shares {
 			return storesim.ErrRefused // a store that can be asked says whose it is
 		}
 		return c.stores.Transfer(p.ID, c.accounts[c.dice.IntN(len(c.accounts))])
 	case 16:
 		c.buy(p.Owner)
 		return nil
+	case 17, 18:
+		return c.stores.Change(p.ID, otherTerm(p))
+	case 19:
+		return c.stores.Extend(p.ID, c.between(24*time.Hour, 30*24*time.Hour))
+	case 20:
+		if p.Provider != storesim.Apple && p.Provider != shares {
+			return storesim.ErrRefused
+		}
+		with := c.accounts[c.dice.IntN(len(c.accounts))]
+		if err := c.stores.Share(p.ID, with); err == nil {
+			return nil
+		}
+		return c.stores.Unshare(p.ID, with)
+	case 21:
+		return c.stores.Settle(p.ID, !c.chance(3))
 	}
 	_, err := c.stores.Resubscribe(p.ID)
 	return err

@@ -45,10 +45,16 @@ var policy = func() entitlement.Policy {
 	return p
 }()
 
-// play plays the history of a seed and returns what is wrong with it, or nil, and how many messages there were.
-func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error) {
+// heard is what a writer was told in a history.
+type heard struct {
+	events int // messages and answers
+	resent int // of these, lost messages that were sent again, because no question finds what they told
+}
+
+// play plays the history of a seed and returns what is wrong with it, or nil, and what there was to hear.
+func (s *stage) play(ctx context.Context, seed uint64) (h heard, err error) {
 	if err := s.renewMachines(); err != nil {
-		return 0, err
+		return h, err
 	}
 	w := &world{stage: s, seed: seed, rand: rand.New(rand.NewPCG(seed, 7)), env: entitlement.Sandbox, asked: map[string]bool{}}
 	if w.chance(2) {
@@ -61,15 +67,18 @@ func (s *stage) play(ctx context.Context, seed uint64) (messages int, err error)
 	if w.punctual = w.chance(2); !w.punctual {
 		w.sim.SetChaos(storesim.Chaos{Delay: storesim.Duration(3 * 24 * time.Hour), Reorder: 0.3, Repeat: 0.3, Loss: 0.1})
 	}
+	w.shares = w.chance(2)
 	accounts := w.open()
 	if err := w.live(ctx, accounts); err != nil {
-		return len(w.events), fmt.Errorf("%w\nhistory:%s", err, w.story())
+		return w.heard(), fmt.Errorf("%w\nhistory:%s", err, w.story())
 	}
 	if err := w.shuffled(accounts); err != nil {
-		return len(w.events), fmt.Errorf("%w\nhistory:%s", err, w.story())
+		return w.heard(), fmt.Errorf("%w\nhistory:%s", err, w.story())
 	}
-	return len(w.events), nil
+	return w.heard(), nil
 }
+
+func (w *world) heard() heard { return heard{len(w.events), w.resent} }
 
 func (w *world) chance(n int) bool { return w.rand.IntN(n) == 0 }
 
@@ -199,6 +208,7 @@ func (w *world) resend() error {
 			return err
 		}
 		w.record(ev)
+		w.resent++
 	}
 	return nil
 }
@@ -276,7 +286,7 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	}
 	p := purchases[w.rand.IntN(len(purchases))]
 	name, err := "", error(nil)
-	switch w.rand.IntN(16) {
+	switch w.rand.IntN(21) {
 	case 0, 1:
 		name, err = "cancels", w.sim.Cancel(p.ID)
 	case 2:
@@ -304,7 +314,7 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 	case 12:
 		name, err = "is paused", w.sim.Pause(p.ID, w.between(10*24*time.Hour, 60*24*time.Hour))
 	case 13:
-		if p.Store != storesim.PlayStore {
+		if p.Store != storesim.PlayStore || p.StoreTells || w.shares {
 			return // a store that can be asked says whose it is, and an aggregator's transfer moves what only it tells of
 		}
 		to := accounts[w.rand.IntN(len(accounts))]
@@ -314,10 +324,36 @@ func (w *world) act(ctx context.Context, accounts []entitlement.AccountID) {
 		name, err = "is bought again as "+again.ID, failed
 	case 15:
 		name, err = "time alone", nil
+	case 16, 17:
+		to := otherTerm(p)
+		name, err = "changes to "+to, w.sim.Change(p.ID, to)
+	case 18:
+		name, err = "is extended", w.sim.Extend(p.ID, w.between(24*time.Hour, 30*24*time.Hour))
+	case 19:
+		if p.Provider != storesim.Apple && !w.shares {
+			return // an aggregator's app moves what another customer shows, or shares it
+		}
+		with := string(accounts[w.rand.IntN(len(accounts))])
+		if name, err = "is shared with "+with, w.sim.Share(p.ID, with); err != nil {
+			name, err = "is no longer shared with "+with, w.sim.Unshare(p.ID, with)
+		}
+	case 20:
+		paid := !w.chance(3)
+		name, err = fmt.Sprintf("its payment ends, paid %v", paid), w.sim.Settle(p.ID, paid)
 	}
 	if err == nil {
 		w.note("%s of %s: %s", p.ID, p.Provider, name)
 	}
+}
+
+// otherTerm is the product of the same store whose term is another one, a better or a lesser one.
+func otherTerm(p storesim.Purchase) string {
+	for _, product := range storesim.DefaultProducts {
+		if product.Store == p.Store && product.Kind == storesim.Recurring && product.ID != p.Product.ID {
+			return product.ID
+		}
+	}
+	return ""
 }
 
 func (w *world) buy(accounts []entitlement.AccountID) {
@@ -330,7 +366,8 @@ func (w *world) buy(accounts []entitlement.AccountID) {
 	if product.Kind == storesim.Recurring && w.chance(3) {
 		order.Trial = 7
 	}
+	order.StoreTells, order.Pending = w.chance(3), w.chance(8)
 	if p, err := w.sim.Buy(order); err == nil {
-		w.note("%s of %s: %s buys %s, trial of %d days", p.ID, provider, order.Account, product.ID, order.Trial)
+		w.note("%s of %s: %s buys %s, trial of %d days, the store tells too %v, pending %v", p.ID, provider, order.Account, product.ID, order.Trial, order.StoreTells, order.Pending)
 	}
 }

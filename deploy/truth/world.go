@@ -165,8 +165,10 @@ type world struct {
 	events  []entitlement.Event // as they were recorded; pulled ones too
 	asked   map[string]bool     // doubts that no answer settles
 	told    []string            // what was done, for people
+	resent  int                 // lost messages that were sent again
 
 	punctual bool // every message comes at once: each step can be held against the oracle
+	shares   bool // the aggregators' apps share what another customer shows; else they move it
 	fault    error
 }
 
