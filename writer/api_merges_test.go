@@ -52,6 +52,15 @@ func TestSupportMergesTwoAccounts(t *testing.T) {
 			t.Errorf("events of %s = %s, want those of both", name, trail.text)
 		}
 	}
+	for _, call := range []struct{ path, body, want string }{
+		{"/v1/accounts", `{"aliases": [{"kind": "custom", "value": "of_a"}, {"kind": "custom", "value": "of_b"}]}`, b},
+		{"/v1/accounts/" + b + "/aliases", `{"kind": "custom", "value": "of_a"}`, a},
+		{"/v1/accounts/" + a + "/aliases", `{"kind": "custom", "value": "of_b"}`, b},
+	} {
+		if r := w.api("POST", call.path, call.body); r.status != 200 || r.str("account_id") != call.want {
+			t.Errorf("POST %s %s = %d %s, want 200 of %s, who has it already", call.path, call.body, r.status, r.text, call.want)
+		}
+	}
 	undone := w.api("DELETE", "/v1/accounts/"+a+"/merges/"+id, "")
 	if undone.status != 200 || undone.str("revision") == "" {
 		t.Fatalf("undo = %d %s", undone.status, undone.text)

@@ -38,6 +38,13 @@ func TestATaggedCustomersPaymentFindsItsAccount(t *testing.T) {
 	if r := w.api("POST", "/v1/accounts/"+w.account()+"/tags", body); r.slug() != "alias-taken" || r.str("owner") != acc {
 		t.Errorf("another account = %d %s, want alias-taken", r.status, r.text)
 	}
+	same := w.account()
+	if r := w.api("POST", "/v1/accounts/"+same+"/merges", fmt.Sprintf(`{"from": %q}`, acc)); r.status != http.StatusCreated {
+		t.Fatalf("merge = %d %s", r.status, r.text)
+	}
+	if r := w.api("POST", "/v1/accounts/"+same+"/tags", body); r.status != http.StatusOK || r.str("account_id") != acc {
+		t.Errorf("an account that is the same person's = %d %s, want the tag of %s, whose customer it stays", r.status, r.text, acc)
+	}
 	for body, slug := range map[string]string{
 		`{"provider": "stripe", "customer": "cus_nobody"}`: "not-found",
 		`{"provider": "stripe", "customer": ""}`:           "invalid-request",

@@ -165,7 +165,8 @@ func validAlias(a entitlement.Alias) bool {
 	return slices.Contains(entitlement.AliasKinds, a.Kind) && a.Value != "" && len(a.Value) <= maxAliasBytes
 }
 
-// createAccount makes an account, or finds the one that owns all of the aliases that are owned; it then gets the others.
+// createAccount makes an account, or finds the one that owns all of the aliases that are owned; it then gets the others. Accounts that are merged count as one
+// owner: each keeps its aliases, and where several have some, the one that survives answers and gets the others.
 func (c *command) createAccount(body *CreateAccount) Result {
 	if body.ID == "" || len(body.ID) > maxIDBytes || len(body.Aliases) > maxAliases || !validAttributes(body.Attributes) || !body.Changes.valid() {
 		return rejected(SlugInvalidRequest, "account id, aliases or attributes")
@@ -179,10 +180,14 @@ func (c *command) createAccount(body *CreateAccount) Result {
 			return rejected(SlugInvalidRequest, "alias")
 		}
 		has := c.aliasOwner(a)
-		if has != "" && owner != "" && has != owner {
+		switch {
+		case has == "" || owner == "" || has == owner:
+			owner = cmp.Or(owner, has)
+		case c.survivor(has) != c.survivor(owner):
 			return aliasTaken(has)
+		default:
+			owner = c.survivor(owner)
 		}
-		owner = cmp.Or(owner, has)
 	}
 	if owner == "" && c.exists(body.ID) {
 		owner = body.ID
@@ -196,7 +201,11 @@ func (c *command) createAccount(body *CreateAccount) Result {
 		details.change(body.Changes)
 		c.accounts = append(c.accounts, &accountEdit{id: body.ID, acc: entitlement.Account{ID: body.ID, CreatedAt: c.now}})
 	}
-	result.Rejection = c.addAliases(result.Account, &details, body.Aliases)
+	aliases := slices.DeleteFunc(slices.Clone(body.Aliases), func(a entitlement.Alias) bool {
+		has := c.aliasOwner(a)
+		return has != "" && has != owner
+	})
+	result.Rejection = c.addAliases(result.Account, &details, aliases)
 	if result.Rejection == nil && !result.Existing {
 		c.keepAttributes(result.Account, body.Changes)
 	}
@@ -266,7 +275,11 @@ func (c *command) addAlias(body *AddAlias) Result {
 	if !c.exists(body.Account) {
 		return rejected(SlugNotFound, "account")
 	}
-	if has := c.aliasOwner(body.Alias); has != "" && has != body.Account {
+	switch has := c.aliasOwner(body.Alias); {
+	case has == "" || has == body.Account:
+	case c.survivor(has) == c.survivor(body.Account): // it is theirs already, and stays with the one that has it
+		return Result{Account: has, Existing: true}
+	default:
 		return aliasTaken(has)
 	}
 	var details accountRow

@@ -22,7 +22,7 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 		return rejected(SlugNotFound, "purchase")
 	}
 	switch owner := p.row.Owner; {
-	case owner == body.Account:
+	case owner != "" && c.survivor(owner) == c.survivor(body.Account):
 		return Result{Account: body.Account, Existing: true}
 	case owner != "" && !c.erased(owner):
 		return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to another account", Owner: p.row.Owner}}

@@ -315,6 +315,80 @@ func TestMergeThenUndoIsTheIdentity(t *testing.T) {
 	})
 }
 
+// Accounts that are merged are one owner: what one of them has, the other may name as its own, and it stays where it is. A stranger's is taken as before.
+func TestMergedAccountsAreOneOwner(t *testing.T) {
+	add := func(id entitlement.AccountID, a entitlement.Alias) Command {
+		return NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: id, Alias: a})
+	}
+	named := func(aliases ...entitlement.Alias) Command { return create("acc_new", aliases...) }
+	claim := func(id entitlement.AccountID, purchase entitlement.PurchaseID) Command {
+		return NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: id, Purchase: purchase})
+	}
+	a, b, c, free := customer("cus_a"), customer("cus_b"), customer("cus_c"), customer("cus_free")
+	tests := []struct {
+		name    string
+		command Command
+		want    entitlement.AccountID // that answers
+		slug    string
+		owner   entitlement.AccountID                       // of the rejection
+		gets    map[entitlement.Alias]entitlement.AccountID // once the merge is undone; the others have what they had
+	}{
+		{"an account by an alias of each", named(a, b), "acc_b", "", "", nil},
+		{"in the other order", named(b, a), "acc_b", "", "", nil},
+		{"and one that nobody has", named(a, free, b), "acc_b", "", "", map[entitlement.Alias]entitlement.AccountID{free: "acc_b"}},
+		{"an account by an alias of the merged one", named(a, free), "acc_a", "", "", map[entitlement.Alias]entitlement.AccountID{free: "acc_a"}},
+		{"an account by aliases of each and of a stranger", named(a, b, c), "", SlugAliasTaken, "acc_c", nil},
+		{"the survivor is given the other's alias", add("acc_b", a), "acc_a", "", "", nil},
+		{"the other is given the survivor's", add("acc_a", b), "acc_b", "", "", nil},
+		{"a stranger's alias", add("acc_b", c), "", SlugAliasTaken, "acc_c", nil},
+		{"a stranger is given the other's", add("acc_c", a), "", SlugAliasTaken, "acc_a", nil},
+		{"the survivor claims what the other has", claim("acc_b", "stripe:sub_a"), "acc_b", "", "", nil},
+		{"a stranger claims it", claim("acc_c", "stripe:sub_a"), "", SlugAliasTaken, "acc_a", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, before := range []Command{create("acc_a", a), create("acc_b", b), create("acc_c", c), record(event("evt_1", subscription("sub_a", 10, entitlement.Active, "acc_a"))),
+				mergeOf("merge_1", "acc_a", "acc_b")} {
+				if got := m.apply(before); got.Rejection != nil {
+					t.Fatalf("%d: %+v", before.Type, got.Rejection)
+				}
+			}
+			got := m.apply(tt.command)
+			if slugOf(got) != tt.slug || got.Account != tt.want || tt.slug != "" && got.Rejection.Owner != tt.owner {
+				t.Errorf("%+v %+v, want %s %s %s", got, got.Rejection, tt.want, tt.slug, tt.owner)
+			}
+			m.check()
+			m.apply(undo("merge_1", "acc_b"))
+			m.check()
+			if m.account("acc_new") != nil || len(m.account("acc_a").Purchases) != 1 {
+				t.Errorf("an account more: %+v; acc_a: %+v", m.account("acc_new"), m.account("acc_a"))
+			}
+			want := map[entitlement.Alias]entitlement.AccountID{a: "acc_a", b: "acc_b", c: "acc_c", free: ""}
+			maps.Copy(want, tt.gets)
+			m.read(func(r *Reader) error {
+				for alias, owner := range want {
+					if has, _, err := r.AliasOwner(sandbox, alias); has != owner || err != nil {
+						t.Errorf("%s is %q's, %v, want %q", alias.Value, has, err, owner)
+					}
+				}
+				for _, id := range []entitlement.AccountID{"acc_a", "acc_b", "acc_c"} {
+					detail, _, err := r.AccountDetail(sandbox, id)
+					if err != nil {
+						return err
+					}
+					for _, n := range detail.Aliases {
+						if want[n.Alias] != id {
+							t.Errorf("%s shows %s", id, n.Value)
+						}
+					}
+				}
+				return nil
+			})
+		})
+	}
+}
+
 // Accounts that are one show the grants of all: one is taken back under any of their ids, and stays gone when they are two again.
 func TestAGrantIsTakenBackUnderEveryIDOfAMergedAccount(t *testing.T) {
 	for _, by := range []entitlement.AccountID{"acc_a", "acc_b"} {
