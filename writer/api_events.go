@@ -216,8 +216,9 @@ type unclaimedShown struct {
 	PurchaseID entitlement.PurchaseID  `json:"purchase_id"`
 	Since      string                  `json:"since"`
 	AgeSeconds int64                   `json:"age_seconds"`
-	AccountID  entitlement.AccountID   `json:"account_id,omitempty"` // that it names and that does not exist
-	Aliases    []entitlement.Alias     `json:"aliases"`              // that would claim it
+	Until      string                  `json:"access_until,omitempty"` // when what was paid for ends; absent: never
+	AccountID  entitlement.AccountID   `json:"account_id,omitempty"`   // that it names and that does not exist
+	Aliases    []entitlement.Alias     `json:"aliases"`                // that would claim it
 	StoreIDs   []entitlement.Link      `json:"store_ids"`
 	Products   []entitlement.ProductID `json:"product_ids"`
 }
@@ -251,6 +252,9 @@ func (c *apiCall) listUnclaimed(reader *store.Reader) (answer, error) {
 		identity := detail.Evidence.Identity()
 		s := unclaimedShown{PurchaseID: u.ID, Since: formatTime(u.Since), AgeSeconds: max(now-u.Since, 0), AccountID: identity.Account,
 			Aliases: append([]entitlement.Alias{}, identity.Aliases...), StoreIDs: append([]entitlement.Link{}, detail.Evidence.Links...), Products: []entitlement.ProductID{}}
+		if u.AccessUntil != 0 {
+			s.Until = formatTime(u.AccessUntil)
+		}
 		for _, item := range entitlement.Fold(detail.Evidence, policy).Items {
 			s.Products = append(s.Products, item.Term.Product)
 		}

@@ -177,7 +177,7 @@ func newMetrics(w *Writer) *metrics {
 		m.registry.MustRegister(
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_purchases"), Help: "Payments without an account, up to 10,000.", ConstLabels: label},
 				func() float64 { return float64(len(w.unclaimed(env))) }),
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_oldest_seconds"), Help: "For how long the oldest payment without an account has waited.", ConstLabels: label},
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("unclaimed_oldest_seconds"), Help: "For how long the oldest payment without an account has waited whose access is not long over.", ConstLabels: label},
 				func() float64 { return float64(w.oldestUnclaimed(env)) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name("codes_owed"), Help: "Purchases whose buyer waits for a redemption code, up to 10,000.", ConstLabels: label},
 				func() float64 { return w.countOwedCodes(env) }),

@@ -12,11 +12,14 @@ import (
 )
 
 // A payment without an account gives its buyer nothing until somebody claims it. That is usual for the moments between a funnel and the first launch of the app;
-// one that waits longer was not tagged, or its buyer never found the app.
+// one that waits longer was not tagged, or its buyer never found the app. What was never paid for, or was given back, waits for nobody and is not listed.
 
 const (
 	// unclaimedAlarm is how long a payment may wait for its account before an operator hears of it.
 	unclaimedAlarm = 10 * time.Minute
+	// unclaimedLapsed is for how long after its end a payment that nobody claimed alarms: the buyer of a month has asked by then, or will not. It stays listed, for
+	// one who asks after all.
+	unclaimedLapsed = 30 * 24 * time.Hour
 	// unclaimedEvery is the pause between two looks at those that wait.
 	unclaimedEvery = 15 * time.Second
 	// unclaimedLogged bounds the lines of one look: a tag that the shop forgot concerns every payment.
@@ -32,10 +35,20 @@ func (w *Writer) unclaimed(env entitlement.Environment) (list []store.UnclaimedP
 	return list
 }
 
-// oldestUnclaimed is for how many seconds the oldest of them has waited, 0 where none does.
+// missedUnclaimed lists those of them, from the first one on, whose buyer misses something: what they paid for is good, or was until lately.
+func (w *Writer) missedUnclaimed(env entitlement.Environment) (list []store.UnclaimedPurchase) {
+	ended := w.now().Add(-unclaimedLapsed).Unix()
+	_ = w.store.View(func(r *store.Reader) (err error) {
+		list, err = r.UnclaimedSince(env, ended, maxCounted)
+		return err
+	})
+	return list
+}
+
+// oldestUnclaimed is for how many seconds the oldest of those has waited, 0 where none does.
 func (w *Writer) oldestUnclaimed(env entitlement.Environment) (age int64) {
 	now := w.now().Unix()
-	for _, u := range w.unclaimed(env) {
+	for _, u := range w.missedUnclaimed(env) {
 		age = max(age, now-u.Since)
 	}
 	return age
@@ -54,7 +67,7 @@ func (w *Writer) watchUnclaimed(ctx context.Context) {
 // alarmUnclaimed counts and logs those that wait for too long and were not alarmed about before. It returns all that wait for too long.
 func (w *Writer) alarmUnclaimed(ctx context.Context, env entitlement.Environment, alarmed map[entitlement.PurchaseID]bool) map[entitlement.PurchaseID]bool {
 	now, late, logged, fresh := w.now().Unix(), map[entitlement.PurchaseID]bool{}, 0, 0
-	for _, u := range w.unclaimed(env) {
+	for _, u := range w.missedUnclaimed(env) {
 		age := now - u.Since
 		if age < int64(unclaimedAlarm/time.Second) {
 			continue

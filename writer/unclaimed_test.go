@@ -11,6 +11,43 @@ import (
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
+// TestAPaymentThatIsOverAlarmsNobody: a month after its end it is listed still, with that, and no alarm. What was never paid for is not even listed.
+func TestAPaymentThatIsOverAlarmsNobody(t *testing.T) {
+	cfg := testConfigs(t, 1)[0]
+	var ahead atomic.Int64 // of the machine's clock
+	cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	w := startWriter(t, cfg)
+	w.awaitReady()
+	over, unpaid := subscription("sub_over", "", "price_pro"), subscription("sub_unpaid", "", "price_pro")
+	end := time.Now().UTC().Truncate(time.Second)
+	over["status"], over["ended_at"], unpaid["status"] = "canceled", end.Unix(), "incomplete"
+	for _, s := range []object{over, unpaid} {
+		if r := w.stripe(event(unique("evt_"), "customer.subscription.updated", s)); r.status != 200 {
+			t.Fatalf("webhook = %d %s", r.status, r.text)
+		}
+	}
+	alarms := func() string { return fmt.Sprint(w.get("/status").json["alarms"]) }
+	listed := func() string {
+		var shown []string
+		for _, u := range w.api("GET", "/v1/unclaimed", "").json["unclaimed"].([]any) {
+			shown = append(shown, fmt.Sprint(u.(object)["purchase_id"], " until ", u.(object)["access_until"]))
+		}
+		return fmt.Sprint(shown)
+	}
+	want := "[stripe:sub_over until " + end.Format(time.RFC3339) + "]"
+	ahead.Store(int64(unclaimedAlarm))
+	if got := listed(); got != want || !strings.Contains(alarms(), "sandbox has waited for its account") {
+		t.Errorf("after ten minutes listed %s and alarms %s, want %s and one", got, alarms(), want)
+	}
+	ahead.Store(int64(unclaimedLapsed + time.Hour))
+	if got := listed(); got != want || alarms() != "[]" || w.metric(`latchkey_writer_unclaimed_oldest_seconds{environment="sandbox"}`) != "0" {
+		t.Errorf("after a month listed %s and alarms %s, want %s and none", got, alarms(), want)
+	}
+	if late := w.alarmUnclaimed(t.Context(), entitlement.Sandbox, nil); len(late) != 0 {
+		t.Errorf("after a month %v alarm", late)
+	}
+}
+
 // TestAPaymentWithoutAnAccountAlarms: after ten minutes, once, in the log, the metrics and the status; not before, and not when it was claimed.
 func TestAPaymentWithoutAnAccountAlarms(t *testing.T) {
 	cfg := testConfigs(t, 1)[0]

@@ -449,11 +449,7 @@ func (f *facts) foldCheckout(o *Object) []Item {
 		return nil
 	}
 	created := cmp.Or(clampTime(c.CreatedAt), max(seconds(o.At), 1))
-	ids := slices.Clone(f.money.invoices[c.Invoice])
-	if c.PaymentIntent != "" {
-		ids = append(ids, c.PaymentIntent)
-	}
-	refundedAt, refunded := f.money.refunded(ids, c.AmountTotal, false)
+	refundedAt, refunded := f.checkoutRefunded(c)
 	out := make([]Item, 0, len(sale.Lines))
 	for i, l := range sale.Lines {
 		item := Item{ID: cmp.Or(l.ID, o.ID+":"+strconv.Itoa(i))}
@@ -472,6 +468,15 @@ func (f *facts) foldCheckout(o *Object) []Item {
 		out = append(out, item)
 	}
 	return out
+}
+
+// checkoutRefunded reports whether what a checkout took has been given back in full, and since when.
+func (f *facts) checkoutRefunded(c *Checkout) (at int64, refunded bool) {
+	ids := slices.Clone(f.money.invoices[c.Invoice])
+	if c.PaymentIntent != "" {
+		ids = append(ids, c.PaymentIntent)
+	}
+	return f.money.refunded(ids, c.AmountTotal, false)
 }
 
 // disputed reports whether a dispute takes the whole purchase back, and since when: while it is open and after it is lost, until it is won
@@ -514,7 +519,7 @@ func (i *Item) revoke(at int64, why Reason) {
 }
 
 func (s *Subscription) trialUsed() bool {
-	return (s.TrialStart > 0 || s.TrialEnd > 0 || s.Status == Trialing) && s.Status != Incomplete && s.Status != IncompleteExpired
+	return (s.TrialStart > 0 || s.TrialEnd > 0 || s.Status == Trialing) && s.begun()
 }
 
 // leeway returns how long what will renew stays active after end, in seconds. A term whose start is not known gets none.

@@ -192,6 +192,7 @@ func (c *command) indexPurchases() {
 				c.put(bucketNamed, identityKey(env, name, id), namedRow(id, identity))
 			}
 			c.doubtAnew(&p)
+			c.weighUnclaimed(&p)
 		}
 		c.indexPersons(ids)
 	}

@@ -35,6 +35,9 @@ type purchaseEdit struct {
 	owed   bool // a code is to be sent for it
 	// delivered: by codes, all of it, so that no account need have it.
 	delivered bool
+	// stands: money was taken for it and not given back, or its trial began. accessUntil is when what it gives ends, Unix seconds; 0: never, or not known.
+	stands      bool
+	accessUntil int64
 	// pulledAt is when all of it was asked for, Unix seconds; 0: it was not.
 	pulledAt int64
 }
@@ -138,6 +141,9 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 			folded = folded.Vanished(entitlement.Iaptic, gone.at)
 		}
 		e.trial = folded.TrialUsed
+		if e.stands = true; c.st.Rules >= rulesAccounts && e.row.Owner == "" {
+			e.accessUntil, e.stands = e.row.Evidence.Stands(&folded)
+		}
 		c.settleCodes(e, &folded)
 		owned := folded
 		if gone.owner {
@@ -370,8 +376,8 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	}
 	c.writePersons(e)
 	c.writeOwed(e)
-	if e.shown && !e.delivered && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
-		c.put(bucketUnclaimed, key, binary.BigEndian.AppendUint64(nil, uint64(since)))
+	if e.shown && e.stands && !e.delivered && e.row.Owner == "" && !e.row.Evidence.IsSandbox() {
+		c.put(bucketUnclaimed, key, unclaimedRow(since, e.accessUntil))
 	} else if unclaimed {
 		c.delete(bucketUnclaimed, key)
 	}
@@ -384,6 +390,31 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	if pulled || pull.Doubt || pull.Conflict {
 		c.writePull(key, pull)
 	}
+}
+
+// unclaimedRow says since when a payment has waited for its account and until when it gives access, both in Unix seconds. What never ends says nothing of it.
+func unclaimedRow(since, accessUntil int64) []byte {
+	row := binary.BigEndian.AppendUint64(nil, uint64(since))
+	if accessUntil != 0 {
+		row = binary.BigEndian.AppendUint64(row, uint64(accessUntil))
+	}
+	return row
+}
+
+// weighUnclaimed judges a payment that has waited for its account since before rulesAccounts.
+func (c *command) weighUnclaimed(p *storedPurchase) {
+	key := envKey(c.Env, string(p.id))
+	row := c.get(bucketUnclaimed, key)
+	if row == nil {
+		return
+	}
+	folded := entitlement.Fold(p.row.Evidence, c.policyOf(c.Env))
+	accessUntil, stands := p.row.Evidence.Stands(&folded)
+	if !stands {
+		c.delete(bucketUnclaimed, key)
+		return
+	}
+	c.put(bucketUnclaimed, key, unclaimedRow(int64(binary.BigEndian.Uint64(row)), accessUntil))
 }
 
 // writeLinks points the purchase's store ids to it, those apart that did so before, and its own id: that one finds it without.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -353,17 +354,46 @@ func (r *Reader) Purchases(env entitlement.Environment, after entitlement.Purcha
 
 // UnclaimedPurchase is a payment without an account.
 type UnclaimedPurchase struct {
-	ID    entitlement.PurchaseID
-	Since int64 // Unix seconds
+	ID          entitlement.PurchaseID
+	Since       int64 // Unix seconds
+	AccessUntil int64 // what was paid for ends then, Unix seconds; 0: never, or it is not known
 }
 
-// Unclaimed lists purchases without an account, sorted by id, after the given one.
+// Unclaimed lists purchases without an account for which money was taken and not given back, sorted by id, after the given one. Error: replication.ErrCorrupt.
 func (r *Reader) Unclaimed(env entitlement.Environment, after entitlement.PurchaseID, limit int) ([]UnclaimedPurchase, error) {
 	var list []UnclaimedPurchase
-	err := r.walkSince(bucketUnclaimed, env, after, limit, func(id entitlement.PurchaseID, since int64) {
-		list = append(list, UnclaimedPurchase{ID: id, Since: since})
+	err := r.walkPurchases(bucketUnclaimed, env, after, limit, func(id entitlement.PurchaseID, row []byte) error {
+		u, err := readUnclaimed(id, row)
+		list = append(list, u)
+		return err
 	})
 	return list, err
+}
+
+// UnclaimedSince is Unclaimed without those whose access ended before a time, Unix seconds, from the first one on.
+func (r *Reader) UnclaimedSince(env entitlement.Environment, ended int64, limit int) ([]UnclaimedPurchase, error) {
+	var list []UnclaimedPurchase
+	err := r.walkPurchases(bucketUnclaimed, env, "", math.MaxInt, func(id entitlement.PurchaseID, row []byte) error {
+		u, err := readUnclaimed(id, row)
+		if len(list) < limit && (u.AccessUntil == 0 || u.AccessUntil >= ended) {
+			list = append(list, u)
+		}
+		return err
+	})
+	return list, err
+}
+
+func readUnclaimed(id entitlement.PurchaseID, row []byte) (UnclaimedPurchase, error) {
+	u := UnclaimedPurchase{ID: id}
+	switch len(row) {
+	case 16:
+		u.AccessUntil = int64(binary.BigEndian.Uint64(row[8:]))
+		fallthrough
+	case 8:
+		u.Since = int64(binary.BigEndian.Uint64(row))
+		return u, nil
+	}
+	return u, fmt.Errorf("unclaimed %s: %w", id, replication.ErrCorrupt)
 }
 
 // walkSince is walkPurchases for a bucket whose rows say since when a purchase is in it, Unix seconds.

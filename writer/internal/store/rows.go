@@ -28,7 +28,7 @@ var (
 	bucketAPIKeys     = []byte("api_keys")          // SHA-256 of the key -> APIKey
 	bucketIdempotency = []byte("idempotency")       // scope (32) -> idempotencyRow
 	bucketIdemOrder   = []byte("idempotency_order") // stamp (8) | scope (32) -> nothing
-	bucketUnclaimed   = []byte("unclaimed")         // env | purchase id -> stamp (8) since when
+	bucketUnclaimed   = []byte("unclaimed")         // env | purchase id -> stamp (8) since when | stamp (8) until when it gives access, if it ends
 	bucketPulls       = []byte("pulls")             // env | purchase id -> pullRow
 	bucketSegments    = []byte("segments")          // number (8) -> SHA-256 (32) | size (8)
 	bucketMembers     = []byte("members")           // node id -> memberRow
