@@ -129,12 +129,14 @@ func (w *Writer) reading(f func(*apiCall, *store.Reader) (answer, error)) handle
 		c := &apiCall{Writer: w, r: r, key: hash}
 		var a answer
 		err = w.read(r.Context(), func(reader *store.Reader) error {
-			if c.env, err = w.authorize(reader, hash, scopeServer, scopeRead); err != nil {
+			key, err := w.authorize(reader, hash, scopeServer, scopeRead)
+			if err != nil {
 				if errors.Is(err, errUnknownCredential) {
 					w.metrics.refused(credentialUnknown)
 				}
 				return err
 			}
+			c.env, c.r = key.Env, by(r, keyCaller(&key))
 			a, err = f(c, reader)
 			return err
 		})
@@ -160,8 +162,9 @@ func (w *Writer) writingWith(f func(*apiCall) (answer, error), scopes ...string)
 			return err
 		}
 		c := &apiCall{Writer: w, r: r, key: hash}
-		lookup := func(reader *store.Reader) (err error) {
-			c.env, err = w.authorize(reader, hash, scopes...)
+		lookup := func(reader *store.Reader) error {
+			key, err := w.authorize(reader, hash, scopes...)
+			c.env, c.r = key.Env, by(r, keyCaller(&key))
 			return err
 		}
 		if err = w.store.View(lookup); errors.Is(err, errUnknownCredential) {
@@ -197,28 +200,28 @@ func (w *Writer) credential(r *http.Request) ([sha256.Size]byte, error) {
 // errUnknownCredential is an invalid-credential problem for a key that the state does not know.
 var errUnknownCredential = errors.New("unknown key")
 
-// authorize returns the environment of a key that has one of the scopes. Errors: problems, one of which wraps errUnknownCredential.
-func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes ...string) (entitlement.Environment, error) {
+// authorize returns a key that has one of the scopes. Errors: problems, one of which wraps errUnknownCredential.
+func (w *Writer) authorize(reader *store.Reader, hash [sha256.Size]byte, scopes ...string) (store.APIKey, error) {
 	key, known, err := reader.APIKey(hash[:])
 	if err != nil {
-		return "", err
+		return key, err
 	}
 	_, served := w.cfg.Environments[key.Env]
 	const invalid = "This API key is not valid here."
 	switch {
 	case !known || !served:
-		return "", fmt.Errorf("%w: %w", errUnknownCredential, problem.New(problem.InvalidCredential, invalid)) // counted by the caller, who may look again
+		return key, fmt.Errorf("%w: %w", errUnknownCredential, problem.New(problem.InvalidCredential, invalid)) // counted by the caller, who may look again
 	case key.RevokedAt != 0:
 		w.metrics.refused(credentialRevoked)
-		return "", problem.New(problem.InvalidCredential, invalid)
+		return key, problem.New(problem.InvalidCredential, invalid)
 	}
 	for _, s := range scopes {
 		if key.Scope == s {
-			return key.Env, nil
+			return key, nil
 		}
 	}
 	w.metrics.refused(credentialScope)
-	return "", problem.Newf(problem.Forbidden, "A key of scope %s cannot do this.", key.Scope)
+	return key, problem.Newf(problem.Forbidden, "A key of scope %s cannot do this.", key.Scope)
 }
 
 // idempotency is idempotencyOf this request.

@@ -46,11 +46,30 @@ type eventShown struct {
 	PurchaseID    entitlement.PurchaseID   `json:"purchase_id,omitempty"`
 	Purchases     []entitlement.PurchaseID `json:"purchase_ids,omitempty"` // where it concerns several
 	CorrelationID string                   `json:"correlation_id,omitempty"`
+	Caller        *callerShown             `json:"caller,omitempty"` // of what this API did
+	Refs          *refsShown               `json:"refs,omitempty"`   // the same
 
 	// Data is what the allow-list kept of the provider's message. Only the answer for one event has it.
 	Data json.RawMessage `json:"data,omitempty"`
 	// Conflicts are other messages under the same id, which had no effect.
 	Conflicts []eventShown `json:"conflicts,omitempty"`
+}
+
+// callerShown is whose credential an API change was asked for with.
+type callerShown struct {
+	Kind store.CallerKind `json:"kind"`
+	Name string           `json:"name,omitempty"` // of the API key
+}
+
+// refsShown are the ids that an API change was about.
+type refsShown struct {
+	From        entitlement.AccountID `json:"from,omitempty"`
+	To          entitlement.AccountID `json:"to,omitempty"`
+	Merge       string                `json:"merge_id,omitempty"`
+	Grant       string                `json:"grant_id,omitempty"`
+	Intent      string                `json:"intent_id,omitempty"`
+	Consumption string                `json:"consumption_id,omitempty"`
+	Code        string                `json:"code_id,omitempty"`
 }
 
 func showEvent(ev store.StoredEvent) eventShown {
@@ -61,6 +80,14 @@ func showEvent(ev store.StoredEvent) eventShown {
 	}
 	if len(ev.Purchases) > 1 {
 		shown.Purchases = ev.Purchases
+	}
+	if ev.Caller != (store.Caller{}) {
+		caller := callerShown(ev.Caller)
+		shown.Caller = &caller
+	}
+	if ev.Refs != (store.Refs{}) {
+		refs := refsShown(ev.Refs)
+		shown.Refs = &refs
 	}
 	return shown
 }

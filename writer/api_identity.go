@@ -111,7 +111,7 @@ func (w *Writer) signIn(ctx context.Context, text string) (signInUser, error) {
 	c := &apiCall{Writer: w, env: user.env}
 	command := store.CreateAccount{ID: entitlement.AccountID(newThing("acc_", nil))}
 	command.Aliases, command.Personal = w.aliasesToKeep(user.env, alias)
-	result, err := c.commitWithin(ctx, store.TypeCreate, command)
+	result, err := c.commitWithin(withCaller(ctx, appCaller(true)), store.TypeCreate, command)
 	if err != nil {
 		return user, err
 	}

@@ -29,7 +29,7 @@ func (w *Writer) forAccount(f func(*apiCall, entitlement.AccountID) (answer, err
 		if err != nil {
 			return err
 		}
-		c := &apiCall{Writer: w, r: r, env: caller.env, key: sha256.Sum256(caller.who)}
+		c := &apiCall{Writer: w, r: by(r, caller.caller), env: caller.env, key: sha256.Sum256(caller.who)}
 		if c.body, err = readBody(r, maxAPIBodyBytes); err != nil {
 			return err
 		}

@@ -72,11 +72,11 @@ func (w *Writer) routeReceipts(handle func(pattern string, h handler)) {
 // handleReceipts takes receipts from an app, or from a backend on behalf of an account. For a restore, which the user asked for, what they prove may be
 // taken from another account.
 func (w *Writer) handleReceipts(rw http.ResponseWriter, r *http.Request, restores bool) error {
-	ctx := r.Context()
 	caller, err := w.receiptsCaller(r)
 	if err != nil {
 		return err
 	}
+	ctx := withCaller(r.Context(), caller.caller)
 	body, err := readBody(r, maxReceiptsBytes)
 	if err != nil {
 		return err
@@ -222,6 +222,7 @@ type receiptsCaller struct {
 	device   string // that the session names
 	signIn   bool   // a token of an identity provider stands for the session
 	who      []byte // as idempotencyOf takes it
+	caller   store.Caller
 }
 
 // ended reports whether the caller's session of the account does not count any more.
@@ -240,9 +241,9 @@ func (w *Writer) receiptsCaller(r *http.Request) (receiptsCaller, error) {
 		if err != nil {
 			return receiptsCaller{}, err
 		}
-		var env entitlement.Environment
+		var key store.APIKey
 		err = w.read(r.Context(), func(reader *store.Reader) (err error) {
-			env, err = w.authorize(reader, hash, scopeServer)
+			key, err = w.authorize(reader, hash, scopeServer)
 			return err
 		})
 		if errors.Is(err, errUnknownCredential) {
@@ -251,17 +252,17 @@ func (w *Writer) receiptsCaller(r *http.Request) (receiptsCaller, error) {
 		if err == nil {
 			w.touch(hash)
 		}
-		return receiptsCaller{env: env, who: hash[:]}, err
+		return receiptsCaller{env: key.Env, who: hash[:], caller: keyCaller(&key)}, err
 	}
 	if user, ok, err := w.signedInUser(r.Context(), text); ok || err != nil {
-		return receiptsCaller{env: user.env, account: user.account, issuedAt: user.issuedAt, signIn: true, who: []byte("user\x00" + string(user.account))}, err
+		return receiptsCaller{env: user.env, account: user.account, issuedAt: user.issuedAt, signIn: true, who: []byte("user\x00" + string(user.account)), caller: appCaller(true)}, err
 	}
 	claims, err := w.appSession(text)
 	if err != nil {
 		return receiptsCaller{}, err
 	}
 	return receiptsCaller{env: entitlement.Environment(claims.Environment), account: entitlement.AccountID(claims.Subject), issuedAt: claims.IssuedAt, device: claims.Device,
-		who: sessionCaller(claims)}, nil
+		who: sessionCaller(claims), caller: appCaller(false)}, nil
 }
 
 // maxSessionBytes bounds a session token, as edges do.

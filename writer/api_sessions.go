@@ -59,7 +59,7 @@ func (w *Writer) inApp(f func(*appCall) (answer, error)) handler {
 		if err != nil {
 			return err
 		}
-		c := &appCall{session: claims, apiCall: &apiCall{Writer: w, r: r, env: entitlement.Environment(claims.Environment)}}
+		c := &appCall{session: claims, apiCall: &apiCall{Writer: w, r: by(r, appCaller(claims.Issuer == "")), env: entitlement.Environment(claims.Environment)}}
 		if c.body, err = readBody(r, maxAppBytes); err != nil {
 			return err
 		}

@@ -39,7 +39,11 @@ const (
 // state machine drops what it has seen. Errors: a problem (unavailable, body-too-large), ctx.Err.
 func (w *Writer) propose(ctx context.Context, t store.CommandType, env entitlement.Environment, body any) (store.Result, error) {
 	began := time.Now()
-	result, err := w.tryPropose(ctx, store.NewCommand(t, env, problem.RequestID(ctx), body).Encode())
+	command := store.NewCommand(t, env, problem.RequestID(ctx), body)
+	if t != store.TypeRecordEvent { // which is the provider's word, whoever had it asked
+		command.Caller = w.callerOf(ctx)
+	}
+	result, err := w.tryPropose(ctx, command.Encode())
 	w.metrics.proposed(err, time.Since(began))
 	return result, err
 }

@@ -45,6 +45,7 @@ type command struct {
 	relock map[entitlement.AccountID]bool
 
 	about []entitlement.AccountID // further accounts whose audit trail has the command
+	refs  Refs                    // what else it is about, as far as its body and its result do not say so
 }
 
 // apply folds one entry of the log into the state. A command that cannot be done is a Result; an error of the files or a

@@ -58,7 +58,7 @@ func api[T any](c *command, what string, fn func(*T) Result) Result {
 	result.Revision, result.Stamp, result.Outcome = c.revision(), max(result.Stamp, c.now), Rejected
 	if result.Rejection == nil {
 		result.Outcome = Recorded
-		result.EventID = c.audit(cmp.Or(result.what, what), result.Account, digest)
+		result.EventID = c.audit(cmp.Or(result.what, what), &body, &result, digest)
 	}
 	if scope != nil {
 		c.remember(scope, &idempotencyRow{Body: digest, Result: entitlement.Encode(&result), Stamp: c.now})
@@ -129,18 +129,18 @@ func (b *batch) dropIdempotency() {
 }
 
 // audit enters what an API command did, under its correlation id, and returns that id.
-func (c *command) audit(what string, account entitlement.AccountID, digest []byte) string {
+func (c *command) audit(what string, body any, result *Result, digest []byte) string {
 	row := c.newEventRow(what, digest)
-	row.CreatedAt, row.Outcome, row.Account = c.now, Recorded, account
+	row.CreatedAt, row.Outcome, row.Account = c.now, Recorded, result.Account
 	id := cmp.Or(c.CorrelationID, "command")
 	if c.CorrelationID == "" || c.get(bucketEvents, eventKey(c.Env, entitlement.Latchkey, id)) != nil {
 		id += "-" + strconv.FormatUint(row.Seq, 10)
 	}
-	var subjects []subject
+	subjects := c.trace(&row, body, result)
 	for _, a := range c.accounts {
 		subjects = append(subjects, subject{subjectAccount, string(a.id)})
 	}
-	for _, id := range append(c.about, account) {
+	for _, id := range append(c.about, result.Account) {
 		if s := (subject{subjectAccount, string(id)}); id != "" && !slices.Contains(subjects, s) {
 			subjects = append(subjects, s)
 		}

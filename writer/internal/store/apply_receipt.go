@@ -27,6 +27,7 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 	case owner != "" && !c.erased(owner):
 		return Result{Rejection: &Rejection{Slug: SlugAliasTaken, Detail: "the purchase belongs to another account", Owner: p.row.Owner}}
 	}
+	c.refs.From, c.refs.To = p.row.Owner, body.Account
 	c.claim = c.claimFor(body.Account, &p.row, false)
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
@@ -60,6 +61,7 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 		}
 		c.lost = &lostRow{Account: owner, Stamp: c.now}
 	}
+	c.refs.From, c.refs.To = owner, body.Account
 	c.claim = c.claimFor(body.Account, &p.row, body.Support)
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }

@@ -290,6 +290,7 @@ type Command struct {
 	Env           entitlement.Environment // empty for what concerns the whole cluster
 	Stamp         int64                   // Unix seconds; set by the leader, never goes back
 	CorrelationID string
+	Caller        string // whose credential asked for it, for the audit trail; empty: a writer by itself. See CallerOf
 	Body          []byte // encoded body of Type
 
 	// Personal is what the command carries of persons, each text sealed: an encoded []Sealed, nil for nothing. The log has it and the journal does not: there
@@ -304,11 +305,13 @@ const (
 	// MaxKeptAnswerBytes bounds the answer of a KeepAnswer, which every node keeps for 24 h: 50 receipts and an account of dozens of purchases.
 	MaxKeptAnswerBytes  = 64 << 10
 	maxCorrelationBytes = 64
+	maxCallerBytes      = 255
 	commandVersion      = 1
 	compressFrom        = 512 // smaller bodies gain less than the frame costs
 	flagZstd            = 1
 	flagPersonal        = 2 // Personal, after its length (4 bytes), stands before the body
 	flagPersonalHash    = 4 // PersonalHash stands there
+	flagCaller          = 8 // Caller, after its length (1 byte), stands behind the correlation id; since rulesAccounts
 	stampOffset         = 4
 	flagsOffset         = 3
 	commandHeader       = 13 // up to and including the length of the correlation id
@@ -347,18 +350,22 @@ func NewCommand(t CommandType, env entitlement.Environment, correlationID string
 }
 
 // Encode returns the command's bytes: version, type, environment, flags (1 byte each), stamp (8 bytes), correlation id after
-// its length (1 byte), what it carries of persons, body, which is compressed with zstd where that is shorter. The receiving node encodes once; the leader
+// its length (1 byte), the caller, what it carries of persons, body, which is compressed with zstd where that is shorter. The receiving node encodes once; the leader
 // sets the stamp in place with Stamp.
 func (c Command) Encode() []byte {
 	id := c.CorrelationID
 	if len(id) > maxCorrelationBytes {
 		id = id[:maxCorrelationBytes]
 	}
-	b := make([]byte, 0, commandHeader+len(id)+4+len(c.Personal)+len(c.Body))
+	b := make([]byte, 0, commandHeader+len(id)+1+len(c.Caller)+4+len(c.Personal)+len(c.Body))
 	b = append(b, commandVersion, byte(c.Type), envByte(c.Env), 0)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Stamp))
 	b = append(b, byte(len(id)))
 	b = append(b, id...)
+	if caller := c.Caller[:min(len(c.Caller), maxCallerBytes)]; caller != "" {
+		b[flagsOffset] |= flagCaller
+		b = append(append(b, byte(len(caller))), caller...)
+	}
 	switch {
 	case len(c.Personal) > 0:
 		b[flagsOffset] |= flagPersonal
@@ -393,11 +400,17 @@ func DecodeCommand(b []byte) (Command, error) {
 		return Command{}, fmt.Errorf("environment %d: %w", b[2], ErrCommand)
 	}
 	c := Command{Type: CommandType(b[1]), Env: env, Stamp: int64(binary.BigEndian.Uint64(b[stampOffset:])), CorrelationID: string(b[commandHeader : commandHeader+int(b[12])])}
-	var err error
-	if c.Personal, c.PersonalHash, c.Body, err = cutPersonal(b); err != nil {
+	head, err := headLength(b)
+	if err != nil {
 		return Command{}, err
 	}
-	switch b[flagsOffset] &^ (flagPersonal | flagPersonalHash) {
+	if at := commandHeader + len(c.CorrelationID); head > at {
+		c.Caller = string(b[at+1 : head])
+	}
+	if c.Personal, c.PersonalHash, c.Body, err = cutPersonal(b, head); err != nil {
+		return Command{}, err
+	}
+	switch b[flagsOffset] &^ (flagPersonal | flagPersonalHash | flagCaller) {
 	case 0:
 	case flagZstd:
 		body, err := zstdDecoder.DecodeAll(c.Body, nil)
@@ -411,9 +424,22 @@ func DecodeCommand(b []byte) (Command, error) {
 	return c, nil
 }
 
-// cutPersonal returns what an encoded command, whose header is whole, carries of persons, the hash of that, and its body as it is encoded. Error: ErrCommand.
-func cutPersonal(b []byte) (personal, hash, body []byte, err error) {
-	rest := b[commandHeader+int(b[12]):]
+// headLength returns how long what stands before the personal part and the body is: the header, the correlation id and the caller. The header must be
+// whole. Error: ErrCommand.
+func headLength(b []byte) (int, error) {
+	n := commandHeader + int(b[12])
+	if b[flagsOffset]&flagCaller == 0 {
+		return n, nil
+	}
+	if len(b) <= n || len(b) < n+1+int(b[n]) {
+		return 0, fmt.Errorf("caller: %w", ErrCommand)
+	}
+	return n + 1 + int(b[n]), nil
+}
+
+// cutPersonal returns what an encoded command carries of persons, the hash of that, and its body as it is encoded. head is its headLength. Error: ErrCommand.
+func cutPersonal(b []byte, head int) (personal, hash, body []byte, err error) {
+	rest := b[head:]
 	switch b[flagsOffset] & (flagPersonal | flagPersonalHash) {
 	case 0:
 		return nil, nil, rest, nil
@@ -440,12 +466,15 @@ func journaled(entry []byte) []byte {
 	if len(entry) < commandHeader || len(entry) < commandHeader+int(entry[12]) || entry[flagsOffset]&flagPersonal == 0 {
 		return entry
 	}
-	_, hash, body, err := cutPersonal(entry)
+	head, err := headLength(entry)
 	if err != nil {
 		return entry // no command: the process ends
 	}
-	head := entry[:commandHeader+int(entry[12])]
-	b := append(make([]byte, 0, len(head)+len(hash)+len(body)), head...)
+	_, hash, body, err := cutPersonal(entry, head)
+	if err != nil {
+		return entry
+	}
+	b := append(make([]byte, 0, head+len(hash)+len(body)), entry[:head]...)
 	b[flagsOffset] = b[flagsOffset]&^flagPersonal | flagPersonalHash
 	return append(append(b, hash...), body...)
 }

@@ -31,6 +31,9 @@ const rulesAccounts = 3
 // RulesBuyers is the version since which a RecordEvent may say who paid.
 const RulesBuyers = rulesAccounts
 
+// RulesCallers is the version since which a Command may say whose credential asked for it.
+const RulesCallers = rulesAccounts
+
 // rulesLearned is the version since which a message that only names a customer, and asks, counts for what they bought before it, and since which a name that
 // the API gave to an account counts for a customer whom their provider calls so.
 const rulesLearned = 3

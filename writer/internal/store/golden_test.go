@@ -115,7 +115,9 @@ func TestGoldenCommands(t *testing.T) {
 	}
 	carded := NewCommand(TypeRecordEvent, sandbox, "corr", &RecordEvent{Event: event("evt_card"), Card: strings.Repeat("0a", cardBytes), CardOf: "cus_1"})
 	carded.Stamp = startTime
-	for _, c := range append(goldenCommands(), carded) {
+	called := NewCommand(TypeEndSessions, sandbox, "corr", &EndSessions{Account: "acc_1"})
+	called.Stamp, called.Caller = startTime, Caller{CallerKey, "backend"}.String()
+	for _, c := range append(goldenCommands(), carded, called) {
 		encoded := c.Encode()
 		fmt.Fprintf(&text, "%d %x\n", c.Type, encoded)
 		if back, err := DecodeCommand(encoded); err != nil || !reflect.DeepEqual(back, c) {

@@ -181,6 +181,7 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	c.writeGroup(g)
 	c.grantsRegrouped(members)
 	c.about = append(c.about, body.From, body.Into)
+	c.refs = Refs{Merge: body.ID, From: body.From, To: body.Into}
 	return Result{Account: survivor}
 }
 
@@ -212,6 +213,7 @@ func (c *command) undoMerge(body *UndoMerge) Result {
 		c.regroup(id)
 	}
 	c.about = append(c.about, from, row.Into)
+	c.refs = Refs{Merge: body.ID, From: from, To: row.Into}
 	return Result{Account: survivor}
 }
 

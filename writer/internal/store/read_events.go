@@ -26,6 +26,8 @@ type StoredEvent struct {
 	Purchases     []entitlement.PurchaseID
 	Account       entitlement.AccountID // the owner when it was applied; empty is unclaimed
 	CorrelationID string
+	Caller        Caller // of what the API did, since rules 3
+	Refs          Refs   // the same
 	Seq           uint64 // order within the cluster: cursors of the lists below
 
 	at place
@@ -67,9 +69,13 @@ func (r *Reader) Event(env entitlement.Environment, provider entitlement.Provide
 }
 
 func storedEvent(env entitlement.Environment, p entitlement.Provider, id string, row *eventRow) StoredEvent {
-	return StoredEvent{Env: env, Provider: p, ID: id, Type: row.Type, Outcome: row.Outcome, Revision: replication.Revision{Epoch: row.Epoch, N: row.N},
+	ev := StoredEvent{Env: env, Provider: p, ID: id, Type: row.Type, Outcome: row.Outcome, Revision: replication.Revision{Epoch: row.Epoch, N: row.N},
 		Stamp: row.Stamp, CreatedAt: row.CreatedAt, Purchases: row.Purchases, Account: row.Account, CorrelationID: row.CorrelationID, Seq: row.Seq,
-		at: place{row.Segment, row.Offset}}
+		Caller: CallerOf(row.Caller), at: place{row.Segment, row.Offset}}
+	if row.Refs != nil {
+		ev.Refs = *row.Refs
+	}
+	return ev
 }
 
 // Events lists an environment's events in the order of the log, after a Seq (0 for the start).

@@ -160,6 +160,8 @@ type eventRow struct {
 	Seq           uint64                   `cbor:"11,keyasint"`
 	Segment       uint64                   `cbor:"12,keyasint"`
 	Offset        int64                    `cbor:"13,keyasint"`
+	Caller        string                   `cbor:"14,keyasint,omitempty"` // Command.Caller
+	Refs          *Refs                    `cbor:"15,keyasint,omitempty"`
 }
 
 // idempotencyRow holds the first result of a request.

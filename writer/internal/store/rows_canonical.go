@@ -187,6 +187,11 @@ func (row *eventRow) ReadCanonical(r *canonical.Reader) {
 			row.Segment = r.Uint()
 		case 13:
 			row.Offset = r.Int()
+		case 14:
+			row.Caller = r.String()
+		case 15:
+			row.Refs = &Refs{}
+			row.Refs.ReadCanonical(r)
 		default:
 			r.Fail()
 		}
@@ -216,6 +221,47 @@ func (row *eventRow) WriteCanonical(w *canonical.Writer) {
 	w.Unsigned(row.Segment)
 	w.Field(m, 13)
 	w.Number(row.Offset)
+	w.Text(m, 14, row.Caller)
+	if row.Refs != nil {
+		w.Field(m, 15)
+		row.Refs.WriteCanonical(w)
+	}
+}
+
+// ReadCanonical implements canonical.Readable.
+func (refs *Refs) ReadCanonical(r *canonical.Reader) {
+	r.Fields(func(field uint64) {
+		switch field {
+		case 1:
+			refs.From = entitlement.AccountID(r.String())
+		case 2:
+			refs.To = entitlement.AccountID(r.String())
+		case 3:
+			refs.Merge = r.String()
+		case 4:
+			refs.Grant = r.String()
+		case 5:
+			refs.Intent = r.String()
+		case 6:
+			refs.Consumption = r.String()
+		case 7:
+			refs.Code = r.String()
+		default:
+			r.Fail()
+		}
+	})
+}
+
+// WriteCanonical implements canonical.Writable.
+func (refs *Refs) WriteCanonical(w *canonical.Writer) {
+	m := w.Map()
+	w.Text(m, 1, string(refs.From))
+	w.Text(m, 2, string(refs.To))
+	w.Text(m, 3, refs.Merge)
+	w.Text(m, 4, refs.Grant)
+	w.Text(m, 5, refs.Intent)
+	w.Text(m, 6, refs.Consumption)
+	w.Text(m, 7, refs.Code)
 }
 
 // ReadCanonical implements canonical.Readable.

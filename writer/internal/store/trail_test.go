@@ -1,0 +1,143 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// audited returns the entry of the audit trail that a command left.
+func (m *machine) audited(r Result) (ev StoredEvent) {
+	m.t.Helper()
+	m.read(func(reader *Reader) error {
+		list, err := reader.Event(sandbox, entitlement.Latchkey, r.EventID)
+		if err != nil || len(list) != 1 {
+			m.t.Fatalf("event %q: %v, %v", r.EventID, list, err)
+		}
+		ev = list[0]
+		return nil
+	})
+	return ev
+}
+
+// The trail has each command's ids and its caller, and the trail of a purchase has what the API did with it.
+func TestTheTrailSaysWhatACommandWasAbout(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	month := entitlement.Product{Provider: entitlement.Stripe, ID: "price_1", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Group: "pro"}
+	for _, c := range []Command{NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{month}}}),
+		create("acc_1"), create("acc_2"), record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"), invoice("in_1", "sub_1", "pi_1", 1, entitlement.InvoicePaid)))} {
+		m.apply(c)
+	}
+	const sub = "stripe:sub_1"
+	for _, tt := range []struct {
+		name     string
+		kind     CommandType
+		body     any
+		refs     Refs
+		purchase entitlement.PurchaseID
+	}{
+		{"a restore", TypeRestore, &RestorePurchase{Account: "acc_2", Purchase: sub}, Refs{From: "acc_1", To: "acc_2"}, sub},
+		{"a restore of one's own", TypeRestore, &RestorePurchase{Account: "acc_2", Purchase: sub}, Refs{}, sub},
+		{"a merge", TypeMerge, &MergeAccounts{ID: "merge_1", From: "acc_1", Into: "acc_2"}, Refs{Merge: "merge_1", From: "acc_1", To: "acc_2"}, ""},
+		{"its undoing", TypeUndoMerge, &UndoMerge{Account: "acc_1", ID: "merge_1"}, Refs{Merge: "merge_1", From: "acc_1", To: "acc_2"}, ""},
+		{"a grant", TypePutGrant, &PutGrant{Account: "acc_1", ID: "grant_1", Entitlement: "beta"}, Refs{Grant: "grant_1"}, ""},
+		{"its end", TypeDeleteGrant, &DeleteGrant{Account: "acc_1", ID: "grant_1"}, Refs{Grant: "grant_1"}, ""},
+		{"an intent", TypePutIntent, &PutIntent{ID: "intent_1", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d"}, Refs{Intent: "intent_1"}, ""},
+		{"the device's own again", TypePutIntent, &PutIntent{ID: "intent_2", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d"}, Refs{Intent: "intent_1"}, ""},
+		{"its end", TypeEndIntent, &EndIntent{ID: "intent_1"}, Refs{Intent: "intent_1"}, ""},
+		{"what names nothing more than an account", TypeEndSessions, &EndSessions{Account: "acc_1"}, Refs{}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := NewCommand(tt.kind, sandbox, "", tt.body)
+			c.Caller = "api_key:backend"
+			r := m.apply(c)
+			if r.Rejection != nil {
+				t.Fatalf("%+v", r.Rejection)
+			}
+			ev := m.audited(r)
+			if ev.Refs != tt.refs || ev.Caller != (Caller{CallerKey, "backend"}) {
+				t.Errorf("%+v by %+v, want %+v by the key", ev.Refs, ev.Caller, tt.refs)
+			}
+			var want []entitlement.PurchaseID
+			if tt.purchase != "" {
+				want = append(want, tt.purchase)
+			}
+			if !reflect.DeepEqual(ev.Purchases, want) {
+				t.Errorf("purchases %v, want %v", ev.Purchases, want)
+			}
+			m.read(func(r *Reader) error {
+				listed := r.bucket(bucketSubjects).Get(subjectKey(sandbox, subjectPurchase, sub, ev.Seq)) != nil
+				if listed != (tt.purchase != "") {
+					t.Errorf("the purchase's trail lists it: %t", listed)
+				}
+				return nil
+			})
+			m.check()
+		})
+	}
+}
+
+// During an upgrade, neither ids nor callers leave a trace: older writers must have the same rows (I17).
+func TestOlderRulesKnowNoCallers(t *testing.T) {
+	rows := map[string][]string{}
+	for _, caller := range []string{"", "session"} {
+		m := newMachineUnder(t, 1<<20, rulesAccounts-1)
+		for _, c := range []Command{create("acc_1"), record(event("evt_1", subscription("sub_1", 1, entitlement.Active, ""))), claim("c1", "acc_1", "stripe:sub_1"), grant("acc_1", "beta")} {
+			if c.Type != TypeRecordEvent {
+				c.Caller = caller
+			}
+			r := m.apply(c)
+			if r.EventID == "" {
+				t.Fatalf("%+v", r)
+			}
+			if c.Type == TypeRecordEvent {
+				continue
+			}
+			m.read(func(reader *Reader) error {
+				var row eventRow
+				_, err := reader.decode(bucketEvents, eventKey(sandbox, entitlement.Latchkey, r.EventID), &row)
+				if row.Caller != "" || row.Refs != nil || row.Purchases != nil {
+					t.Errorf("command %d left %+v", c.Type, row)
+				}
+				row.Segment, row.Offset = 0, 0 // the journal has the commands as they are
+				rows[caller] = append(rows[caller], string(entitlement.Encode(&row)))
+				return err
+			})
+		}
+	}
+	if !reflect.DeepEqual(rows[""], rows["session"]) {
+		t.Error("the caller shows in the rows of older rules")
+	}
+}
+
+// A caller comes back from a command's bytes, whatever else is in them, and stays in what the journal keeps; bytes that are cut off are no command.
+func TestACommandCarriesItsCaller(t *testing.T) {
+	for name, body := range map[string]any{"with a text of a person": &PatchAccount{Account: "acc_1", Personal: []Sealed{{"attribute", []byte("sealed")}}},
+		"without": &PatchAccount{Account: "acc_1"}, "compressed": &PatchAccount{Account: "acc_1", Attributes: map[string]string{"a": string(bytes.Repeat([]byte("b"), 2000))}}} {
+		t.Run(name, func(t *testing.T) {
+			c := NewCommand(TypePatch, sandbox, "corr", body)
+			c.Caller = Caller{CallerKey, "backend"}.String()
+			encoded := c.Encode()
+			if back, err := DecodeCommand(encoded); err != nil || !reflect.DeepEqual(back, c) {
+				t.Errorf("%+v, %v, want %+v", back, err, c)
+			}
+			kept, err := DecodeCommand(journaled(encoded))
+			if err != nil || kept.Caller != c.Caller || !bytes.Equal(kept.PersonalHash, c.PersonalHash) || !bytes.Equal(kept.Body, c.Body) || kept.Personal != nil {
+				t.Errorf("the journal has %+v, %v", kept, err)
+			}
+			for n := range commandHeader + len("corr") + 1 + len(c.Caller) {
+				if _, err := DecodeCommand(encoded[:n]); !errors.Is(err, ErrCommand) {
+					t.Errorf("the first %d bytes: %v", n, err)
+				}
+			}
+		})
+	}
+	for _, c := range []Caller{{}, {Kind: CallerSession}, {Kind: CallerSignIn}, {CallerKey, "a:b"}} {
+		if got := CallerOf(c.String()); got != c {
+			t.Errorf("CallerOf(%q) = %+v", c.String(), got)
+		}
+	}
+}
