@@ -63,6 +63,8 @@ func TestWhatACheckIsAnswered(t *testing.T) {
 	merged.SignOut("phone-1", r.clock.Now().Unix(), r.clock.Now().Unix())
 	r.writer.Put(replication.Record{Env: entitlement.Sandbox, Kind: replication.KindPointer, Key: "acc_01MERGED",
 		Value: entitlement.Encode(&entitlement.Pointer{Account: alice, SignedOut: merged.SignedOut})})
+	r.writer.Put(replication.Record{Env: entitlement.Sandbox, Kind: replication.KindPointer, Key: "acc_01OVER",
+		Value: entitlement.Encode(&entitlement.Pointer{Account: alice, SessionsFrom: ended.SessionsFrom})})
 	r.atRevision()
 	tablet := func(c *token.SessionClaims) { c.Device = "tablet-1" }
 	at := r.writer.Position().Revision()
@@ -104,6 +106,7 @@ func TestWhatACheckIsAnswered(t *testing.T) {
 		{"another device of the account", "", r.writer.Session(entitlement.Sandbox, "acc_01OUT", tablet), "", 200, ""},
 		{"the device, signed in again", "", r.writer.Session(entitlement.Sandbox, "acc_01OUT", func(c *token.SessionClaims) { c.IssuedAt++ }), "", 200, ""},
 		{"a device that was signed out of a merged account", "", r.writer.Session(entitlement.Sandbox, "acc_01MERGED"), "", 401, "session-ended"},
+		{"a merged account whose sessions were ended", "", r.writer.Session(entitlement.Sandbox, "acc_01OVER"), "", 401, "session-ended"},
 		{"that device in the account which survives", "", good, "", 200, ""},
 		{"an account that is not there", "", r.writer.Session(entitlement.Sandbox, "acc_01NOBODY"), "", 503, "unknown-account"},
 		{"sandbox's account with production's session", "", r.writer.Session(entitlement.Production, alice), "", 503, "unknown-account"},

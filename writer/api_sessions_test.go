@@ -126,6 +126,47 @@ func TestALogoutEndsTheDevicesSession(t *testing.T) {
 	}
 }
 
+// TestAnOldSessionOfAMergedAccountEndsToo: what the app had before the login still leads to all that the person has, so it ends with the others.
+func TestAnOldSessionOfAMergedAccountEndsToo(t *testing.T) {
+	w := oneWriter(t)
+	for name, end := range map[string]func(known, session string) reply{
+		"a logout":                      func(_, session string) reply { return w.do("POST", "/v1/sessions/logout", "", auth(session)) },
+		"a DELETE of the account's own": func(known, _ string) reply { return w.api("DELETE", "/v1/accounts/"+known+"/sessions", "") },
+	} {
+		begun := w.begin()
+		old := begun.str("session_token")
+		known := w.account()
+		in := w.do("POST", "/v1/sessions/login", fmt.Sprintf(`{"session_token": %q}`, w.api("POST", "/v1/accounts/"+known+"/sessions", `{}`).str("session_token")), auth(old))
+		if in.status != 200 || in.str("merge_id") == "" {
+			t.Fatalf("login = %d %s, want a merge", in.status, in.text)
+		}
+		intent := func(session string) reply {
+			return w.do("POST", "/v1/purchase-intents", `{"provider": "stripe", "product_id": "price_life"}`, auth(session))
+		}
+		if r := intent(old); r.status != 200 {
+			t.Fatalf("before %s: the old session = %d %s", name, r.status, r.text)
+		}
+		if r := end(known, in.str("session_token")); r.status != 200 {
+			t.Fatalf("%s = %d %s", name, r.status, r.text)
+		}
+		refused := func(when string) {
+			t.Helper()
+			if r := intent(old); r.slug() != "session-ended" {
+				t.Errorf("%s: the old session = %d %s, want session-ended", when, r.status, r.text)
+			}
+			back := fmt.Sprintf(`{"session_token": %q}`, old)
+			if r := w.do("POST", "/v1/sessions/login", back, auth(w.begin().str("session_token"))); r.slug() != "session-ended" {
+				t.Errorf("%s: a login with it = %d %s, want session-ended", when, r.status, r.text)
+			}
+		}
+		refused("after " + name)
+		if r := w.api("DELETE", "/v1/accounts/"+known+"/merges/"+in.str("merge_id"), ""); r.status != 200 {
+			t.Fatalf("undo = %d %s", r.status, r.text)
+		}
+		refused("after " + name + " and the end of the merge")
+	}
+}
+
 // claimsOf reads a session token without judging it.
 func claimsOf(t *testing.T, text string) (c struct {
 	IssuedAt int64 `json:"iat"`

@@ -11,7 +11,7 @@ import (
 )
 
 // boughtBeforeTheLogin plays an app without a backend of its own, which knows one edge: what is bought in its anonymous session is there after the login, at
-// every edge and under both ids, and without the merge each has its own again.
+// every edge and under both ids, and without the merge each has its own again. Who logs out while the two are one is signed out of both.
 func boughtBeforeTheLogin(t *testing.T, d *dev) {
 	app := func(path, credential, body string) (shown struct {
 		Account   string `json:"account_id"`
@@ -54,24 +54,50 @@ func boughtBeforeTheLogin(t *testing.T, d *dev) {
 	for _, a := range []account{anonymous, known, signedIn} {
 		shows("after the login", a, in.Revision, true)
 	}
-	got, err := d.api("sandbox", 1, http.MethodDelete, "/v1/accounts/"+known.id+"/merges/"+in.Merge, nil)
-	var undone struct{ Revision string }
-	if err == nil {
-		err = got.into(&undone)
-	}
-	if err != nil || got.status != http.StatusOK {
-		t.Fatalf("DELETE of the merge: %s, %v", got, err)
-	}
-	shows("after the undo", anonymous, undone.Revision, true)
-	shows("after the undo", signedIn, undone.Revision, false)
+	undone := d.undoMerge(known, in.Merge)
+	shows("after the undo", anonymous, undone, true)
+	shows("after the undo", signedIn, undone, false)
 	// The device is signed out everywhere, and the account's other device goes on.
 	tablet := d.otherDevice(known, "tablet")
 	out := app("/v1/sessions/logout", signedIn.session, "")
 	shows("after the logout", account{"sandbox", out.Account, out.Session}, out.Revision, false)
 	shows("another device after the logout", tablet, out.Revision, false)
-	for edge := range d.info().Edges {
-		if got, err := d.ask(signedIn, edge, ""); err != nil || got.problem() != "session-ended" {
-			t.Errorf("edge %d to the device that was logged out: %s, %v, want session-ended", edge, got, err)
+	ended := func(when string, all ...account) {
+		t.Helper()
+		for edge := range d.info().Edges {
+			for _, a := range all {
+				if got, err := d.ask(a, edge, ""); err != nil || got.problem() != "session-ended" {
+					t.Errorf("%s: edge %d to a session of %s: %s, %v, want session-ended", when, edge, a.id, got, err)
+				}
+			}
 		}
 	}
+	ended("after the logout", signedIn)
+	// The same while the accounts are one: the session from before the login would show what both have.
+	begun = app("/v1/sessions", d.info().Environments["sandbox"].PublishableKey, `{"device_id": "phone"}`)
+	in = app("/v1/sessions/login", begun.Session, fmt.Sprintf(`{"session_token": %q}`, tablet.session))
+	if in.Account != known.id || in.Merge == "" {
+		t.Fatalf("the second login led to %+v, want %s and a merge", in, known.id)
+	}
+	anonymous, signedIn = account{"sandbox", begun.Account, begun.Session}, account{"sandbox", in.Account, in.Session}
+	shows("before the second logout", anonymous, in.Revision, false)
+	out = app("/v1/sessions/logout", signedIn.session, "")
+	shows("another device after the second logout", tablet, out.Revision, false)
+	ended("after the second logout", anonymous, signedIn)
+	shows("another device after the second undo", tablet, d.undoMerge(known, in.Merge), false)
+	ended("after the second undo", anonymous, signedIn)
+}
+
+// undoMerge takes a merge of an account back, and returns the revision.
+func (d *dev) undoMerge(a account, merge string) string {
+	d.t.Helper()
+	got, err := d.api(a.env, 1, http.MethodDelete, "/v1/accounts/"+a.id+"/merges/"+merge, nil)
+	var undone struct{ Revision string }
+	if err == nil {
+		err = got.into(&undone)
+	}
+	if err != nil || got.status != http.StatusOK {
+		d.t.Fatalf("DELETE of the merge: %s, %v", got, err)
+	}
+	return undone.Revision
 }

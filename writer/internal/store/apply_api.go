@@ -341,12 +341,15 @@ func (c *command) patchAccount(body *PatchAccount) Result {
 	return Result{Account: body.Account}
 }
 
+// endSessions ends the sessions of an account and of all that it is merged with: each of them shows what all have. It stays ended when they are two again.
 func (c *command) endSessions(body *EndSessions) Result {
-	a := c.account(body.Account)
-	if a == nil {
+	if !c.exists(body.Account) {
 		return rejected(SlugNotFound, "account")
 	}
-	a.acc.SessionsFrom = c.now + 1
+	for _, id := range c.mergedUnder(c.survivor(body.Account)) {
+		a := c.account(id)
+		a.acc.SessionsFrom = max(a.acc.SessionsFrom, c.now+1)
+	}
 	return Result{Account: body.Account, Rejection: c.commit(nil)}
 }
 

@@ -57,11 +57,21 @@ func (c *command) sessionEnded(s *Session) *Rejection {
 	return nil
 }
 
-// signOut ends the session of who leaves for a new anonymous account; nil for none. An anonymous account has no other name than its session, which stays valid:
-// with it what was bought would be lost.
+// signOut ends the session of who leaves for a new anonymous account, and what its device has of every account that is merged with that of the session: the
+// token of any of them shows what all have. nil is for none. An account that is nobody's has no other name than its session, which stays valid: with it what was
+// bought would be lost.
 func (c *command) signOut(s *Session) {
-	if s != nil && !s.SignIn && !c.anonymous(s.Account) {
-		c.account(s.Account).acc.SignOut(s.Device, s.IssuedAt, c.now)
+	if s == nil || s.SignIn {
+		return
+	}
+	members := c.mergedUnder(c.survivor(s.Account))
+	if !slices.ContainsFunc(members, func(id entitlement.AccountID) bool { return !c.nobodys(id) }) {
+		return
+	}
+	for _, id := range members {
+		if id == s.Account || s.Device != "" { // what others of the device are is not known of one without a name
+			c.account(id).acc.SignOut(s.Device, s.IssuedAt, c.now)
+		}
 	}
 }
 
@@ -110,9 +120,11 @@ func (c *command) entered(from, to entitlement.AccountID, merge, device string, 
 // anonymous reports whether nobody is known to have the account: a session made it, nothing has named it since, and it was not merged into one that
 // is known. No account is not anonymous.
 func (c *command) anonymous(id entitlement.AccountID) bool {
-	if id == "" || c.get(bucketMerges, envKey(c.Env, string(id))) != nil {
-		return false
-	}
+	return id != "" && c.get(bucketMerges, envKey(c.Env, string(id))) == nil && c.nobodys(id)
+}
+
+// nobodys reports whether a session made the account itself and nothing has named it since, whatever it is merged with.
+func (c *command) nobodys(id entitlement.AccountID) bool {
 	var row accountRow
 	return c.decode(bucketAccounts, envKey(c.Env, string(id)), &row) && row.anonymous()
 }

@@ -143,11 +143,14 @@ func TestUndoneMergesLeaveNoTrace(t *testing.T) {
 			}
 		}
 		for i, c := range all {
-			if c.Type == TypeDeleteGrant { // under any id of a merged account it takes back what another of them has
+			switch {
+			case c.Type == TypeDeleteGrant: // under any id of a merged account it takes back what another of them has
 				apply(i)
-				c = m.whereGranted(c)
-			}
-			if !mergeCommands[i] {
+				apart = append(apart, m.whereGranted(c))
+			case c.Type == TypeEndSessions: // and this ends what all of them have
+				apply(i)
+				apart = append(apart, m.everyonesEnd(c)...)
+			case !mergeCommands[i]:
 				apart = append(apart, c)
 			}
 		}
@@ -445,4 +448,104 @@ func (m *machine) whereGranted(c Command) Command {
 		return err
 	})
 	return NewCommand(TypeDeleteGrant, sandbox, "", body)
+}
+
+// everyonesEnd returns the commands that end the sessions of each account that the one of the command is merged with.
+func (m *machine) everyonesEnd(c Command) (all []Command) {
+	m.t.Helper()
+	var body EndSessions
+	if err := entitlement.Decode(c.Body, &body); err != nil {
+		m.t.Fatal(err)
+	}
+	m.read(func(r *Reader) error {
+		members, _, err := r.Group(sandbox, body.Account)
+		for _, id := range members {
+			all = append(all, NewCommand(TypeEndSessions, sandbox, "", &EndSessions{Account: id}))
+		}
+		return err
+	})
+	return all
+}
+
+// Whoever has a session of one of several merged accounts sees what all have. So what ends sessions ends those of all, whichever id or session it comes by, and the
+// end of the merge brings none of them back.
+func TestSessionsOfMergedAccountsEndTogether(t *testing.T) {
+	of := func(id entitlement.AccountID, device string) *Session {
+		return &Session{Account: id, IssuedAt: startTime, Device: device}
+	}
+	end := func(id entitlement.AccountID) Command {
+		return NewCommand(TypeEndSessions, sandbox, "", &EndSessions{Account: id})
+	}
+	logout := func(s *Session) Command { return login(Login{New: "acc_after", From: s}) }
+	group := []entitlement.AccountID{"acc_anon", "acc_known", "acc_second"}
+	known := []Command{login(Login{New: "acc_anon"}), login(Login{New: "acc_second"}), create("acc_known"), create("acc_other"),
+		mergeOf("merge_1", "acc_anon", "acc_known"), mergeOf("merge_2", "acc_second", "acc_known")}
+	nobodys := []Command{login(Login{New: "acc_anon"}), login(Login{New: "acc_second"}), login(Login{New: "acc_known"}), create("acc_other"),
+		mergeOf("merge_1", "acc_anon", "acc_known"), mergeOf("merge_2", "acc_second", "acc_known")}
+	intoNobodys := append(nobodys[:2:2], create("acc_second_x"), login(Login{New: "acc_known"}), create("acc_other"),
+		mergeOf("merge_1", "acc_anon", "acc_known"), mergeOf("merge_2", "acc_second", "acc_known"), mergeOf("merge_3", "acc_second_x", "acc_known"))
+	tests := []struct {
+		name   string
+		before []Command
+		end    Command
+		ended  []string // of the devices, in each account of the group
+	}{
+		{"all, by the id that answers", known, end("acc_known"), []string{"", "phone", "tablet"}},
+		{"all, by an id that was merged", known, end("acc_anon"), []string{"", "phone", "tablet"}},
+		{"of a stranger", known, end("acc_other"), nil},
+		{"a device, by its session of the account that answers", known, logout(of("acc_known", "phone")), []string{"phone"}},
+		{"a device, by its session from before the login", known, logout(of("acc_anon", "phone")), []string{"phone"}},
+		{"a device of a stranger", known, logout(of("acc_other", "phone")), nil},
+		{"a device of accounts that are all nobody's", nobodys, logout(of("acc_known", "phone")), nil},
+		{"the same, by one that was merged", nobodys, logout(of("acc_anon", "phone")), nil},
+		{"a device where one of them is somebody's", intoNobodys, logout(of("acc_anon", "phone")), []string{"phone"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range append(slices.Clone(tt.before), tt.end) {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("%d: %+v", c.Type, got.Rejection)
+				}
+			}
+			m.check()
+			looks := func(when string) {
+				t.Helper()
+				m.read(func(r *Reader) error {
+					for _, id := range group {
+						own, _, err := r.Own(sandbox, id)
+						if err != nil {
+							return err
+						}
+						for _, device := range []string{"", "phone", "tablet"} {
+							if got, want := own.SessionEnded(device, startTime), slices.Contains(tt.ended, device); got != want {
+								t.Errorf("%s: the session of %s on %q is ended: %t, want %t", when, id, device, got, want)
+							}
+						}
+						// What edges know of it.
+						if value, merged, err := r.Record(sandbox, replication.KindPointer, string(id)); err != nil {
+							return err
+						} else if merged {
+							var pointer entitlement.Pointer
+							if err := entitlement.Decode(value, &pointer); err != nil {
+								return err
+							}
+							if pointer.SessionsFrom != own.SessionsFrom || !slices.Equal(pointer.SignedOut, own.SignedOut) {
+								t.Errorf("%s: the pointer of %s is %+v, want the ends of %+v", when, id, pointer, own)
+							}
+						}
+					}
+					return nil
+				})
+			}
+			looks("merged")
+			for _, c := range []Command{undo("merge_2", "acc_known"), undo("merge_1", "acc_known")} {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("undo: %+v", got.Rejection)
+				}
+			}
+			m.check()
+			looks("apart again")
+		})
+	}
 }
