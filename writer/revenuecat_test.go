@@ -3,6 +3,7 @@ package writer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -81,6 +82,53 @@ func TestRevenueCatGivesAccess(t *testing.T) {
 	}
 	if r := w.revenueCat(revenueCat("PAYWALL_CLOSE", byID, "x", now, now), revenueCatAuthorization); r.status != http.StatusOK || r.str("outcome") != "unhandled" {
 		t.Errorf("a type that proves nothing: %d %s", r.status, r.text)
+	}
+}
+
+// A transfer goes to the account that has any of the names on its side, also where a key of version 1 alone tells of the customer, which knows one name besides the
+// one that was asked for (R42).
+func TestATransferFindsTheAccountByAnyName(t *testing.T) {
+	now := time.Now()
+	iso := func(at time.Time) string { return at.UTC().Format(time.RFC3339) }
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		name, month := strings.TrimPrefix(r.URL.Path, "/v1/subscribers/"), object{}
+		if name == "legacy-b" {
+			month = object{"com.example.pro_monthly": object{"store": "app_store", "is_sandbox": true, "store_transaction_id": "1000user-a", "purchase_date": iso(now.Add(-time.Hour)),
+				"expires_date": iso(now.AddDate(0, 1, 0)), "period_type": "normal"}}
+		}
+		_ = json.NewEncoder(rw).Encode(object{"subscriber": object{"original_app_user_id": name, "entitlements": object{}, "subscriptions": month, "non_subscriptions": object{}}})
+	}))
+	defer api.Close()
+	w := revenueCatWriter(t, func(c *RevenueCatConfig) { c.APIKeyV1, c.APIBase = "secret", api.URL })
+	if r := w.api("PUT", "/v1/catalog", `{"products": [{"provider": "apple", "product_id": "com.example.pro_monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "pro_monthly", "group": "pro"}]}`); r.status != http.StatusOK {
+		t.Fatalf("PUT /v1/catalog = %d %s", r.status, r.text)
+	}
+	accounts := map[string]string{}
+	for _, user := range []string{"user-a", "user-b"} {
+		accounts[user] = w.account()
+		if r := w.api("POST", "/v1/accounts/"+accounts[user]+"/aliases", `{"kind": "revenuecat_app_user", "value": "`+user+`"}`); r.status != http.StatusOK {
+			t.Fatalf("alias: %d %s", r.status, r.text)
+		}
+	}
+	for i, edits := range []object{
+		{"transaction_id": "1000user-a", "original_transaction_id": "1000user-a"},
+		{"type": "TRANSFER", "app_user_id": nil, "original_app_user_id": nil, "aliases": nil, "transferred_from": []string{"user-a"}, "transferred_to": []string{"legacy-b", "user-b", "$RCAnonymousID:b0"}},
+	} {
+		var message struct {
+			Event object `json:"event"`
+		}
+		if err := json.Unmarshal(revenueCat("INITIAL_PURCHASE", "user-a", "com.example.pro_monthly", now.Unix()-3600, now.Unix()-int64(20-10*i)), &message); err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(message.Event, edits)
+		body, _ := json.Marshal(message)
+		if r := w.revenueCat(body, revenueCatAuthorization); r.status != http.StatusOK || r.str("outcome") != "recorded" {
+			t.Fatalf("POST = %d %s", r.status, r.text)
+		}
+	}
+	await(t, "access of who has the second name", func() bool { return w.pro(accounts["user-b"])["active"] == true })
+	if old := w.pro(accounts["user-a"]); old["active"] == true || old["reason"] != "transferred" {
+		t.Errorf("after the transfer the old owner has %v", old)
 	}
 }
 

@@ -2,6 +2,8 @@ package provider
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"math"
 	"slices"
@@ -214,8 +216,8 @@ var revenueCatTypes = map[string]revenueCatType{
 	"EXPIRATION":                  {9, (*revenueCatMessage).expired},
 	"REFUND_REVERSED":             {10, (*revenueCatMessage).refundReversed},
 	"TRANSFER":                    {11, (*revenueCatMessage).transferred},
-	"SUBSCRIBER_ALIAS":            {11, (*revenueCatMessage).customerChanged},
-	"PURCHASE_REDEEMED":           {11, (*revenueCatMessage).customerChanged},
+	"SUBSCRIBER_ALIAS":            {11, (*revenueCatMessage).renamed},
+	"PURCHASE_REDEEMED":           {11, (*revenueCatMessage).renamed},
 }
 
 // revenueCatMessage collects what an event proves.
@@ -452,17 +454,26 @@ func (m *revenueCatMessage) refundReversed() error {
 	return m.term()
 }
 
-// transferred says that purchases went from one customer to another, and not which: both are asked about. All names of a side are of one customer.
+// transferred says that purchases went from one customer to another, and not which: both are asked about. All names of a side are of one customer, and
+// the answer may have but one of them.
 func (m *revenueCatMessage) transferred() error {
 	for _, side := range []string{"transferred_from", "transferred_to"} {
-		if user := bestUser(m.o.ids(side)); user != "" {
-			m.objects = append(m.objects, customerHint(user))
+		if owner := newRevenueCatOwner("", m.o.ids(side)); owner.user != "" {
+			m.objects = append(m.objects, customerHint(owner.user), owner.names())
 		}
 	}
 	if len(m.objects) == 0 {
 		return errRevenueCatContent
 	}
 	return nil
+}
+
+// renamed says what the customer is called, and has them asked about.
+func (m *revenueCatMessage) renamed() error {
+	if m.owner.user != "" {
+		m.objects = append(m.objects, m.owner.names())
+	}
+	return m.customerChanged()
 }
 
 // customerChanged has the customer asked about.
@@ -524,6 +535,21 @@ func newRevenueCatOwner(attribute string, users []string) revenueCatOwner {
 	}
 	slices.SortFunc(owner.aliases, func(a, b entitlement.Alias) int { return cmp.Compare(a.Value, b.Value) })
 	return owner
+}
+
+// revenueCatNamed stands between a customer and a list of their names, in the id of what says that they are one. No customer's name has it.
+const revenueCatNamed = "#"
+
+// names says that all names are of the one customer. Each list of names is an object of its own: two of one moment are no riddle to ask about, and a hint
+// that comes later, and names nobody, takes nothing back.
+func (c *revenueCatOwner) names() entitlement.Object {
+	list := string(c.account)
+	for _, alias := range c.aliases {
+		list += "\n" + alias.Value
+	}
+	sum := sha256.Sum256([]byte(list))
+	return c.own(entitlement.Object{Kind: entitlement.KindCustomer, ID: c.user + revenueCatNamed + hex.EncodeToString(sum[:8]), Customer: &entitlement.Customer{}},
+		[]entitlement.Link{customerLink(c.user)})
 }
 
 func isAccountID(s string) bool { return accountID(gjson.Result{Type: gjson.String, Str: s}) != nil }

@@ -115,7 +115,7 @@ func (a *RevenueCatAPI) Provider() entitlement.Provider { return entitlement.Rev
 func (a *RevenueCatAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
 	var out []entitlement.Doubt
 	for _, d := range doubts {
-		id := d.ID
+		id, _, _ := strings.Cut(d.ID, revenueCatNamed)
 		if d.Kind != entitlement.KindCustomer {
 			id = ownerOf(e)
 		}

@@ -181,7 +181,9 @@ func purchaseOf(events [][]entitlement.Object) (e entitlement.Evidence, customer
 	for _, objects := range events {
 		for _, o := range objects {
 			if strings.HasPrefix(string(o.Links[0]), "revenuecat:customer:") {
-				customers = append(customers, o.ID)
+				if o.Hint != nil {
+					customers = append(customers, o.ID)
+				}
 				continue
 			}
 			e = e.Add(o)
@@ -324,6 +326,48 @@ func TestRevenueCatTypes(t *testing.T) {
 	}
 }
 
+// A transfer has arrays of names on both sides, and any of them may be the one that an account has (R42). Two lists of one moment leave nothing open.
+func TestATransferTellsAllNamesOfEachSide(t *testing.T) {
+	transfer := func(to ...any) string {
+		return rcEvent("TRANSFER", 6, rcEdits{"app_user_id": nil, "aliases": nil, "transferred_from": []any{"$RCAnonymousID:5b1e", "legacy-a", rcAccount}, "transferred_to": to})
+	}
+	names := func(objects []entitlement.Object, user string) (e entitlement.Evidence) {
+		for _, o := range objects {
+			if o.Links[0] == customerLink(user) && o.Hint == nil {
+				e = e.Add(o)
+			}
+		}
+		return e
+	}
+	objects := rcObjects(t, transfer("legacy-b", "user-b", "$RCAnonymousID:b0"), transfer("legacy-b", "user-b", "user-c"))
+	alias := func(values ...string) (aliases []entitlement.Alias) {
+		for _, v := range values {
+			aliases = append(aliases, entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: v})
+		}
+		return aliases
+	}
+	for _, tt := range []struct {
+		user string
+		want entitlement.Identity
+	}{
+		{"legacy-a", entitlement.Identity{Account: rcAccount, At: objects[0][0].At, Aliases: alias("$RCAnonymousID:5b1e", rcAccount, "legacy-a")}},
+		{"legacy-b", entitlement.Identity{Aliases: alias("$RCAnonymousID:b0", "legacy-b", "user-b")}},
+	} {
+		if got := names(objects[0], tt.user).Identity(); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s is %+v, want %+v", tt.user, got, tt.want)
+		}
+	}
+	both := names(slices.Concat(objects...), "legacy-b")
+	if doubts := both.Doubts(); len(both.Objects) != 2 || len(doubts) != 0 {
+		t.Errorf("two lists of names are %d objects and leave %+v open", len(both.Objects), doubts)
+	}
+	api := &RevenueCatAPI{}
+	ofNames := []entitlement.Doubt{{Kind: entitlement.KindCustomer, ID: both.Objects[0].ID, By: entitlement.RevenueCat}}
+	if targets := api.Targets(both, ofNames); len(targets) != 1 || targets[0].ID != "legacy-b" {
+		t.Errorf("a conflict about names asks for %+v, want the customer", targets)
+	}
+}
+
 // The stores' own links, so that an aggregator's word and the store's are about one purchase.
 func TestRevenueCatLinksAndEchoes(t *testing.T) {
 	tests := []struct {
@@ -438,7 +482,7 @@ func rcSamples(t testing.TB) map[string]string {
 func TestRevenueCatSamples(t *testing.T) {
 	want := map[string]string{
 		"trial.json": "hint renewal transaction", "billing-issue.json": "hint renewal transaction", "refund.json": "hint revocation transaction",
-		"transfer.json": "hint hint", "granted.json": "transaction", "paused.json": "renewal transaction",
+		"transfer.json": "customer customer hint hint", "granted.json": "transaction", "paused.json": "renewal transaction",
 	}
 	for name, body := range rcSamples(t) {
 		ev := parseRC(t, body)

@@ -146,3 +146,52 @@ func TestNamesOfOlderPurchasesAreIndexedWhenTheRulesAreRaised(t *testing.T) {
 	}
 	m.check()
 }
+
+// What an aggregator calls a customer may be many names, told in a message of their own, and an account may have any of them: what the customer has under another name is
+// the account's, in whatever order the names, the purchase, the account and its name come (I20, R42). The newest list of names counts.
+func TestAnyOfACustomersNamesLeadsToTheAccount(t *testing.T) {
+	user := func(value string) entitlement.Alias {
+		return entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: value}
+	}
+	names := func(at int64, id string, aliases ...entitlement.Alias) Command {
+		return record(told(entitlement.RevenueCat, "names-"+id, entitlement.Object{Kind: entitlement.KindCustomer, ID: "legacy-b#" + id, By: entitlement.RevenueCat, At: at * 1e9, Aliases: aliases,
+			Links: []entitlement.Link{entitlement.CustomerLink(entitlement.RevenueCat, "legacy-b")}, Customer: &entitlement.Customer{}}))
+	}
+	hint := record(told(entitlement.RevenueCat, "hint", entitlement.Object{Kind: entitlement.KindHint, ID: "legacy-b", By: entitlement.RevenueCat, At: 30e9, Hint: &entitlement.Hint{Of: entitlement.KindCustomer},
+		Links: []entitlement.Link{entitlement.CustomerLink(entitlement.RevenueCat, "legacy-b")}}))
+	messages := []Command{
+		record(told(entitlement.RevenueCat, "bought", months(entitlement.RevenueCat, "1000", 10, named(user("user-a"))))),
+		names(11, "1", user("$RCAnonymousID:b0"), user("legacy-b"), user("user-b")),
+		record(told(entitlement.RevenueCat, "answer", months(entitlement.RevenueCat, "1000", 12, named(user("legacy-b"))))),
+		hint,
+	}
+	calls := []Command{create("acc_1", user("user-a")), create("acc_2"), create("acc_3", user("user-c")), NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: user("user-b")})}
+	tests := []struct {
+		name     string
+		messages []Command
+		want     entitlement.AccountID
+		lost     []entitlement.AccountID
+	}{
+		{"the second name", messages, "acc_2", []entitlement.AccountID{"acc_1"}},
+		{"the newest list", append(messages[:4:4], names(20, "2", user("legacy-b"), user("user-c"))), "acc_3", []entitlement.AccountID{"acc_1"}},
+		{"an older list", append(messages[:4:4], names(5, "2", user("legacy-b"), user("user-c"))), "acc_2", []entitlement.AccountID{"acc_1"}},
+	}
+	r := rand.New(rand.NewPCG(4, 3))
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var hash any
+			for range 60 {
+				m := newMachine(t, 1<<20)
+				m.mixed(r, calls, tt.messages)
+				m.check()
+				m.ownedBy(entitlement.RevenueCat, tt.want, tt.lost...)
+				if hash == nil {
+					hash = m.state.StateHash
+				}
+				if hash != m.state.StateHash {
+					t.Fatal("the order shows in the state")
+				}
+			}
+		})
+	}
+}
