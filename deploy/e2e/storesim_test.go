@@ -73,17 +73,32 @@ type receiptOutcome struct {
 	Outcome    string `json:"outcome"`
 	Finish     bool   `json:"finish"`
 	PurchaseID string `json:"purchase_id"`
+
+	// Of another account's.
+	OwnerHint      string `json:"owner_hint"`
+	RestoreAllowed *bool  `json:"restore_allowed"`
 }
 
 // showReceipt shows what the app holds of a purchase to an edge, with the app's session, and returns the result and the revision at which it shows.
 func (d *dev) showReceipt(a account, edge int, purchase string) (receiptOutcome, string) {
+	d.t.Helper()
+	return d.showProof("/v1/receipts", a, edge, purchase)
+}
+
+// restore is showReceipt after the user tapped "restore".
+func (d *dev) restore(a account, edge int, purchase string) (receiptOutcome, string) {
+	d.t.Helper()
+	return d.showProof("/v1/restores", a, edge, purchase)
+}
+
+func (d *dev) showProof(route string, a account, edge int, purchase string) (receiptOutcome, string) {
 	d.t.Helper()
 	var proof json.RawMessage
 	d.simulated("proof?purchase="+url.QueryEscape(purchase), &proof)
 	body := fmt.Appendf(nil, `{"receipts": [%s]}`, proof)
 	header := http.Header{"Authorization": {"Bearer " + a.session}, "Idempotency-Key": {stripemsg.ID("key")}}
 	got, err := untilTaken(func() (answer, error) {
-		return d.do(context.Background(), http.MethodPost, d.info().Edges[edge].URL+"/v1/receipts", header.Clone(), body)
+		return d.do(context.Background(), http.MethodPost, d.info().Edges[edge].URL+route, header.Clone(), body)
 	})
 	var shown struct {
 		Results  []receiptOutcome
@@ -93,7 +108,7 @@ func (d *dev) showReceipt(a account, edge int, purchase string) (receiptOutcome,
 		err = got.into(&shown)
 	}
 	if err != nil || got.status != http.StatusOK || len(shown.Results) != 1 {
-		d.t.Fatalf("POST /v1/receipts of %s: %s, %v, want one result", purchase, got, err)
+		d.t.Fatalf("POST %s of %s: %s, %v, want one result", route, purchase, got, err)
 	}
 	return shown.Results[0], shown.Revision
 }
@@ -132,6 +147,101 @@ func (d *dev) reviewed() {
 		}
 		if got, err := d.api("production", 0, http.MethodPost, "/v1/purchase-intents", map[string]any{"account_id": reviewer.id, "provider": "stripe", "product_id": "price_pro_monthly", "trial": true}); err != nil || got.status != http.StatusOK {
 			d.t.Errorf("after a test purchase a real one is answered with %s, %v, want it allowed with its trial", got, err)
+		}
+	}
+}
+
+// restored: who restores at one edge what another account has gets it, and every edge shows both what became of them; under the policy keep who lost it is told
+// how the owner's id ends, and gets nothing (R131).
+func (d *dev) restored() {
+	d.t.Helper()
+	const purchase = "restored"
+	first, second := d.account("sandbox"), d.account("sandbox")
+	shows := func(at, revision string, owner, other account) {
+		d.t.Helper()
+		for edge := range d.info().Edges {
+			if pro := d.mustAsk(owner, edge, revision).pro(); !pro.Active {
+				d.t.Errorf("%s: edge %d shows the owner %+v, want it active", at, edge, pro)
+			}
+			if pro := d.mustAsk(other, edge, revision).pro(); pro.Active || other == first && (pro.Status != "revoked" || pro.Reason != "transferred") {
+				d.t.Errorf("%s: edge %d shows the other %+v, want it revoked and transferred once it was theirs", at, edge, pro)
+			}
+		}
+	}
+	owned := func(got receiptOutcome, owner account, allowed bool) {
+		d.t.Helper()
+		if got.Outcome != "owned_by_other" || got.OwnerHint != "acc_..."+owner.id[len(owner.id)-4:] || got.RestoreAllowed == nil || *got.RestoreAllowed != allowed {
+			d.t.Errorf("what is %s's is %+v, restore allowed %v, want the end of the id and %t", owner.id, got, got.RestoreAllowed, allowed)
+		}
+	}
+	d.simulate("buy", map[string]any{"provider": "apple", "product": "com.example.pro_monthly", "account": first.id, "as": purchase})
+	bought, revision := d.showReceipt(first, 0, purchase)
+	shows("bought", revision, first, second)
+	result, _ := d.showReceipt(second, 0, purchase)
+	owned(result, first, true)
+	shows("a receipt alone", revision, first, second)
+
+	result, revision = d.restore(second, 1, purchase)
+	if result.Outcome != "recorded" || result.PurchaseID != bought.PurchaseID {
+		d.t.Fatalf("the restore is %+v, want %s recorded", result, bought.PurchaseID)
+	}
+	shows("restored", revision, second, first)
+	d.trailHasRestore(bought.PurchaseID, first, second)
+
+	d.transferPolicy("keep")
+	defer d.transferPolicy("transfer")
+	result, revision = d.restore(first, 0, purchase)
+	owned(result, second, false)
+	shows("a restore under keep", revision, second, first)
+}
+
+// transferPolicy replaces what the sandbox does with a restore of another account's purchase, and nothing else of its policy.
+func (d *dev) transferPolicy(transfer string) {
+	d.t.Helper()
+	policy := map[string]any{}
+	got, err := d.api("sandbox", 0, http.MethodGet, "/v1/policy", nil)
+	if err == nil {
+		err = got.into(&policy)
+	}
+	if err == nil {
+		policy["transfer"] = transfer
+		got, err = d.api("sandbox", 0, http.MethodPut, "/v1/policy", policy)
+	}
+	if err != nil || got.status != http.StatusOK {
+		d.t.Fatalf("policy %s: %s, %v", transfer, got, err)
+	}
+}
+
+// trailHasRestore: both accounts' trails, at every writer, have the one restore with what moved, from whom to whom, and that a session asked for it.
+func (d *dev) trailHasRestore(purchase string, from, to account) {
+	d.t.Helper()
+	for _, a := range []account{from, to} {
+		for writer := range d.info().Writers {
+			var trail struct {
+				Events []struct {
+					Type     string
+					Purchase string `json:"purchase_id"`
+					Caller   struct{ Kind, Name string }
+					Refs     struct{ From, To string }
+				}
+			}
+			got, err := d.api("sandbox", writer, http.MethodGet, "/v1/accounts/"+a.id+"/events", nil)
+			if err == nil {
+				err = got.into(&trail)
+			}
+			restores := 0
+			for _, ev := range trail.Events {
+				if ev.Type != "purchase.restored" {
+					continue
+				}
+				restores++
+				if ev.Purchase != purchase || ev.Refs.From != from.id || ev.Refs.To != to.id || ev.Caller.Kind != "session" || ev.Caller.Name != "" {
+					d.t.Errorf("the trail has %+v, want %s from %s to %s by a session", ev, purchase, from.id, to.id)
+				}
+			}
+			if err != nil || restores != 1 {
+				d.t.Errorf("the trail of %s at writer %d has %d restores, want 1: %s, %v", a.id, writer, restores, got, err)
+			}
 		}
 	}
 }
@@ -224,6 +334,7 @@ func TestStoresim(t *testing.T) {
 		}
 	}
 	d.reviewed()
+	d.restored()
 	d.runDocumentedExample()
 	d.answersPastAWriterThatHangs()
 }
