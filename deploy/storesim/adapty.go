@@ -1,6 +1,7 @@
 package storesim
 
 import (
+	"maps"
 	"net/http"
 	"time"
 )
@@ -73,7 +74,14 @@ func (s *Sim) tellAdapty(p *Purchase, f Fact) {
 			kinds = append(kinds, "subscription_paused")
 		}
 	case Upgraded:
-		s.adaptyEvent(p, f.Term-1, p.Owner, "subscription_refunded", object{"cancellation_reason": "upgraded"})
+		replaced := object{"cancellation_reason": "upgraded"}
+		if level := aggregatorEntitlement(Adapty, p.Product); level != "" {
+			for _, account := range append([]string{p.Owner}, p.Shares...) {
+				s.adaptyEvent(p, f.Term-1, account, "access_level_updated", with(replaced, "access_level_id", level, "is_active", false, "expires_at", adaptyTime(s.clock), "is_lifetime", false,
+					"is_in_grace_period", false, "is_refund", true, "will_renew", false, "activated_at", adaptyTime(p.StartedAt), "renewed_at", adaptyTime(p.Terms[f.Term-1].StartsAt)))
+			}
+		}
+		s.adaptyEvent(p, f.Term-1, p.Owner, "subscription_refunded", replaced)
 		kinds = append(kinds, "subscription_started")
 	case Extended:
 		kinds = append(kinds, "subscription_deferred")
@@ -210,13 +218,11 @@ func (s *Sim) adaptyData(env Environment, account string) object {
 		"custom_attributes": []any{}, "access_levels": levels, "subscriptions": subscriptions, "non_subscriptions": sales}
 }
 
-// with returns a copy of o with one more member.
-func with(o object, name string, v any) object {
-	c := object{name: v}
-	for n, old := range o {
-		if n != name {
-			c[n] = old
-		}
+// with returns a copy of o with more members, their names and values by turns.
+func with(o object, more ...any) object {
+	c := maps.Clone(o)
+	for i := 0; i < len(more); i += 2 {
+		c[more[i].(string)] = more[i+1]
 	}
 	return c
 }
