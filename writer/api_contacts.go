@@ -1,10 +1,12 @@
 package writer
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/writer/internal/provider"
@@ -73,13 +75,16 @@ type emailShown struct {
 	Until *string `json:"until"` // null: the account has it
 }
 
-// emails opens an account's addresses.
-func (c *apiCall) emails(reader *store.Reader, id entitlement.AccountID) (present *string, history []emailShown, err error) {
-	contacts, err := reader.Contacts(c.env, id)
+// emails opens the addresses of accounts that are one: the newest that any of them has, and what all of them had, oldest first.
+func (c *apiCall) emails(reader *store.Reader, accounts ...entitlement.AccountID) (present *string, history []emailShown, err error) {
+	all, err := accountContacts(reader, c.env, accounts)
+	if err != nil {
+		return nil, nil, err
+	}
 	history = []emailShown{}
-	for _, contact := range contacts {
+	for _, contact := range all {
 		shown := emailShown{Since: formatTime(contact.Since), Until: optionalTime(contact.Until)}
-		if text, err := c.sealer.open(c.env, contactPlace(id), contact.Sealed); err == nil {
+		if text, err := c.sealer.open(c.env, contactPlace(contact.account), contact.Sealed); err == nil {
 			shown.Email = &text
 		}
 		if contact.Until == 0 {
@@ -87,7 +92,28 @@ func (c *apiCall) emails(reader *store.Reader, id entitlement.AccountID) (presen
 		}
 		history = append(history, shown)
 	}
-	return present, history, err
+	return present, history, nil
+}
+
+// accountContact is an address with the account that it was given to.
+type accountContact struct {
+	store.Contact
+	account entitlement.AccountID
+}
+
+// accountContacts lists the addresses that accounts have and had, oldest first. Error: replication.ErrCorrupt.
+func accountContacts(reader *store.Reader, env entitlement.Environment, accounts []entitlement.AccountID) (all []accountContact, err error) {
+	for _, id := range accounts {
+		contacts, err := reader.Contacts(env, id)
+		if err != nil {
+			return nil, err
+		}
+		for _, contact := range contacts {
+			all = append(all, accountContact{contact, id})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b accountContact) int { return cmp.Compare(a.Since, b.Since) })
+	return all, nil
 }
 
 // recordOf is the command for an event that was read in a message, with what of its body only an index may be proposed of.

@@ -134,6 +134,42 @@ func TestAnEmailIsAnAttributeWithHistory(t *testing.T) {
 	}
 }
 
+// TestMergedAccountsShowOneHistoryOfEmails: under both ids the newest address that either has, and what both had; each its own when they are two again.
+func TestMergedAccountsShowOneHistoryOfEmails(t *testing.T) {
+	w := oneWriter(t)
+	from, into := w.account(), w.account()
+	w.setEmail(into, "into@example.com")
+	set := time.Now()
+	merge := w.api("POST", "/v1/accounts/"+into+"/merges", fmt.Sprintf(`{"from": %q}`, from)).str("merge_id")
+	shows := func(when, id, present, history string) {
+		t.Helper()
+		if gotPresent, gotHistory := w.emails(id); gotPresent != present || gotHistory != history {
+			t.Errorf("%s: %s shows %q and %q, want %q and %q", when, id, gotPresent, gotHistory, present, history)
+		}
+	}
+	both := func(when, present, history string) {
+		t.Helper()
+		shows(when, from, present, history)
+		shows(when, into, present, history)
+	}
+	both("at first", "into@example.com", "into@example.com")
+	await(t, "another second", func() bool { return time.Now().Unix() > set.Unix() })
+	w.setEmail(from, "from@example.com")
+	both("after a PATCH of the merged id", "from@example.com", "into@example.com from@example.com")
+	if exported := w.api("GET", "/v1/accounts/"+into+"/export", ""); !strings.Contains(exported.text, `"email":"from@example.com"`) {
+		t.Errorf("the export = %s, want the newest address in its account", exported.text)
+	}
+	if r := w.api("PATCH", "/v1/accounts/"+from, `{"email": null}`); r.status != 200 {
+		t.Fatalf("PATCH = %d %s", r.status, r.text)
+	}
+	both("once it is gone", "into@example.com", "into@example.com from@example.com*")
+	if r := w.api("DELETE", "/v1/accounts/"+into+"/merges/"+merge, ""); r.status != 200 {
+		t.Fatalf("undo = %d %s", r.status, r.text)
+	}
+	shows("apart", from, "", "from@example.com*")
+	shows("apart", into, "into@example.com", "into@example.com")
+}
+
 // TestWithoutAKeyNothingOfAPersonIsTaken: no address, no attribute, no reason; and the rest goes on.
 func TestWithoutAKeyNothingOfAPersonIsTaken(t *testing.T) {
 	cfg := testConfigs(t, 1)[0]

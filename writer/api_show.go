@@ -205,7 +205,7 @@ func (c *apiCall) shownAccount(reader *store.Reader, id entitlement.AccountID) (
 		SessionsFrom: optionalTime(account.SessionsFrom), Tester: account.Tester, Anonymous: detail.Anonymous, Aliases: showAliases(c.shownAliases(reader, detail.Aliases), len(detail.Merges) > 0), Merged: showMerges(detail.Merges),
 		Purchases: []purchaseShown{}, Grants: []grantShown{}, Balances: map[string]int64{}, AppleToken: detail.ID.AppleAppAccountToken()}
 	shown.Attributes, shown.Unread = c.attributesOf(reader, &detail)
-	if shown.Email, shown.Emails, err = c.emails(reader, id); err != nil {
+	if shown.Email, shown.Emails, err = c.emails(reader, detail.Accounts...); err != nil {
 		return accountShown{}, err
 	}
 	shown.Learned = learnedAliases(detail)

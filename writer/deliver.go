@@ -224,18 +224,13 @@ func (d *delivering) address(ctx context.Context, purchase store.PurchaseDetail)
 		if err != nil {
 			return err
 		}
-		for _, id := range members {
-			contacts, err := r.Contacts(d.env, id)
-			if err != nil {
-				return err
-			}
-			for _, contact := range contacts {
-				if text, err := d.sealer.open(d.env, contactPlace(id), contact.Sealed); err == nil && contact.Until == 0 && address == "" {
-					address = text
-				}
+		contacts, err := accountContacts(r, d.env, members)
+		for _, contact := range contacts {
+			if text, err := d.sealer.open(d.env, contactPlace(contact.account), contact.Sealed); err == nil && contact.Until == 0 {
+				address = text
 			}
 		}
-		return nil
+		return err
 	})
 	if err == nil && address == "" {
 		err = errNoAddress
