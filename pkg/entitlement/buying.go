@@ -10,7 +10,7 @@ const BlockedPending = "purchase_pending"
 
 // What somebody who sells should tell the buyer. The words are part of the server API.
 const (
-	// WarnCancel: a subscription goes on that the new purchase makes needless; it is to be cancelled.
+	// WarnCancel: a subscription goes on beside the new purchase, which makes it needless: it is to be changed into it where the store can do that, else cancelled.
 	WarnCancel = "cancel-subscription"
 	// WarnMayRenew: an earlier subscription gives no access now and may still renew: it is retried, held or paused.
 	WarnMayRenew = "may-renew"
@@ -67,12 +67,21 @@ func (b *Buying) judge(p *Purchase, item *Item, owned, wanted *Product, status S
 		if item.WillRenew {
 			b.Warnings = append(b.Warnings, WarnCancel)
 		}
-	case providerOf(p.Store) == wanted.Provider && owned.ID != wanted.ID && owned.Plan != wanted.Plan:
-		// An upgrade inside one store: the store itself lets the one take the other's place.
+	case providerOf(p.Store) == wanted.Provider && anotherPlan(owned, wanted):
+		if item.WillRenew && !replaces(wanted.Provider) {
+			b.Warnings = append(b.Warnings, WarnCancel)
+		}
 	default:
 		b.block(BlockedSubscription, p)
 	}
 }
+
+// anotherPlan reports whether one of two products of a group and store can be changed for the other. Two that name no plan are two plans.
+func anotherPlan(a, b *Product) bool { return a.ID != b.ID && (a.Plan != b.Plan || a.Plan == "") }
+
+// replaces reports whether what a store sells takes the place of the subscription of the same group by itself. The App Store's own subscription groups do that.
+// Stripe sells a second one beside the first unless that is updated, and Play does unless the app says which one is replaced.
+func replaces(store Provider) bool { return store == Apple }
 
 // blocking orders the reasons: what can be managed comes before what only can be waited for, and what is owned for ever ends the matter.
 var blocking = []string{"", BlockedPending, BlockedSubscription, BlockedOwned}

@@ -2,13 +2,22 @@ package entitlement
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 )
 
 // TestBuying: what is live on any channel blocks its group, what may come back only warns, and what somebody else pays for, or nobody, never blocks (R63, requirement A10.6).
 func TestBuying(t *testing.T) {
-	catalog := testCatalog
-	catalog.Products = append(append([]Product{}, testCatalog.Products...), Product{Provider: Apple, ID: "pro_ios", Kind: KindRecurring, Entitlements: []string{"pro"}, Plan: "pro_ios", Group: "pro"})
+	catalog := Catalog{Products: slices.Clone(testCatalog.Products)}
+	sells := func(from Provider, id ProductID, plan string) {
+		catalog.Products = append(catalog.Products, Product{Provider: from, ID: id, Kind: KindRecurring, Entitlements: []string{"pro"}, Plan: plan, Group: "pro"})
+	}
+	sells(Apple, "pro_ios", "pro_ios")
+	sells(Apple, "max_ios", "max_ios")
+	sells(Google, "pro_play", "pro_monthly")
+	sells(Google, "max_play", "pro_yearly")
+	sells(Stripe, "price_no_plan", "")
+	sells(Stripe, "price_no_plan_either", "")
 	x := NewCatalogIndex(&catalog)
 	shared := func(o Ownership) func(*Item) { return func(i *Item) { i.Ownership = o } }
 	test := purchase("stripe:sub_1", item(Live, end))
@@ -16,6 +25,9 @@ func TestBuying(t *testing.T) {
 	lifetime := purchase("stripe:pi_1", item(Live, 0, oneTime, of("price_lifetime")))
 	const monthly, yearly, forever, extra, ios = "price_pro_monthly", "price_pro_yearly", "price_lifetime", "price_extra", "pro_ios"
 	one := func(i Item) []Purchase { return []Purchase{purchase("stripe:sub_1", i)} }
+	at := func(from Provider, i Item) []Purchase {
+		return []Purchase{{ID: "1", Provider: from, Store: storeOf(from), Items: []Item{i}}}
+	}
 	for _, tt := range []struct {
 		name    string
 		has     []Purchase
@@ -26,7 +38,14 @@ func TestBuying(t *testing.T) {
 		{"nothing", nil, monthly, "", "[]"},
 		{"a live subscription, in another store", one(item(Live, end)), ios, BlockedSubscription, "[]"},
 		{"the same product in the same store", one(item(Live, end)), monthly, BlockedSubscription, "[]"},
-		{"another plan in the same store is an upgrade", one(item(Live, end)), yearly, "", "[]"},
+		{"another plan in the same store is an upgrade, of that subscription", one(item(Live, end)), yearly, "", "[cancel-subscription]"},
+		{"the same, of one that ends by itself", one(item(Live, end, willEnd)), yearly, "", "[]"},
+		{"at Play as well", at(Google, item(Live, end, of("pro_play"))), "max_play", "", "[cancel-subscription]"},
+		{"the App Store replaces it", at(Apple, item(Live, end, of("pro_ios"))), "max_ios", "", "[]"},
+		{"the App Store's, told by an aggregator", []Purchase{{ID: "1", Provider: RevenueCat, Store: AppStore, Items: []Item{item(Live, end, of("pro_ios"))}}}, "max_ios", "", "[]"},
+		{"another product, both without a plan", one(item(Live, end, of("price_no_plan"))), "price_no_plan_either", "", "[cancel-subscription]"},
+		{"the same product without a plan", one(item(Live, end, of("price_no_plan"))), "price_no_plan", BlockedSubscription, "[]"},
+		{"another product, one of them without a plan", one(item(Live, end)), "price_no_plan", "", "[cancel-subscription]"},
 		{"a trial", one(item(Live, end, onTrial)), ios, BlockedSubscription, "[]"},
 		{"billing grace", one(item(Retrying, end, inGrace)), ios, BlockedSubscription, "[]"},
 		{"one that is cancelled and still lasts", one(item(Live, end, willEnd)), ios, BlockedSubscription, "[]"},
@@ -49,14 +68,11 @@ func TestBuying(t *testing.T) {
 		{"another group", one(item(Live, end, of("price_extra"))), monthly, "", "[]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			from := Stripe
-			if tt.wanted == ios {
-				from = Apple
-			}
-			product, ok := x.Lookup(from, &Sold{Product: tt.wanted})
-			if !ok {
+			at := slices.IndexFunc(catalog.Products, func(p Product) bool { return p.ID == tt.wanted })
+			if at < 0 {
 				t.Fatalf("%s is not listed", tt.wanted)
 			}
+			product := &catalog.Products[at]
 			a := Account{ID: "acc_1", Purchases: tt.has}
 			if got := a.Buying(x, product, start); got.Blocked != tt.blocked || fmt.Sprint(got.Warnings) != tt.warns {
 				t.Errorf("Buying(%s) = %q with %v, want %q with %s", tt.wanted, got.Blocked, got.Warnings, tt.blocked, tt.warns)

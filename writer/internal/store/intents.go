@@ -156,6 +156,8 @@ func (c *command) putIntent(body *PutIntent) Result {
 		case held:
 			mine = id
 			if row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
+				row.Warnings = buying.Warnings
+				c.encode(bucketIntents, envKey(c.Env, id), &row)
 				return Result{Account: body.Account, Existing: true, Intent: row.shown(id)}
 			}
 		}

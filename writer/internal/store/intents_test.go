@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -21,6 +22,7 @@ func shopCatalog() Command {
 		{Provider: entitlement.Stripe, ID: "price_news", Kind: entitlement.KindRecurring, Entitlements: []string{"news"}, Group: "news", TrialDays: 7},
 		{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
 		{Provider: entitlement.Apple, ID: "pro", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "monthly", Group: "pro", TrialDays: 7},
+		{Provider: entitlement.Apple, ID: "pro_year", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Plan: "yearly", Group: "pro"},
 	}}})
 }
 
@@ -128,7 +130,7 @@ func TestWhoMayBuyWhat(t *testing.T) {
 		{"a lease is over when what it was for is there", []step{
 			{what: "phone", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
 			{what: "paid", command: record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))},
-			{what: "a better plan on another device", command: ask("i2", "acc_1", stripe, "price_year", "tablet", false), intent: "i2"},
+			{what: "a better plan on another device", command: ask("i2", "acc_1", stripe, "price_year", "tablet", false), intent: "i2", warns: "[cancel-subscription]"},
 		}},
 		{"a subscription blocks its group in every store, and no lifetime", []step{
 			{what: "paid at Apple", command: record(appleSale("100", "acc_1", "", false))},
@@ -140,8 +142,17 @@ func TestWhoMayBuyWhat(t *testing.T) {
 		{"another plan of the same store is an upgrade", []step{
 			{what: "paid", command: record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))},
 			{what: "the same", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), slug: SlugActiveSubscription},
-			{what: "another plan", command: ask("i2", "acc_1", stripe, "price_year", "phone", false), intent: "i2", trial: true},
+			{what: "another plan", command: ask("i2", "acc_1", stripe, "price_year", "phone", false), intent: "i2", trial: true, warns: "[cancel-subscription]"},
 			{what: "another store", command: ask("i3", "acc_1", apple, "pro", "phone", false), slug: SlugActiveSubscription},
+		}},
+		{"who asks again is warned of what came meanwhile", []step{
+			{what: "yearly", command: ask("i1", "acc_1", stripe, "price_year", "phone", false), intent: "i1", trial: true},
+			{what: "monthly was bought without asking", command: record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))},
+			{what: "yearly again", command: ask("i2", "acc_1", stripe, "price_year", "phone", false), intent: "i1", trial: true, warns: "[cancel-subscription]"},
+		}},
+		{"the App Store itself changes one plan for another", []step{
+			{what: "paid", command: record(appleSale("100", "acc_1", "", false))},
+			{what: "another plan", command: ask("i1", "acc_1", apple, "pro_year", "phone", false), intent: "i1", trial: true},
 		}},
 		{"a trial is used up for the person, under another account too", []step{
 			{what: "trial of acc_1", command: record(appleSale("100", "acc_1", "7000", true))},
@@ -345,74 +356,111 @@ func (m *machine) applyAll(commands []Command) []Result {
 	return results
 }
 
-// Two devices and two stores at once, 10,000 times: whoever asks first and does as told, nobody pays twice and nobody has two trials (R62, R63).
+// buyer is a device that asks for a plan at a store.
+type buyer struct {
+	id, device string
+	account    entitlement.AccountID
+	at         entitlement.Provider
+	product    entitlement.ProductID
+	trial      bool
+}
+
+// pays is what the store says when the buyer has paid. At the App Store everything that an account buys is one chain; at Stripe each checkout makes a subscription
+// of its own, unless the present one is changed.
+func (b *buyer) pays(trial bool, present string) Command {
+	if b.at == entitlement.Apple {
+		ev := appleSale("chain-"+string(b.account), b.account, "", trial)
+		ev.ID, ev.Objects[0].ID, ev.Objects[0].Transaction.Product = "apple-"+b.id, b.id, b.product
+		return record(ev)
+	}
+	id, version := cmp.Or(present, "sub_"+b.id), int64(10)
+	if present != "" {
+		version = 20
+	}
+	sub := subscription(id, version, entitlement.Active, b.account)
+	if sub.Subscription.Items[0].Product = b.product; trial {
+		sub.Subscription.Status, sub.Subscription.TrialStart, sub.Subscription.TrialEnd = entitlement.Trialing, startTime, startTime+7*day
+	}
+	return record(event("evt-"+b.id, sub))
+}
+
+// Two devices, two stores and two plans at each, at once, 10,000 times: whoever asks first and does as told, nobody pays for two subscriptions and nobody has two
+// trials (R62, R63).
 func TestRacesForOneSubscriptionAndOneTrial(t *testing.T) {
 	const races, together = 10_000, 1_000
-	type buyer struct {
-		id, device string
-		at         entitlement.Provider
-		product    entitlement.ProductID
-		trial      bool
-	}
+	plans := map[entitlement.Provider][]entitlement.ProductID{entitlement.Apple: {"pro", "pro_year"}, entitlement.Stripe: {"price_pro_monthly", "price_year"}}
+	stores := []entitlement.Provider{entitlement.Apple, entitlement.Stripe}
 	r := rand.New(rand.NewPCG(6, 10))
 	m := newMachine(t, 64<<20)
 	m.apply(shopCatalog())
-	refused := map[string]int{}
+	x := m.shop()
+	seen := map[string]int{} // by how a request ended
 	for first := 0; first < races; first += together {
 		var rounds [2][]Command
-		var accounts []Command
+		var accounts, late []Command
 		var buyers [together][2]buyer
-		var subscriptions, trials [together]int
+		var trials [together]int
+		var bought [together]string // what a Stripe subscription is called that the account has
 		name := func(n int) entitlement.AccountID { return entitlement.AccountID(fmt.Sprintf("acc_%d", first+n)) }
 		for n := range together {
 			accounts = append(accounts, create(name(n)))
-			b := &buyers[n]
-			*b = [2]buyer{{"", "phone", entitlement.Apple, "pro", r.IntN(2) == 0}, {"", "laptop", entitlement.Stripe, "price_pro_monthly", r.IntN(2) == 0}}
-			r.Shuffle(2, func(i, j int) { b[i], b[j] = b[j], b[i] })
-			for i := range b {
-				b[i].id = fmt.Sprintf("i%d-%d", first+n, i)
-				rounds[i] = append(rounds[i], ask(b[i].id, name(n), b[i].at, b[i].product, b[i].device, b[i].trial))
+			for i := range rounds {
+				at := stores[r.IntN(2)]
+				b := buyer{fmt.Sprintf("i%d-%d", first+n, i), []string{"phone", "laptop"}[i], name(n), at, plans[at][r.IntN(2)], r.IntN(2) == 0}
+				buyers[n][i], rounds[i] = b, append(rounds[i], ask(b.id, b.account, b.at, b.product, b.device, b.trial))
 			}
 		}
 		m.applyAll(accounts)
 		for i := range rounds {
 			var then []Command
 			for n, got := range m.applyAll(rounds[i]) {
-				b := buyers[n][i]
+				b := &buyers[n][i]
 				if got.Rejection != nil {
-					refused[got.Rejection.Slug]++
+					seen[got.Rejection.Slug]++
 					continue
 				}
-				trial := got.Intent.TrialEligible
+				trial, present := got.Intent.TrialEligible, ""
 				if b.trial && !trial {
 					t.Fatalf("race %d: allowed without the trial that was asked for", first+n)
 				}
-				paid := record(appleSale(b.id, name(n), "", trial))
-				if b.at == entitlement.Stripe {
-					paid = record(event("evt-"+b.id, subscription("sub_"+b.id, 10, entitlement.Active, name(n))))
+				if slices.Contains(got.Intent.Warnings, entitlement.WarnCancel) {
+					present = bought[n] // it does as told
 				}
+				seen[fmt.Sprint(i, " allowed at ", b.at, got.Intent.Warnings)]++
 				// The purchase comes before the other asks, or is told of, or comes later; or the user gives up.
 				what := r.IntN(4)
 				if what == 3 {
 					then = append(then, endOf(b.id, name(n)))
 					continue
 				}
-				then = append(then, [][]Command{{paid}, {submit(b.id, name(n))}, nil}[what]...)
-				if subscriptions[n]++; trial {
+				paid := b.pays(trial, present)
+				if what == 0 {
+					then = append(then, paid)
+				} else {
+					late = append(late, paid)
+				}
+				if what == 1 {
+					then = append(then, submit(b.id, name(n)))
+				}
+				if b.at == entitlement.Stripe {
+					bought[n] = "sub_" + b.id
+				}
+				if trial {
 					trials[n]++
 				}
 			}
 			m.applyAll(then)
 		}
+		m.applyAll(late)
 		for n := range together {
-			if subscriptions[n] > 1 || trials[n] > 1 {
-				t.Fatalf("race %d: %d may pay, %d may have a trial", first+n, subscriptions[n], trials[n])
+			if doubles := m.account(name(n)).Doubles(x, m.now, nil, nil); len(doubles) > 0 || trials[n] > 1 {
+				t.Fatalf("race %d of %+v: paid for twice %+v, %d may have a trial", first+n, buyers[n], doubles, trials[n])
 			}
 		}
 	}
-	for _, slug := range []string{SlugPurchaseInProgress, SlugPurchasePending, SlugActiveSubscription} {
-		if refused[slug] < races/20 {
-			t.Errorf("only %d races ended with %s", refused[slug], slug)
+	for _, how := range []string{SlugPurchaseInProgress, SlugPurchasePending, SlugActiveSubscription, "1 allowed at apple[]", "1 allowed at stripe[cancel-subscription]"} {
+		if seen[how] < races/100 {
+			t.Errorf("only %d races ended with %s: %v", seen[how], how, seen)
 		}
 	}
 }
