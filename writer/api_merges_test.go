@@ -93,8 +93,8 @@ func TestSupportMergesTwoAccounts(t *testing.T) {
 	}
 	w.api("POST", "/v1/accounts/"+b+"/merges", fmt.Sprintf(`{"from": %q}`, a))
 	for _, body := range []string{fmt.Sprintf(`{"from": %q}`, b), fmt.Sprintf(`{"from": %q, "preview": true}`, b)} {
-		if r := w.api("POST", "/v1/accounts/"+a+"/merges", body); r.status != 409 || r.slug() != "already-merged" || r.str("owner") != b {
-			t.Errorf("the other way around %s = %d %s, want already-merged", body, r.status, r.text)
+		if r := w.api("POST", "/v1/accounts/"+a+"/merges", body); r.status != 409 || r.slug() != "merge-cycle" || r.str("owner") != b {
+			t.Errorf("the other way around %s = %d %s, want merge-cycle", body, r.status, r.text)
 		}
 	}
 	if r := w.api("DELETE", "/v1/accounts/"+a+"/merges/"+id, ""); r.status != 404 {

@@ -39,6 +39,7 @@ const (
 	AliasTaken          Slug = "alias-taken"
 	SameAccount         Slug = "same-account"
 	AlreadyMerged       Slug = "already-merged"
+	MergeCycle          Slug = "merge-cycle"
 	MergeFinal          Slug = "merge-final"
 	LinkUsed            Slug = "link-used"
 	LinkExpired         Slug = "link-expired"
@@ -101,6 +102,7 @@ var kinds = []Kind{
 	{AliasTaken, "Alias taken", http.StatusConflict, "Use the account in owner, or merge the two accounts."},
 	{SameAccount, "Same account", http.StatusBadRequest, "Name two different accounts: one cannot be merged with itself."},
 	{AlreadyMerged, "Already merged", http.StatusConflict, "Use the account in owner, which answers for both; or undo the earlier merge first."},
+	{MergeCycle, "Merge cycle", http.StatusConflict, "Use the account in owner, which answers for both already; for the other to answer, undo that merge first."},
 	{MergeFinal, "Merge final", http.StatusConflict, "A merge can be undone for 30 days; this one cannot any more."},
 	{LinkUsed, "Link used", http.StatusConflict, "Ask for a new link: another account has redeemed this one."},
 	{LinkExpired, "Link expired", http.StatusGone, "Look for a new link in the mail where new_link says so, else ask for one: this one was not redeemed in time."},

@@ -160,7 +160,7 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	case c.decode(bucketMerges, envKey(c.Env, string(body.From)), &row):
 		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: mergedBefore, Owner: c.survivor(body.From)}}
 	case survivor == body.From:
-		return Result{Rejection: &Rejection{Slug: SlugAlreadyMerged, Detail: mergedTheOtherWay, Owner: survivor}}
+		return Result{Rejection: &Rejection{Slug: SlugMergeCycle, Detail: mergedTheOtherWay, Owner: survivor}}
 	}
 	members := append(c.mergedUnder(survivor), c.mergedUnder(body.From)...)
 	slices.Sort(members[1:])
@@ -334,7 +334,7 @@ func (r *Reader) PreviewMerge(env entitlement.Environment, from, into entitlemen
 	case p.FromAll[0] != from:
 		return refuse(SlugAlreadyMerged, mergedBefore, p.FromAll[0])
 	case p.IntoAll[0] == from:
-		return refuse(SlugAlreadyMerged, mergedTheOtherWay, from)
+		return refuse(SlugMergeCycle, mergedTheOtherWay, from)
 	case len(p.IntoAll)+len(p.FromAll) > maxMerged:
 		return refuse(SlugInvalidRequest, mergedTooMany, "")
 	}

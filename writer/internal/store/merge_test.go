@@ -65,7 +65,7 @@ func TestMergeShowsBothAndUndoGivesEachItsOwn(t *testing.T) {
 		has(id, "acc_c", 3, 1)
 	}
 	refused(SlugAlreadyMerged, "acc_c", mergeOf("merge_3", "acc_a", "acc_c"))
-	refused(SlugAlreadyMerged, "acc_c", mergeOf("merge_3", "acc_c", "acc_a"))
+	refused(SlugMergeCycle, "acc_c", mergeOf("merge_3", "acc_c", "acc_a"))
 	refused(SlugSameAccount, "", mergeOf("merge_3", "acc_c", "acc_c"))
 	refused(SlugNotFound, "", mergeOf("merge_3", "acc_x", "acc_c"))
 	refused(SlugNotFound, "", undo("merge_9", "acc_a"))

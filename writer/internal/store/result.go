@@ -61,7 +61,7 @@ type Result struct {
 type Rejection struct {
 	Slug   string                `cbor:"1,keyasint"`           // of the problem: one of the Slug constants
 	Detail string                `cbor:"2,keyasint,omitempty"` // for people
-	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it; with SlugAlreadyMerged: into which it was
+	Owner  entitlement.AccountID `cbor:"3,keyasint,omitempty"` // with SlugAliasTaken: who has it; with SlugAlreadyMerged and SlugMergeCycle: who answers for it
 
 	Store    string               `cbor:"4,keyasint,omitempty"` // of the purchase that blocks another
 	Provider entitlement.Provider `cbor:"5,keyasint,omitempty"` // who told of it
@@ -84,6 +84,7 @@ const (
 	SlugPurchaseInProgress  = "purchase-in-progress"
 	SlugTrialUsed           = "trial-used"
 	SlugAlreadyMerged       = "already-merged"
+	SlugMergeCycle          = "merge-cycle"
 	SlugMergeFinal          = "merge-final"
 	SlugInvalidCredential   = "invalid-credential"
 	SlugLinkUsed            = "link-used"
