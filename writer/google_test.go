@@ -186,6 +186,11 @@ func playingWriter(t *testing.T, f *fakePlay) *testWriter {
 // push sends a notification as Pub/Sub does.
 func (w *testWriter) push(id, kind string, body object) reply {
 	w.t.Helper()
+	return w.pushTo(entitlement.Sandbox, id, kind, body)
+}
+
+func (w *testWriter) pushTo(env entitlement.Environment, id, kind string, body object) reply {
+	w.t.Helper()
 	now := time.Now()
 	n, err := json.Marshal(object{"version": "1.0", "packageName": "com.example.app", "eventTimeMillis": fmt.Sprint(now.UnixMilli()), kind: body})
 	if err != nil {
@@ -202,7 +207,7 @@ func (w *testWriter) push(id, kind string, body object) reply {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.do("POST", "/v1/webhooks/sandbox/google", string(message), auth(signed))
+	return w.do("POST", "/v1/webhooks/"+string(env)+"/google", string(message), auth(signed))
 }
 
 // playSubscription is a paid month of pro.

@@ -561,7 +561,53 @@ func (p *pulling) record(ctx context.Context, purchase store.PurchaseDetail, pul
 			p.alarmSoldTwice(ctx, p.env, &ev, result.Account)
 		}
 	}
+	if ev := p.elsewhere(&purchase, answers); ev != nil {
+		result, err := p.propose(ctx, store.TypeRecordEvent, p.env, store.RecordEvent{Event: *ev, Pulled: pull.Conflict && complete})
+		if err != nil || result.Rejection != nil {
+			p.log.WarnContext(ctx, "question not settled", "provider", ev.Provider, "environment", p.env, "purchase_id", purchase.ID, "event_id", ev.ID, "error", err,
+				"correlation_id", problem.RequestID(ctx))
+			return false
+		}
+		known = known.Add(ev.Objects...)
+	}
 	return len(known.Doubts()) == 0 && (complete || !pull.Conflict)
+}
+
+// elsewhere returns what settles questions whose answers are about another purchase, nil where there are none: a message that does not name its environment asks
+// under the name of a real purchase, and the answer about a test purchase counts under one of its own; a test purchase's message asks about a customer, of whom
+// production is told nothing but what is real.
+func (p *pulling) elsewhere(purchase *store.PurchaseDetail, answers []entitlement.Event) *entitlement.Event {
+	var settled *entitlement.Event
+	has := func(l entitlement.Link) bool { return slices.Contains(purchase.Evidence.Links, l) }
+	for _, d := range purchase.Evidence.Doubts() {
+		empty := entitlement.Object{Kind: d.Kind, ID: d.ID, By: d.By, Links: []entitlement.Link{entitlement.Link(purchase.ID)}}
+		switch d.Kind {
+		case entitlement.KindRenewal:
+			empty.Renewal = &entitlement.Renewal{}
+		case entitlement.KindCustomer:
+			empty.Customer = &entitlement.Customer{}
+		default:
+			continue
+		}
+		for _, ev := range answers {
+			counts := ev
+			if ev.Environment != p.env {
+				counts = store.AsTest(ev)
+			}
+			for _, o := range counts.Objects {
+				if o.Kind != d.Kind || o.ID != d.ID || o.By != d.By || o.At < d.From || slices.ContainsFunc(o.Links, has) {
+					continue
+				}
+				if empty.At = o.At; settled == nil {
+					settled = &entitlement.Event{Provider: ev.Provider, ID: ev.ID + ":elsewhere", Environment: p.env, Type: ev.Type, CreatedAt: ev.CreatedAt}
+				}
+			}
+		}
+		if empty.At != 0 {
+			settled.Objects = append(settled.Objects, empty)
+		}
+	}
+	return settled
 }
 
 // news reports whether an answer is worth an entry of the log: it settles a doubt, or shows another state that counts.

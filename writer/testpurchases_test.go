@@ -1,0 +1,126 @@
+package writer
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/latchkey/latchkey/pkg/config"
+	"github.com/latchkey/latchkey/pkg/entitlement"
+)
+
+// These tests show test purchases that reach production: of App Review, TestFlight and licence testers. They count as the policy says (I15), and each question about
+// them is asked once, although the answer is about a purchase of another name, or leaves test purchases out.
+
+// productionWriter starts a writer whose production has what change sets.
+func productionWriter(t *testing.T, change func(*EnvironmentConfig)) *testWriter {
+	t.Helper()
+	c := testConfigs(t, 1)[0]
+	e := c.Environments[entitlement.Production]
+	change(&e)
+	c.Environments[entitlement.Production] = e
+	w := startWriter(t, c)
+	w.awaitReady()
+	return w
+}
+
+func (w *testWriter) production(method, path, body string) reply {
+	return w.api(method, path, body, auth(productionKey))
+}
+
+// productionSettled reports whether nothing is open in production.
+func (w *testWriter) productionSettled() bool {
+	return strings.Contains(w.get("/metrics").text, `latchkey_writer_doubtful_purchases{environment="production"} 0`)
+}
+
+func TestALicenceTestersTokenIsAskedAboutOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
+	for policy, counts := range map[string]bool{"testers": true, "anyone": true, "none": false} {
+		t.Run(policy, func(t *testing.T) {
+			f := startPlay(t)
+			w := productionWriter(t, func(e *EnvironmentConfig) { e.Google = f.asking(t) })
+			for path, body := range map[string]string{"/v1/policy": fmt.Sprintf(`{"sandbox_access": %q}`, policy),
+				"/v1/catalog": `{"products": [{"provider": "google", "product_id": "pro:monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "pro_monthly", "group": "pro"}]}`} {
+				if r := w.production("PUT", path, body); r.status != http.StatusOK {
+					t.Fatalf("PUT %s = %d %s", path, r.status, r.text)
+				}
+			}
+			account := w.production("POST", "/v1/accounts", `{"aliases": [{"kind": "google_obfuscated_account", "value": "`+playAccount+`"}]}`).str("account_id")
+			if r := w.production("PATCH", "/v1/accounts/"+account, `{"tester": true}`); r.status != http.StatusOK {
+				t.Fatalf("PATCH = %d %s", r.status, r.text)
+			}
+			token := unique("token-")
+			month := playSubscription(playAccount)
+			f.put(token, month)
+			f.mu.Lock()
+			month["acknowledgementState"] = "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED" // else it is asked about until it is
+			f.mu.Unlock()
+			for questions := 1; questions <= 2; questions++ { // a later message asks again
+				if r := w.pushTo(entitlement.Production, unique("m"), "subscriptionNotification", object{"notificationType": 4, "purchaseToken": token}); r.status != http.StatusOK {
+					t.Fatalf("webhook = %d %s", r.status, r.text)
+				}
+				await(t, "an answer", func() bool { return f.asked(token) >= questions && w.productionSettled() })
+				if n := f.asked(token); n != questions {
+					t.Errorf("asked %d times after %d messages", n, questions)
+				}
+			}
+			if e := w.production("GET", "/v1/accounts/"+account+"/entitlements", "").text; strings.Contains(e, `"active":true`) != counts {
+				t.Errorf("policy %s: %s", policy, e)
+			}
+		})
+	}
+}
+
+func TestATestPurchaseAsksAboutItsCustomerOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
+	now := time.Now()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000000-0700") }
+	for _, tt := range []struct {
+		provider      string
+		answer        object
+		configure     func(e *EnvironmentConfig, base string)
+		authorization string
+		message       object
+	}{
+		{"adapty", object{"data": object{"profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10"}},
+			func(e *EnvironmentConfig, base string) {
+				e.Adapty = &AdaptyConfig{Authorizations: []config.Secret{adaptyAuthorization}, APIKey: "secret", APIBase: base}
+			}, adaptyAuthorization,
+			object{"event_type": "access_level_updated", "event_datetime": stamp(now.Add(-time.Minute)), "profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10",
+				"event_properties": object{"profile_event_id": unique("e"), "environment": "Sandbox", "store": "paddle", "vendor_product_id": "pro", "transaction_id": "t1", "original_transaction_id": "t1",
+					"purchase_date": stamp(now.Add(-time.Hour)), "access_level_id": "premium", "is_active": true, "is_refund": false, "will_renew": true, "expires_at": stamp(now.AddDate(0, 1, 0))}}},
+		{"revenuecat", object{"subscriber": object{"entitlements": object{}, "subscriptions": object{}, "non_subscriptions": object{}}},
+			func(e *EnvironmentConfig, base string) {
+				e.RevenueCat = &RevenueCatConfig{Authorizations: []config.Secret{revenueCatAuthorization}, APIKeyV1: "secret", APIBase: base}
+			}, revenueCatAuthorization,
+			object{"event": object{"type": "TRANSFER", "id": unique("rc-"), "event_timestamp_ms": now.Add(-time.Minute).UnixMilli(), "environment": "SANDBOX",
+				"transferred_from": []string{"a"}, "transferred_to": []string{"b"}}}},
+	} {
+		t.Run(tt.provider, func(t *testing.T) {
+			var asked atomic.Int32
+			api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				_ = json.NewEncoder(rw).Encode(tt.answer)
+			}))
+			defer api.Close()
+			w := productionWriter(t, func(e *EnvironmentConfig) { tt.configure(e, api.URL) })
+			r := w.do("POST", "/v1/webhooks/production/"+tt.provider, jsonOf(t, tt.message), header{"Authorization": tt.authorization, "Content-Type": "application/json"})
+			if r.status != http.StatusOK || r.str("outcome") != "wrong_environment" {
+				t.Fatalf("POST = %d %s", r.status, r.text)
+			}
+			customers := int32(1)
+			if tt.provider == "revenuecat" {
+				customers = 2
+			}
+			await(t, "the customers asked about", func() bool { return asked.Load() >= customers && w.productionSettled() })
+			if n := asked.Load(); n != customers {
+				t.Errorf("asked %d times, want %d", n, customers)
+			}
+		})
+	}
+}
