@@ -3,7 +3,7 @@ package entitlement
 import "slices"
 
 // Whether a product may be sold to an account (requirements A10.6, R67 to R71): one live subscription in a group of products, whatever the channel, and
-// nothing twice that is owned for ever.
+// nothing twice that is owned for ever. A pass, which is paid for once and lasts some days, is like a subscription that does not renew.
 
 // BlockedPending: a payment for something in the group is under way at its provider.
 const BlockedPending = "purchase_pending"
@@ -37,7 +37,7 @@ func (a *Account) Buying(x *CatalogIndex, product *Product, now int64) Buying {
 		for j := range p.Items {
 			item := &p.Items[j]
 			owned, ok := x.productOf(p, item)
-			if !ok || owned.Group != product.Group || p.Sandbox || item.Ownership != "" {
+			if !ok || owned.Group != product.Group || p.Sandbox || item.Ownership != "" || !owned.fills() {
 				continue
 			}
 			until := item.AccessUntil
@@ -46,7 +46,8 @@ func (a *Account) Buying(x *CatalogIndex, product *Product, now int64) Buying {
 				e.endAfter(item.Term.StartsAt, int64(owned.DurationDays), max(item.Term.Quantity, 1))
 				until = e.AccessUntil
 			}
-			b.judge(p, item, owned, product, func() Status { status, _ := item.standing(now, until); return status }())
+			status, _ := item.standing(now, until)
+			b.judge(p, item, owned, product, status, until == 0)
 		}
 	}
 	slices.Sort(b.Warnings)
@@ -54,21 +55,28 @@ func (a *Account) Buying(x *CatalogIndex, product *Product, now int64) Buying {
 	return b
 }
 
-func (b *Buying) judge(p *Purchase, item *Item, owned, wanted *Product, status Status) {
+// fills reports whether a product, once bought, is in the way of others of its group: not what is bought again and again.
+func (p *Product) fills() bool { return p.Kind == KindRecurring || p.Kind == KindNonConsumable }
+
+// forEver reports whether a product that is bought never ends.
+func (p *Product) forEver() bool { return p.Kind != KindRecurring && p.DurationDays == 0 }
+
+// judge weighs an item that the account has, a product owned, against the wanted one. endless: it never ends.
+func (b *Buying) judge(p *Purchase, item *Item, owned, wanted *Product, status Status, endless bool) {
 	switch {
 	case status == StatusPending:
 		b.block(BlockedPending, p)
 	case status == StatusBillingRetry || status == StatusPaused:
 		b.Warnings = append(b.Warnings, WarnMayRenew)
 	case !status.Active():
-	case owned.Kind != KindRecurring:
+	case owned.Kind != KindRecurring && endless:
 		b.block(BlockedOwned, p)
-	case wanted.Kind != KindRecurring:
+	case wanted.forEver():
 		if item.WillRenew {
 			b.Warnings = append(b.Warnings, WarnCancel)
 		}
 	case providerOf(p.Store) == wanted.Provider && anotherPlan(owned, wanted):
-		if item.WillRenew && !replaces(wanted.Provider) {
+		if item.WillRenew && !(replaces(wanted.Provider) && wanted.Kind == KindRecurring) {
 			b.Warnings = append(b.Warnings, WarnCancel)
 		}
 	default:

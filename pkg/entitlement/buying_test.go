@@ -16,6 +16,11 @@ func TestBuying(t *testing.T) {
 	sells(Apple, "max_ios", "max_ios")
 	sells(Google, "pro_play", "pro_monthly")
 	sells(Google, "max_play", "pro_yearly")
+	for id, from := range map[ProductID]Provider{"week": Stripe, "month": Stripe, "week_ios": Apple} {
+		catalog.Products = append(catalog.Products, Product{Provider: from, ID: id, Kind: KindNonConsumable, Entitlements: []string{"pro"}, Plan: string(id), Group: "pro", DurationDays: 7})
+	}
+	catalog.Products = append(catalog.Products, Product{Provider: Stripe, ID: "pack", Kind: KindPackage, Accesses: []ModuleAccess{{Module: "pro"}}, Group: "pro"},
+		Product{Provider: Stripe, ID: "coins", Kind: KindConsumable, Credits: map[string]int64{"coins": 1}, Group: "pro"})
 	sells(Stripe, "price_no_plan", "")
 	sells(Stripe, "price_no_plan_either", "")
 	x := NewCatalogIndex(&catalog)
@@ -55,6 +60,18 @@ func TestBuying(t *testing.T) {
 		{"the lifetime blocks the subscription of another store", []Purchase{lifetime}, ios, BlockedOwned, "[]"},
 		{"the lifetime is not sold twice", []Purchase{lifetime}, forever, BlockedOwned, "[]"},
 		{"what is owned ends the matter", []Purchase{lifetime, purchase("stripe:sub_1", item(Live, end))}, ios, BlockedOwned, "[]"},
+		{"a pass blocks other stores until it ends", one(item(Live, 0, oneTime, of("week"))), ios, BlockedSubscription, "[]"},
+		{"a pass is not sold twice at once", one(item(Live, 0, oneTime, of("week"))), "week", BlockedSubscription, "[]"},
+		{"a pass blocks no better one of its store", one(item(Live, 0, oneTime, of("week"))), "month", "", "[]"},
+		{"a pass blocks no subscription of its store", one(item(Live, 0, oneTime, of("week"))), monthly, "", "[]"},
+		{"a pass blocks no lifetime", one(item(Live, 0, oneTime, of("week"))), forever, "", "[]"},
+		{"a pass that is over", one(item(Live, 0, oneTime, of("week"), func(i *Item) { i.Term.StartsAt = start - 7*day })), ios, "", "[]"},
+		{"a subscription blocks a pass of another store", one(item(Live, end)), "week_ios", BlockedSubscription, "[]"},
+		{"a pass beside a subscription of its store", one(item(Live, end)), "week", "", "[cancel-subscription]"},
+		{"not even the App Store replaces a subscription by a pass", at(Apple, item(Live, end, of("pro_ios"))), "week_ios", "", "[cancel-subscription]"},
+		{"the lifetime blocks a pass", []Purchase{lifetime}, "week", BlockedOwned, "[]"},
+		{"a package is bought again and again", one(item(Live, 0, oneTime, of("pack"))), monthly, "", "[]"},
+		{"so are coins, which an older catalog has in a group", one(item(Live, 0, oneTime, of("coins"))), monthly, "", "[]"},
 		{"billing retry", one(item(Retrying, start, inGrace)), ios, "", "[may-renew]"},
 		{"hold or pause", one(item(OnHold, end)), ios, "", "[may-renew]"},
 		{"hold, and the lifetime is wanted", one(item(OnHold, end)), forever, "", "[may-renew]"},

@@ -135,6 +135,9 @@ func (p *Product) validate(fault func(format string, args ...any)) {
 	if len(p.Credits) > 0 && p.Kind != KindConsumable {
 		fault("credits belong to a consumable")
 	}
+	if p.Group != "" && p.Kind == KindConsumable {
+		fault("a group is of what is bought once, which a consumable is not")
+	}
 	if len(p.Accesses) > 0 && p.Kind != KindPackage {
 		fault("accesses belong to a package")
 	}

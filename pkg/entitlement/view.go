@@ -125,7 +125,18 @@ type BlockedGroup struct {
 	Reason    string // BlockedSubscription, BlockedOwned
 	Store     string
 	ManageURL string
+
+	kind blockingKind
 }
+
+// blockingKind orders what may be in the way within a group: there is something to manage of a subscription, and a pass ends by itself.
+type blockingKind uint8
+
+const (
+	blockingPass blockingKind = iota
+	blockingOwned
+	blockingSubscription
+)
 
 // Unmapped is a product that was sold and is not in the catalog: it gives nothing until it is mapped.
 type Unmapped struct {
@@ -476,9 +487,13 @@ func (v *View) block(p *Product, e *Entitlement) {
 	if p.Group == "" || !e.Status.Active() || e.Sandbox || e.Ownership != "" {
 		return
 	}
-	b := BlockedGroup{Group: p.Group, Reason: BlockedSubscription, Store: e.Store, ManageURL: e.ManageURL}
-	if p.Kind != KindRecurring {
-		b.Reason = BlockedOwned
+	b := BlockedGroup{Group: p.Group, Reason: BlockedSubscription, Store: e.Store, ManageURL: e.ManageURL, kind: blockingSubscription}
+	switch {
+	case p.Kind == KindRecurring:
+	case e.AccessUntil == 0:
+		b.Reason, b.kind = BlockedOwned, blockingOwned
+	default:
+		b.kind = blockingPass
 	}
 	at := 0
 	for at < len(v.Blocked) && v.Blocked[at].Group < b.Group {
@@ -486,8 +501,8 @@ func (v *View) block(p *Product, e *Entitlement) {
 	}
 	if at == len(v.Blocked) || v.Blocked[at].Group != b.Group {
 		v.Blocked = slices.Insert(v.Blocked, at, b)
-	} else if v.Blocked[at].Reason != BlockedSubscription && b.Reason == BlockedSubscription {
-		v.Blocked[at] = b // there is something to manage
+	} else if b.kind > v.Blocked[at].kind {
+		v.Blocked[at] = b
 	}
 }
 

@@ -268,7 +268,14 @@ func TestWhatNobodyConfirmedIsSaid(t *testing.T) {
 }
 
 func TestBlockedGroups(t *testing.T) {
-	lifetime := item(Live, 0, oneTime, of("price_lifetime"))
+	lifetime, pass := item(Live, 0, oneTime, of("price_lifetime")), item(Live, 0, oneTime, of("price_week"))
+	catalog := Catalog{Products: slices.Clone(testCatalog.Products)}
+	for i := range catalog.Products {
+		if p := &catalog.Products[i]; p.ID == "price_week" {
+			p.Group = "pro"
+		}
+	}
+	x := NewCatalogIndex(&catalog)
 	tests := []struct {
 		name   string
 		items  []Item
@@ -280,6 +287,10 @@ func TestBlockedGroups(t *testing.T) {
 		{"billing grace blocks", []Item{item(Retrying, end, inGrace)}, BlockedSubscription, testURLs[Stripe]},
 		{"what is owned blocks", []Item{lifetime}, BlockedOwned, ""},
 		{"the subscription is named before what is owned", []Item{lifetime, item(Live, end)}, BlockedSubscription, testURLs[Stripe]},
+		{"a pass blocks like a subscription", []Item{pass}, BlockedSubscription, ""},
+		{"a pass that is over does not", []Item{item(Live, 0, oneTime, of("price_week"), func(i *Item) { i.Term.StartsAt = start - 7*day })}, "", ""},
+		{"what is owned is named before a pass", []Item{pass, lifetime}, BlockedOwned, ""},
+		{"the subscription is named before a pass", []Item{pass, item(Live, end)}, BlockedSubscription, testURLs[Stripe]},
 		{"an ended one does not", []Item{item(Ended, end)}, "", ""},
 		{"billing retry does not", []Item{item(Retrying, start, inGrace)}, "", ""},
 		{"a paused one does not", []Item{item(OnHold, end)}, "", ""},
@@ -288,7 +299,8 @@ func TestBlockedGroups(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := viewOf(start, purchase("stripe:sub_1", tt.items...))
+			a := Account{ID: "acc_1", Purchases: []Purchase{purchase("stripe:sub_1", tt.items...)}}
+			v := a.View(x, start, testURLs)
 			if tt.reason == "" {
 				if len(v.Blocked) != 0 {
 					t.Errorf("Blocked = %+v, want none", v.Blocked)
@@ -296,6 +308,9 @@ func TestBlockedGroups(t *testing.T) {
 				return
 			}
 			want := BlockedGroup{Group: "pro", Reason: tt.reason, Store: "stripe", ManageURL: tt.url}
+			if len(v.Blocked) == 1 {
+				v.Blocked[0].kind = want.kind
+			}
 			if len(v.Blocked) != 1 || v.Blocked[0] != want {
 				t.Errorf("Blocked = %+v, want %+v", v.Blocked, want)
 			}
@@ -524,6 +539,7 @@ func TestCatalogValidate(t *testing.T) {
 		{"a subscription without entitlements", []Product{change(func(p *Product) { p.Entitlements = nil })}, []string{"gives nothing"}},
 		{"credits that are not positive", []Product{{Provider: Stripe, ID: "a", Kind: KindConsumable, Credits: map[string]int64{"coins": 0}}}, []string{`credits "coins"`}},
 		{"credits of a subscription", []Product{change(func(p *Product) { p.Credits = map[string]int64{"coins": 1} })}, []string{"belong to a consumable"}},
+		{"a group of a consumable", []Product{{Provider: Stripe, ID: "a", Kind: KindConsumable, Credits: map[string]int64{"coins": 1}, Group: "pro"}}, []string{"products[0]: a group is of what is bought once"}},
 		{"days below zero", []Product{change(func(p *Product) { p.DurationDays = -1 })}, []string{"duration_days"}},
 		{"one product twice, and every fault is named", []Product{ok, ok, change(func(p *Product) { p.ID, p.Kind = "other", "loan" })}, []string{"already products[0]", `products[2]: kind "loan"`}},
 		{"too large", slices.Repeat([]Product{change(func(p *Product) { p.Plan = strings.Repeat("x", 255) })}, 800), []string{"size"}},

@@ -219,7 +219,7 @@ func (row *intentRow) shown(id string) *Intent {
 }
 
 func blockedBy(b *entitlement.Buying) *Rejection {
-	r := &Rejection{Slug: SlugActiveSubscription, Detail: "a subscription of this group is active", Store: b.Store, Provider: b.Provider}
+	r := &Rejection{Slug: SlugActiveSubscription, Detail: "a subscription or a pass of this group is active", Store: b.Store, Provider: b.Provider}
 	switch b.Blocked {
 	case entitlement.BlockedOwned:
 		r.Slug, r.Detail = SlugAlreadyOwned, "the account owns what this product gives for ever"
