@@ -98,11 +98,17 @@ func (s *Sim) playSubscription(p *Purchase) object {
 	if !t.PaidAt.IsZero() {
 		item["latestSuccessfulOrderId"] = s.playOrder(p, p.present())
 	}
-	if next, plan := p.Next.split(); p.Next.ID != p.Product.ID {
-		item["itemReplacement"] = object{"productId": next, "basePlanId": plan, "replacementMode": "DEFERRED"}
+	items := []object{drop(item)}
+	if next, plan := p.Next.split(); p.Next.ID != p.Product.ID && p.WillRenew && p.Phase != Ended {
+		items[0]["deferredItemReplacement"] = object{"productId": next}
+		items = append(items, object{"productId": next, "autoRenewingPlan": object{"autoRenewEnabled": true}, "offerDetails": object{"basePlanId": plan, "offerTags": []any{}}})
+	}
+	if replaced, mode := s.playReplaced(p); mode != "" {
+		product, plan := replaced.split()
+		items[0]["itemReplacement"] = object{"productId": product, "basePlanId": plan, "replacementMode": mode}
 	}
 	o := object{"kind": "androidpublisher#subscriptionPurchaseV2", "regionCode": "NL", "subscriptionState": "SUBSCRIPTION_STATE_" + state, "acknowledgementState": "ACKNOWLEDGEMENT_STATE_PENDING",
-		"externalAccountIdentifiers": object{"obfuscatedExternalAccountId": p.Owner}, "etag": `"` + s.id(12, "etag", p.N, len(s.facts)) + `"`, "lineItems": []object{drop(item)}}
+		"externalAccountIdentifiers": object{"obfuscatedExternalAccountId": p.Owner}, "etag": `"` + s.id(12, "etag", p.N, len(s.facts)) + `"`, "lineItems": items}
 	if p.Phase != Pending {
 		o["startTime"] = rfc3339(p.StartedAt)
 	}
@@ -134,6 +140,19 @@ func (s *Sim) playSubscription(p *Purchase) object {
 		o["pausedStateContext"] = object{"autoResumeTime": rfc3339(p.ResumesAt)}
 	}
 	return o
+}
+
+// playReplaced is the product in whose place the present one is, and how it came there: Play shows that for 60 days.
+func (s *Sim) playReplaced(p *Purchase) (product Product, mode string) {
+	for term := p.present(); term >= 0 && s.clock.Sub(p.Terms[term].StartsAt) < 60*day; term-- {
+		switch old := s.purchases[p.Replaces]; {
+		case term > 0 && p.Terms[term-1].Product.ID != p.Product.ID:
+			return p.Terms[term-1].Product, "DEFERRED"
+		case term == 0 && old != nil && old.Product.ID != p.Product.ID:
+			return old.Product, "CHARGE_FULL_PRICE"
+		}
+	}
+	return product, ""
 }
 
 func (s *Sim) playSale(p *Purchase) object {

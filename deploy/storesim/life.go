@@ -296,6 +296,9 @@ func (s *Sim) Change(id, product string) error {
 			return refuse("%s cannot become %s", id, product)
 		case to.ID == p.Next.ID:
 			return refuse("%s becomes %s already", id, product)
+		case to.Level <= p.Product.Level && p.Provider == Google:
+			s.replaceAtEnd(p, to)
+			return nil
 		case to.Level <= p.Product.Level:
 			p.Next = to
 			s.record(p, Fact{Kind: ChangeScheduled, Product: to.ID})
@@ -317,7 +320,18 @@ func (s *Sim) Change(id, product string) error {
 
 // replace is Play's upgrade: another token takes over.
 func (s *Sim) replace(p *Purchase, to Product) {
-	next := s.open(Order{Provider: p.Provider, Env: p.Env, Account: p.Owner}, to)
+	s.takeOver(p, s.open(Order{Provider: p.Provider, Env: p.Env, Account: p.Owner}, to))
+}
+
+// replaceAtEnd is Play's downgrade: another token takes over with the present product, which the lesser one follows at the end of what was paid for.
+func (s *Sim) replaceAtEnd(p *Purchase, to Product) {
+	next := s.open(Order{Provider: p.Provider, Env: p.Env, Account: p.Owner}, p.Product)
+	next.Next, next.CardFails = to, p.CardFails
+	next.Terms[0].EndsAt, next.Terms[0].Trial, next.Terms[0].Cents = p.last().EndsAt, p.last().Trial, 0
+	s.takeOver(p, next)
+}
+
+func (s *Sim) takeOver(p, next *Purchase) {
 	next.Replaces = p.ID
 	s.finish(p, "replaced")
 	s.record(p, Fact{Kind: Replaced})

@@ -55,7 +55,7 @@ type scripted struct {
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON; refresh NAME has the providers asked. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
 // place that has these besides the usual ones; retired PRODUCT; grant NAME and take-back NAME, of support; opened NAME: Adapty has a grant of ours open.
-// With ! before it, an action must be refused by the provider, or by the writer, and access must be closed (R57, R130, R132, R135).
+// PURCHASE+ is what took over from a purchase at Play. With ! before it, an action must be refused by the provider, or by the writer, and access must be closed (R57, R130, R132, R135).
 func TestLives(t *testing.T) {
 	t.Parallel()
 	stores, fronts := map[Environment]string{}, map[Environment]*httptest.Server{}
@@ -169,8 +169,17 @@ func (s *scripted) account(ts *testscript.TestScript, _ bool, args []string) {
 	s.named[args[0]] = customerOf{id: s.newAccount(s.t, env), env: env}
 }
 
-// called is the name in the simulation of a script's purchase.
-func (s *scripted) called(purchase string) string { return s.name + " " + purchase }
+// called is the name in the simulation of a script's purchase. With a + behind it, it is that of the purchase which took over from it.
+func (s *scripted) called(purchase string) string {
+	name, takenOver := strings.CutSuffix(purchase, "+")
+	id := s.name + " " + name
+	for _, p := range s.sim.Purchases() {
+		if takenOver && p.Replaces == id {
+			return p.ID
+		}
+	}
+	return id
+}
 
 // customer is the account that a script made under a name.
 func (s *scripted) customer(ts *testscript.TestScript, name string) customerOf {

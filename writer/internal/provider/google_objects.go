@@ -42,6 +42,7 @@ var (
 			"offerPhase": fields(map[string]keep{"basePrice": playPresent, "freeTrial": playPresent, "introductoryPrice": playPresent,
 				"prorationPeriod": playPresent}),
 			"deferredItemReplacement": fields(map[string]keep{"productId": ident}), "deferredItemRemoval": playPresent,
+			"itemReplacement": fields(map[string]keep{"productId": ident, "basePlanId": ident, "replacementMode": word}),
 		}),
 	})
 
@@ -100,6 +101,7 @@ var playPhases = map[string]entitlement.Phase{
 const (
 	playCanceled       = "SUBSCRIPTION_STATE_CANCELED"
 	playUnacknowledged = "ACKNOWLEDGEMENT_STATE_PENDING"
+	playDeferred       = "DEFERRED" // a replacementMode
 )
 
 // What is wrong with an answer, so that nothing of it is kept: what was known stays.
@@ -192,17 +194,31 @@ func (a *playAnswer) subscription(o object) error {
 	a.bought(o.in("externalAccountIdentifiers").text("obfuscatedExternalAccountId"), began, a.token, linked)
 	a.followed(o.in("outOfAppPurchaseContext"), began)
 
-	shared := map[string]int{} // how many items an order has
+	shared, listed := map[string]int{}, map[string]bool{} // how many items an order has, and which products there are
 	for _, item := range items.Data {
 		if item.text("productId") == "" {
 			return errPlayItems
 		}
 		shared[item.text("latestSuccessfulOrderId")]++
+		listed[item.text("productId")] = true
 	}
 	for _, item := range items.Data {
 		a.item(o, item, phase, shared[item.text("latestSuccessfulOrderId")] > 1)
+		if deferred := item.deferred(); deferred != "" && !listed[deferred] {
+			// It ran to its end under this token, and took the linked token's place. No item tells of it any more.
+			a.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: playHash(a.token) + ":" + deferred,
+				Renewal: &entitlement.Renewal{Phase: entitlement.PhaseExpired, Replaces: a.replaces(o)}})
+		}
 	}
 	return nil
+}
+
+// deferred is the product whose place an item took at that one's end, by a change that was made before. Google says so for 60 days.
+func (o object) deferred() string {
+	if replaced := o.in("itemReplacement"); replaced.text("replacementMode") == playDeferred {
+		return replaced.text("productId")
+	}
+	return ""
 }
 
 // followed says who had the subscription that this one follows. Google says so until the purchase is acknowledged, and never again: it is an
@@ -250,14 +266,17 @@ func (a *playAnswer) item(o, item object, phase entitlement.Phase, sharesOrder b
 	t.StartsAt, t.EndsAt = playStart(o.int("startTime"), expiry, order), expiry
 	t.Trial = item.in("offerPhase")["freeTrial"] != nil
 	term := entitlement.Object{Kind: entitlement.KindTransaction, ID: id, Transaction: t}
-	if phase != entitlement.PhaseActive {
+	if phase != entitlement.PhaseActive || o.in("canceledStateContext")["replacementCancellation"] != nil {
 		// The expiry is now that of the grace, the hold, the revocation. The end of what was paid for is what an answer said while it was paid for; this
-		// one counts where there was none.
+		// one counts where there was none. Of what another token took over that one tells, maybe under the same order.
 		term.At = a.below()
 	}
 	a.add(term)
 
-	r := &entitlement.Renewal{Phase: phase, Transaction: id, Replaces: a.replaces(o)}
+	r := &entitlement.Renewal{Phase: phase, Transaction: id}
+	if deferred := item.deferred(); deferred == "" || deferred == product { // else the product before it took over from the linked token
+		r.Replaces = a.replaces(o)
+	}
 	if canceled := o.text("subscriptionState") == playCanceled; !canceled && phase != entitlement.PhaseExpired {
 		r.WillRenew = plan.is("autoRenewEnabled") && item["deferredItemRemoval"] == nil
 		r.Next = entitlement.ProductID(item.in("deferredItemReplacement").text("productId"))
@@ -281,7 +300,8 @@ func (a *playAnswer) replaces(o object) string {
 }
 
 // playStart is when the term of an order began. Google tells when the subscription did, and the orders count its renewals from 0: "GPA.1" is the first
-// term's, "GPA.1..0" the second's. Terms are taken to be of one length, which is wrong by a trial at most. 0 is unknown.
+// term's, "GPA.1..0" the second's. Terms are taken to be of one length, which is wrong by a trial, or by what was left of the
+// term in which a later one was chosen. 0 is unknown.
 func playStart(began, expiry int64, order string) int64 {
 	if began == 0 || began >= expiry {
 		return 0

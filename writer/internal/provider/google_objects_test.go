@@ -87,6 +87,14 @@ func TestPlaySubscriptions(t *testing.T) {
 	replacing := func(state string, items ...any) map[string]any {
 		return playState(state, items, map[string]any{"linkedPurchaseToken": testToken, "startTime": rfc(playNow)})
 	}
+	// A change to team at the end of pro, which waits for that, and has happened.
+	waiting := func(order string) []entitlement.Object {
+		return answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("pro", order, ends, map[string]any{"deferredItemReplacement": map[string]any{"productId": "team"}}), lineItem("team", "", 0)))
+	}
+	replacedAtEnd := map[string]any{"itemReplacement": map[string]any{"productId": "pro", "basePlanId": "monthly", "replacementMode": "DEFERRED"}}
+	followed := func() []entitlement.Object {
+		return answered(t, newToken, ends+60, replacing("ACTIVE", lineItem("team", "GPA.2-2..0", ends+30*playDay, replacedAtEnd)))
+	}
 	void := func(order string, at int64) []entitlement.Object {
 		return playVoidedOrder(testToken, testToken, order, true, at*1000)
 	}
@@ -166,6 +174,17 @@ func TestPlaySubscriptions(t *testing.T) {
 		{"a deferred change keeps the old product to its end", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))),
 			answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("pro", "GPA.2-2", ends, map[string]any{"deferredItemReplacement": map[string]any{"productId": "team"}}), lineItem("team", "", 0)))},
 			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, "team"}, {id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+		{"a deferred change after the old product's end: nothing of it is left", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), waiting("GPA.2-2"), followed()},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Live, ends + 31*playDay, ends + 30*playDay, true, false, 0, ""}, {playHash(newToken) + ":pro", "pro:monthly", entitlement.Ended, ends, ends, false, false, 0, ""},
+				{id + ":pro", "pro:monthly", entitlement.Ended, playNow, ends, false, false, 0, ""}}},
+		{"a deferred change of which nothing was heard before", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), followed()},
+			[]item{{playHash(newToken) + ":team", "team:monthly", entitlement.Live, ends + 31*playDay, ends + 30*playDay, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Ended, ends + 60, ends, false, false, 0, ""}}},
+		{"a deferred change whose new token has the old one's order, about which the old token is asked last", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), waiting(order),
+			answered(t, testToken, playNow+2, playState("CANCELED", pro(order, ends, noRenew), map[string]any{"canceledStateContext": map[string]any{"replacementCancellation": map[string]any{}}}))},
+			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, "team"}}},
+		{"a deferred change to another plan of the same product", [][]entitlement.Object{answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("pro", "GPA.2-2", ends, map[string]any{"deferredItemReplacement": map[string]any{"productId": "pro"}}), lineItem("pro", "", 0))),
+			answered(t, newToken, ends+60, replacing("ACTIVE", lineItem("pro", "GPA.2-2..0", ends+30*playDay, replacedAtEnd)))},
+			[]item{{playHash(newToken) + ":pro", "pro:monthly", entitlement.Live, ends + 31*playDay, ends + 30*playDay, true, false, 0, ""}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
