@@ -11,8 +11,9 @@ import (
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
-// Some of what ends access no message tells: a charge that failed at Web2Wave, a day by which Play extends a term. The leader goes through all purchases
-// now and then, and asks about those of which their provider's adapter says that it is time, one after the other: what messages leave open goes first.
+// Some of what ends access, or lets it go on, no message tells: a charge that failed at Web2Wave, a day by which Play extends a term, a renewal whose message
+// was lost. The leader goes through all purchases now and then, and asks about those of which their provider's adapter says that it is time, one after the
+// other: what messages leave open goes first.
 
 const (
 	// pollEvery is the pause between two walks through all purchases.
@@ -27,20 +28,17 @@ const (
 func (w *Writer) poll(ctx context.Context) {
 	var running sync.WaitGroup
 	for env, apis := range w.pullers {
-		p := &polling{pulling: newPulling(w, env, apis), asked: map[string]time.Time{}}
 		for _, api := range apis {
 			if poller, ok := api.(provider.Poller); ok {
-				p.pollers = append(p.pollers, poller)
+				p := &polling{pulling: newPulling(w, env, apis), pollers: []provider.Poller{poller}, asked: map[string]time.Time{}}
+				running.Go(func() { p.run(ctx) })
 			}
-		}
-		if len(p.pollers) > 0 {
-			running.Go(func() { p.run(ctx) })
 		}
 	}
 	running.Wait()
 }
 
-// polling is the work on one environment in one term of this leader. What it remembers is when it asked: a new leader asks once more.
+// polling is the work on one provider of an environment, which waits for no slower one, in one term of this leader. What it remembers is when it asked: a new leader asks once more.
 type polling struct {
 	*pulling
 	pollers []provider.Poller

@@ -75,15 +75,29 @@ func (a *AdaptyAPI) Provider() entitlement.Provider { return entitlement.Adapty 
 
 // Targets returns the profiles: a customer themselves, and for what is open about a sale those that it names. What names none is left out.
 func (a *AdaptyAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) []entitlement.Doubt {
-	return customerTargets(e, doubts, entitlement.Adapty, func(alias entitlement.Alias) string {
-		switch alias.Kind {
-		case entitlement.AdaptyProfile:
-			return alias.Value
-		case entitlement.AdaptyCustomerUser:
-			return adaptyUser + alias.Value
+	return customerTargets(e, doubts, entitlement.Adapty, adaptyCustomer)
+}
+
+// adaptyCustomer is the id to ask about a customer by who has such a name, or "".
+func adaptyCustomer(alias entitlement.Alias) string {
+	switch alias.Kind {
+	case entitlement.AdaptyProfile:
+		return alias.Value
+	case entitlement.AdaptyCustomerUser:
+		return adaptyUser + alias.Value
+	}
+	return ""
+}
+
+// Due returns the profile with a subscription that should have renewed, or whose grace is over, and of which nothing was told since.
+func (a *AdaptyAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
+	customer := ""
+	for _, alias := range e.Identity().Aliases {
+		if id := adaptyCustomer(alias); customer == "" || alias.Kind == entitlement.AdaptyProfile {
+			customer = cmp.Or(id, customer)
 		}
-		return ""
-	})
+	}
+	return customerDue(e, entitlement.Adapty, customer, asked, now)
 }
 
 // customerTargets returns the customers who are to be asked about so that doubts are settled. idOf is a customer's id by one of their names, or "".

@@ -156,11 +156,16 @@ func (a *GoogleAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) 
 	return targets
 }
 
-// playEndPoll is how long after its end a term that renews is asked about where no message came: Play extends a term silently by a day while it charges, and
-// keeps no history of messages.
-const playEndPoll = 5 * time.Minute
+const (
+	// playEndPoll is how long after its end a term that renews is asked about where no message came: Play extends a term silently by a day while it charges, and
+	// keeps no history of messages.
+	playEndPoll = 5 * time.Minute
+	// playHoldPoll is how often a subscription on hold is asked about. A hold and the grace before it last 60 days at most.
+	playHoldPoll = 24 * time.Hour
+	maxPlayHold  = 61 * 24 * time.Hour
+)
 
-// Due returns the tokens whose subscriptions should have renewed and of which nothing was heard since.
+// Due returns the tokens of which nothing was heard since their subscriptions should have renewed, or a grace or a pause was over, and once a day those on hold.
 func (a *GoogleAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
 	var due []entitlement.Doubt
 	for i := range e.Objects {
@@ -168,28 +173,31 @@ func (a *GoogleAPI) Due(e entitlement.Evidence, asked func(id string) time.Time,
 		if o := &e.Objects[i]; !ok || o.By != entitlement.Google || o.Renewal == nil {
 			continue
 		}
-		poll, stated := a.ends(e, playHash(token)+":").Add(playEndPoll), time.Unix(0, e.Objects[i].At)
-		if id := e.Objects[i].ID; poll.After(later(stated, asked(id))) && !now.Before(poll) {
+		chains := playHash(token) + ":"
+		id, poll := e.Objects[i].ID, standsUntil(e, entitlement.Google, func(chain string) bool { return strings.HasPrefix(chain, chains) }).Add(playEndPoll)
+		last := later(time.Unix(0, e.Objects[i].At), asked(id))
+		held := now.Sub(last) >= playHoldPoll && now.Sub(a.heldSince(e, chains)) < maxPlayHold
+		if held || poll.After(last) && !now.Before(poll) {
 			due = append(due, entitlement.Doubt{Kind: entitlement.KindRenewal, ID: id, By: entitlement.Google})
 		}
 	}
 	return due
 }
 
-// ends returns the last end of a term that renews, of the chains whose ids begin so; zero for none.
-func (a *GoogleAPI) ends(e entitlement.Evidence, chains string) (end time.Time) {
-	renews := map[string]bool{}
+// heldSince returns the end of what was paid for of a subscription on hold, of the chains whose ids begin so; zero for none.
+func (a *GoogleAPI) heldSince(e entitlement.Evidence, chains string) (since time.Time) {
+	held := map[string]bool{}
 	for i := range e.Objects {
-		if o := &e.Objects[i]; o.By == entitlement.Google && o.Renewal != nil && o.Renewal.WillRenew && o.Renewal.Phase == entitlement.PhaseActive && strings.HasPrefix(o.ID, chains) {
-			renews[o.ID] = true
+		if o := &e.Objects[i]; o.By == entitlement.Google && o.Renewal != nil && o.Renewal.Phase == entitlement.PhaseBillingRetry && strings.HasPrefix(o.ID, chains) {
+			held[o.ID] = true
 		}
 	}
 	for i := range e.Objects {
-		if t := e.Objects[i].Transaction; t != nil && e.Objects[i].By == entitlement.Google && renews[t.Chain] {
-			end = later(end, time.Unix(t.EndsAt, 0))
+		if t := e.Objects[i].Transaction; t != nil && e.Objects[i].By == entitlement.Google && held[t.Chain] {
+			since = later(since, time.Unix(t.EndsAt, 0))
 		}
 	}
-	return end
+	return since
 }
 
 // forgottenUnknown is for how long a token is asked about of which nothing is known but that a message named it, while Google says that it has forgotten it.

@@ -99,6 +99,16 @@ func (a *IapticAPI) Targets(e entitlement.Evidence, doubts []entitlement.Doubt) 
 	})
 }
 
+// Due returns the user of a subscription that should have renewed and of which nothing was told since.
+func (a *IapticAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
+	for _, alias := range e.Identity().Aliases {
+		if alias.Kind == entitlement.IapticUsername {
+			return customerDue(e, entitlement.Iaptic, alias.Value, asked, now)
+		}
+	}
+	return nil
+}
+
 // Pull asks for what a user has. A user who is not there is an answer too.
 func (a *IapticAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id string) (entitlement.Event, error) {
 	if kind != entitlement.KindCustomer || !isUserName(id) || strings.Trim(id, ".") == "" { // ".." is another address

@@ -131,6 +131,11 @@ func (a *RevenueCatAPI) Targets(e entitlement.Evidence, doubts []entitlement.Dou
 	return out
 }
 
+// Due returns the owner of a subscription that should have renewed, or whose grace or pause is over, and of which nothing was told since.
+func (a *RevenueCatAPI) Due(e entitlement.Evidence, asked func(id string) time.Time, now time.Time) []entitlement.Doubt {
+	return customerDue(e, entitlement.RevenueCat, ownerOf(e), asked, now)
+}
+
 // ownerOf returns the name by which to ask about a purchase's owner.
 func ownerOf(e entitlement.Evidence) string {
 	var users []string
