@@ -72,6 +72,13 @@ func TestSupportOverHTTP(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d %s with balance %v", s.name, r.status, r.text, s.status, s.slug, s.balance)
 		}
 	}
+	for _, route := range []string{"/v1/receipts", "/v1/restores"} {
+		r := w.api("POST", route, shown(other, signedReceipt(hundred)))
+		result := r.json["results"].([]any)[0].(object)
+		if result["outcome"] != receiptOther || result["restore_allowed"] != false || r.json["balances"] != nil && r.json["balances"].(object)["coins"] != nil {
+			t.Errorf("POST %s of coins of another account = %s, want %s and no coins", route, r.text, receiptOther)
+		}
+	}
 }
 
 // TestADebtIsShownToTheOperatorAlone: of coins that were spent and refunded the operator sees what is owed, where the policy says so, and an app sees none.

@@ -382,8 +382,13 @@ func (c *receipts) give(ctx context.Context, outcome string, objects []entitleme
 		if err != nil {
 			return err
 		}
-		folded := entitlement.Fold(p.Evidence, policy)
-		transfers = !p.BySupport && policy.Transfers(&folded, c.now().Unix())
+		catalog, err := c.catalogs.index(reader, c.env)
+		if err != nil {
+			return err
+		}
+		if transfers, err = reader.RestoreTakes(c.env, p.ID, catalog, c.now().Unix()); err != nil {
+			return err
+		}
 		if !p.Evidence.IsSandbox() || c.env == entitlement.Sandbox {
 			return nil
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"slices"
+
+	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 // book is the independent ledger of one account: every sale and every consumption, and nothing derived from them. It is slow and plain on purpose.
@@ -10,17 +12,21 @@ type book struct {
 	debt  bool // the policy: spent credits that were taken back are owed
 	sales []*sale
 	spent map[string]consumption // by consumption id
+	gone  bool                   // the account was erased
 }
 
 type sale struct {
-	id      string
-	credit  string
-	amount  int64
-	at      int64 // when it was bought, Unix seconds
-	states  int   // that the store has told of: bought, refunded, refund taken back, refunded, ...
-	known   bool  // a message about it has been recorded
-	newest  int   // of the states in recorded messages
-	current bool  // refunded, by those
+	id        string
+	buyer     entitlement.AccountID // as the store says; empty: it does not
+	of        *book                 // whose it is; nil: nobody's
+	forfeited bool                  // who had it was erased, and took the credits along
+	credit    string
+	amount    int64
+	at        int64 // when it was bought, Unix seconds
+	states    int   // that the store has told of: bought, refunded, refund taken back, refunded, ...
+	known     bool  // a message about it has been recorded
+	newest    int   // of the states in recorded messages
+	current   bool  // refunded, by those
 }
 
 type consumption struct {

@@ -17,10 +17,13 @@ func TestBalancesAreTheLedgers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, n := range map[string]int{"purchases": played.Purchases, "refunds": played.Refunds, "consumptions": played.Consumed, "repeats": played.Repeats, "refusals": played.Refused,
-		"commands lost": played.Lost} {
+		"purchases that became somebody's": played.Claimed, "purchases that stayed with their owners": played.Kept, "commands lost": played.Lost} {
 		if n < operations/100 {
 			t.Errorf("only %d %s in %d operations", n, what, operations)
 		}
+	}
+	if played.Erased == 0 {
+		t.Error("nobody was erased")
 	}
 	if played.Kills == 0 || played.Operations != operations {
 		t.Errorf("%d leaders killed in %d operations, want some in %d", played.Kills, played.Operations, operations)
@@ -42,7 +45,7 @@ func TestAWrongBalanceIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := owner{entitlement.Sandbox, "acc_00"}
-	s := &sale{id: "x", credit: "coins", amount: 10, at: startTime}
+	s := &sale{id: "x", buyer: o.id, credit: "coins", amount: 10, at: startTime}
 	if err := h.deliver([]operation{h.tell(o, s, 1, 1)}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 // Command ledger plays random histories of credits before three state machines of real writers: purchases, consumptions that are repeated under their id, refunds
-// and refunds that were taken back, messages late, twice and in any order, under both policies of claw-back, while leaders die. After each step the balance
-// must be that of a ledger which shares no code with them. Start at history.play.
+// and refunds that were taken back, receipts and restores of what is one's own, another's, nobody's or an erased account's, erasures, messages late, twice and in any order, under
+// both policies of claw-back, while leaders die. After each step the balance must be that of a ledger which shares no code with them. Start at history.play.
 package main
 
 import (

@@ -26,6 +26,7 @@ const (
 	segment     = 1 << 20
 	snapshotAge = 5_000 // entries of the log between two snapshots
 	deaths      = 30    // one batch in so many a leader does not survive
+	erasures    = 300   // one operation in so many is an erasure
 )
 
 // errWrong means that a balance or an answer was not the ledger's.
@@ -33,8 +34,9 @@ var errWrong = errors.New("wrong")
 
 // total is what was played.
 type total struct {
-	Histories, Operations, Purchases, Refunds, Consumed, Repeats, Refused, Kills, Lost, Failed int
-	took                                                                                       time.Duration
+	Histories, Operations, Purchases, Refunds, Consumed, Repeats, Refused, Claimed, Kept, Erased, Kills, Lost, Failed int
+
+	took time.Duration
 }
 
 func (t *total) add(o total) {
@@ -45,6 +47,9 @@ func (t *total) add(o total) {
 	t.Consumed += o.Consumed
 	t.Repeats += o.Repeats
 	t.Refused += o.Refused
+	t.Claimed += o.Claimed
+	t.Kept += o.Kept
+	t.Erased += o.Erased
 	t.Kills += o.Kills
 	t.Lost += o.Lost
 }
@@ -55,7 +60,8 @@ func (t *total) print(out io.Writer) {
 		what string
 		n    int
 	}{{"messages of purchases", t.Purchases}, {"messages of refunds, and of refunds taken back", t.Refunds}, {"consumptions", t.Consumed}, {"consumptions repeated", t.Repeats},
-		{"consumptions refused", t.Refused}, {"leaders killed", t.Kills}, {"commands lost with them, and sent again", t.Lost}} {
+		{"consumptions refused", t.Refused}, {"purchases that were nobody's and became somebody's", t.Claimed}, {"purchases shown by others than their owners", t.Kept}, {"accounts erased", t.Erased},
+		{"leaders killed", t.Kills}, {"commands lost with them, and sent again", t.Lost}} {
 		fmt.Fprintf(table, "%s\t%d\n", row.what, row.n)
 	}
 	fmt.Fprintf(table, "seconds\t%.0f\n", t.took.Seconds())
@@ -205,7 +211,9 @@ type history struct {
 	cluster *cluster
 	books   map[owner]*book
 	owners  []owner
-	tells   int // commands, each of which has a correlation id of its own
+	sold    map[entitlement.Environment][]*sale
+	nobodys map[entitlement.Environment][]*sale // when they were drawn
+	tells   int                                 // commands, each of which has a correlation id of its own
 	index   *entitlement.CatalogIndex
 }
 
@@ -231,7 +239,7 @@ func (h *history) begin() error {
 		catalog.Products = append(catalog.Products, entitlement.Product{Provider: entitlement.Apple, ID: entitlement.ProductID(credit), Kind: entitlement.KindConsumable, Credits: map[string]int64{credit: packSizes[i]}})
 	}
 	h.index = entitlement.NewCatalogIndex(&catalog)
-	h.books = map[owner]*book{}
+	h.books, h.sold, h.nobodys = map[owner]*book{}, map[entitlement.Environment][]*sale{}, map[entitlement.Environment][]*sale{}
 	commands := []writertest.Command{h.command(writertest.TypeInit, "", &writertest.Init{Cluster: "ledger", Rules: writertest.RulesVersion})}
 	for _, env := range entitlement.Environments {
 		debt := env == entitlement.Production // either policy in an environment of its own
@@ -270,8 +278,8 @@ type operation struct {
 func (h *history) play(operations int) error {
 	for operations > 0 {
 		var batch []operation
-		for range min(operations, 1+h.r.IntN(perBatch)) {
-			batch = append(batch, h.operation())
+		for n := min(operations, 1+h.r.IntN(perBatch)); len(batch) < n; {
+			batch = append(batch, h.next()...)
 		}
 		operations -= len(batch)
 		h.now += int64(h.r.IntN(20))
@@ -340,19 +348,60 @@ func (h *history) deliver(batch []operation) error {
 	return judge(results[survives:])
 }
 
-// operation draws what happens next.
-func (h *history) operation() operation {
-	o := h.owners[h.r.IntN(len(h.owners))]
+// next draws what happens next. Of the accounts one in so many is erased, and a new one takes its place.
+func (h *history) next() []operation {
+	n := h.r.IntN(len(h.owners))
+	if h.r.IntN(erasures) > 0 {
+		return []operation{h.operation(h.owners[n])}
+	}
+	h.Erased++
+	erased := h.owners[n]
+	next := owner{erased.env, entitlement.AccountID(fmt.Sprintf("acc_%02d_%d", n%perEnv, h.Erased))}
+	b := h.books[erased]
+	opened := &book{debt: b.debt, spent: map[string]consumption{}}
+	h.owners[n], h.books[next] = next, opened
+	h.nobodys[erased.env] = append(h.nobodys[erased.env], b.sales...)
+	return []operation{{
+		send: func() writertest.Command {
+			return h.command(writertest.TypeErase, erased.env, &writertest.EraseAccount{Account: erased.id})
+		},
+		judge: func(r writertest.Result) error {
+			if (r.Rejection != nil) != b.gone {
+				return fmt.Errorf("%w: erasure of %s %s: %+v", errWrong, erased.env, erased.id, r.Rejection)
+			}
+			b.gone = true
+			return nil
+		},
+	}, {
+		send: func() writertest.Command {
+			return h.command(writertest.TypeCreate, erased.env, &writertest.CreateAccount{ID: next.id})
+		},
+		judge: func(r writertest.Result) error {
+			if (r.Rejection != nil) != opened.gone {
+				return fmt.Errorf("%w: account %s %s: %+v", errWrong, next.env, next.id, r.Rejection)
+			}
+			return nil
+		},
+	}}
+}
+
+// operation draws something about an account.
+func (h *history) operation(o owner) operation {
 	b := h.books[o]
-	switch n := h.r.IntN(10); {
-	case n < 2 || len(b.sales) == 0:
+	switch n := h.r.IntN(20); {
+	case n < 4 || len(b.sales) == 0:
 		credit := h.r.IntN(len(credits))
 		quantity := int64(1 + h.r.IntN(3))
 		// Purchases become known in any order; two may be of one second.
-		s := &sale{id: fmt.Sprintf("%s-%d", o.id, len(b.sales)), credit: credits[credit], amount: packSizes[credit] * quantity, at: startTime - int64(h.r.IntN(50_000)), states: 1}
-		b.sales = append(b.sales, s)
+		s := &sale{id: fmt.Sprintf("%s-%d", o.id, len(h.sold[o.env])), credit: credits[credit], amount: packSizes[credit] * quantity, at: startTime - int64(h.r.IntN(50_000)), states: 1}
+		if h.sold[o.env] = append(h.sold[o.env], s); h.r.IntN(4) > 0 {
+			s.buyer, s.of = o.id, b
+			b.sales = append(b.sales, s)
+		} else {
+			h.nobodys[o.env] = append(h.nobodys[o.env], s)
+		}
 		return h.tell(o, s, 1, quantity)
-	case n < 4:
+	case n < 8:
 		s := b.sales[h.r.IntN(len(b.sales))]
 		state := 1 + h.r.IntN(s.states) // an old message once more
 		if h.r.IntN(2) == 0 {
@@ -364,8 +413,52 @@ func (h *history) operation() operation {
 			}
 		}
 		return h.tell(o, s, state, s.amount/packSizes[creditOf(s.credit)])
+	case n < 10:
+		sold := h.sold[o.env]
+		if free := h.nobodys[o.env]; len(free) > 0 && h.r.IntN(2) == 0 {
+			sold = free
+		}
+		return h.show(o, b, sold[h.r.IntN(len(sold))])
 	}
 	return h.consume(o, b)
+}
+
+// show is a receipt of a sale, or a restore: it becomes the account's if it is nobody's. What an erased account had gives nobody credits any more.
+func (h *history) show(o owner, b *book, s *sale) operation {
+	id := entitlement.PurchaseID("apple:" + s.id)
+	restored := h.r.IntN(2) == 0
+	return operation{
+		send: func() writertest.Command {
+			if restored {
+				return h.command(writertest.TypeRestore, o.env, &writertest.RestorePurchase{Account: o.id, Purchase: id})
+			}
+			return h.command(writertest.TypeClaim, o.env, &writertest.ClaimPurchase{Account: o.id, Purchase: id})
+		},
+		judge: func(r writertest.Result) error {
+			want, slug := "", ""
+			if r.Rejection != nil {
+				slug = r.Rejection.Slug
+			}
+			switch {
+			case b.gone || !s.known:
+				want = "not-found"
+			case s.of == b:
+			case s.of == nil:
+				h.Claimed++
+				s.of, b.sales = b, append(b.sales, s)
+			case s.of.gone:
+				h.Claimed++
+				s.of, s.forfeited = b, true
+			default:
+				h.Kept++
+				want = "alias-taken"
+			}
+			if slug != want {
+				return fmt.Errorf("%w: %s shown by %s %s: %+v, want %q", errWrong, id, o.env, o.id, r.Rejection, want)
+			}
+			return nil
+		},
+	}
 }
 
 func creditOf(name string) int {
@@ -383,7 +476,7 @@ func (h *history) tell(o owner, s *sale, state int, quantity int64) operation {
 		tx.RevokedAt = s.at + int64(state)
 	}
 	ev := entitlement.Event{Provider: entitlement.Apple, ID: fmt.Sprintf("%s-%d", s.id, state), Environment: o.env, Objects: []entitlement.Object{{Kind: entitlement.KindTransaction, ID: s.id, By: entitlement.Apple,
-		At: (s.at + int64(state)) * 1e9, Account: o.id, Links: []entitlement.Link{entitlement.Link("apple:" + s.id)}, Transaction: tx}}}
+		At: (s.at + int64(state)) * 1e9, Account: s.buyer, Links: []entitlement.Link{entitlement.Link("apple:" + s.id)}, Transaction: tx}}}
 	if state > 1 {
 		h.Refunds++
 	} else {
@@ -427,6 +520,10 @@ func (h *history) consume(o owner, b *book) operation {
 			done, repeated := b.spent[id]
 			have := b.balance(credit)
 			switch {
+			case b.gone:
+				if slug != "not-found" {
+					return fmt.Errorf("%w: %s, who was erased: %+v", errWrong, what, r)
+				}
 			case repeated && (done.credit != credit || done.amount != amount):
 				h.Refused++
 				if slug != "idempotency-mismatch" {

@@ -402,6 +402,7 @@ func (p *Purchase) write(w *canonical.Writer) {
 	w.True(m, 7, p.Sandbox)
 	w.True(m, 8, p.Debt)
 	w.Int(m, 9, p.Part)
+	w.Int(m, 10, p.ForfeitedAt)
 }
 
 func (i *Item) write(w *canonical.Writer) {

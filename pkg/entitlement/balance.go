@@ -21,10 +21,12 @@ type creditSale struct {
 	debt     bool // what was spent of a lost one is owed
 }
 
-// appendSales appends what an item of a consumable gives, one for each credit. What moved to another account, and what nobody has confirmed, gives none.
+// appendSales appends what an item of a consumable gives, one for each credit. What moved to another account, what somebody else bought and shares, what went
+// with an erased account, and what nobody has confirmed, gives none.
 func appendSales(dst []creditSale, p *Purchase, item *Item, product *Product) []creditSale {
 	lost := item.State == Revoked && item.Reason != ReasonTransferred
-	if item.State != Live && !lost || item.Provisional {
+	forfeited := p.ForfeitedAt != 0 && item.Term.StartsAt <= p.ForfeitedAt
+	if item.State != Live && !lost || item.Provisional || item.Ownership != "" || forfeited {
 		return dst
 	}
 	for credit, n := range product.Credits {

@@ -308,6 +308,14 @@ func (x *CatalogIndex) Knows(p *Purchase, item *Item) bool {
 	return ok
 }
 
+// SellsCredits reports whether any item of a purchase is a consumable. Whoever has it may have spent what it gave.
+func (x *CatalogIndex) SellsCredits(p *Purchase) bool {
+	return slices.ContainsFunc(p.Items, func(i Item) bool {
+		product, ok := x.productOf(p, &i)
+		return ok && product.Kind == KindConsumable
+	})
+}
+
 // Owes reports whether an item of a purchase is due a code: it is a package that codes deliver, or nobody knows yet what it is. What renews, what is not paid
 // for and tests that came to production are due none.
 func (x *CatalogIndex) Owes(p *Purchase, item *Item) bool {

@@ -667,6 +667,8 @@ func (p *Purchase) read(r *canonical.Reader) {
 			p.Debt = r.Bool()
 		case 9:
 			p.Part = r.Int()
+		case 10:
+			p.ForfeitedAt = r.Int()
 		default:
 			r.Fail()
 		}

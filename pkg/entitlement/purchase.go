@@ -30,6 +30,8 @@ type Purchase struct {
 	Debt bool `cbor:"8,keyasint,omitempty"`
 	// Part is, in the record of accounts that were merged, whose it is: 0 the survivor's, else a number that is each account's own.
 	Part int64 `cbor:"9,keyasint,omitempty"`
+	// ForfeitedAt is when its credits went with an account that was erased, Unix seconds: what was sold until then gives none. 0: never.
+	ForfeitedAt int64 `cbor:"10,keyasint,omitempty"`
 }
 
 // Item is one product inside a purchase: a Stripe subscription has one or more, other purchases one.

@@ -31,9 +31,13 @@ type (
 	PutCatalog    = store.PutCatalog
 	PutPolicy     = store.PutPolicy
 	Consume       = store.Consume
+	ClaimPurchase = store.ClaimPurchase
+	EraseAccount  = store.EraseAccount
 	Trim          = store.Trim
 	RaiseEpoch    = store.RaiseEpoch
 	Idempotency   = store.Idempotency
+
+	RestorePurchase = store.RestorePurchase
 )
 
 // What understands the providers' messages, and what asks them: writer.Config makes them.
@@ -58,6 +62,9 @@ const (
 	TypePutCatalog  = store.TypePutCatalog
 	TypePutPolicy   = store.TypePutPolicy
 	TypeConsume     = store.TypeConsume
+	TypeClaim       = store.TypeClaim
+	TypeRestore     = store.TypeRestore
+	TypeErase       = store.TypeErase
 	TypeTrim        = store.TypeTrim
 	TypeRaiseEpoch  = store.TypeRaiseEpoch
 )

@@ -256,7 +256,6 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 	}
 	for _, a := range added {
 		c.pointTo(a, id)
-		c.delete(bucketErasedNames, erasedNameKey(c.Env, a))
 	}
 	for _, a := range aliases {
 		c.keep(id, AliasText(a))

@@ -32,6 +32,34 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
 
+// restoring decides whether a tapped restore takes a purchase from somebody.
+type restoring struct {
+	policy  entitlement.Policy
+	catalog *entitlement.CatalogIndex
+	now     int64
+}
+
+// takes reports whether a restore takes the purchase from the account that has it. Credits are never taken: who had them may have spent them, and whoever shows
+// the purchase would have them once more.
+func (by *restoring) takes(row *purchaseRow) bool {
+	if row.Claim != nil && row.Claim.Support {
+		return false
+	}
+	folded := entitlement.Fold(row.Evidence, by.policy)
+	return !by.catalog.SellsCredits(&folded) && by.policy.Transfers(&folded, by.now)
+}
+
+// RestoreTakes reports whether a tapped restore would take a purchase from the account that has it, at now. Error: replication.ErrCorrupt.
+func (r *Reader) RestoreTakes(env entitlement.Environment, id entitlement.PurchaseID, catalog *entitlement.CatalogIndex, now int64) (bool, error) {
+	row, found, err := keptRow(r, &r.kept.purchases, bucketPurchases, envKey(env, string(id)))
+	if err != nil || !found {
+		return false, err
+	}
+	policy, err := r.Policy(env)
+	by := restoring{policy, catalog, now}
+	return err == nil && by.takes(row), err
+}
+
 // restorePurchase gives a purchase to an account that shows it, or that support names. The account that had it sees it as transferred.
 func (c *command) restorePurchase(body *RestorePurchase) Result {
 	if body.Account == "" || !c.exists(body.Account) {
@@ -51,12 +79,10 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 	case owner != "" && c.survivor(owner) == c.survivor(body.Account):
 		return Result{Account: body.Account, Existing: true}
 	case owner == "" || c.erased(owner):
-	case body.Support || p.row.Claim != nil && p.row.Claim.Support:
+	case body.Support:
 		return taken
 	default:
-		policy := c.policyOf(c.Env)
-		folded := entitlement.Fold(p.row.Evidence, policy)
-		if !policy.Transfers(&folded, c.now) {
+		if by := (restoring{c.policyOf(c.Env), c.catalogIndex(), c.now}); !by.takes(&p.row) {
 			return taken
 		}
 		c.lost = &lostRow{Account: owner, Stamp: c.now}
@@ -67,9 +93,10 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 }
 
 // claimFor is what the API says about the owner from now on: it outranks what was said before, in the same second too, and by support of an account that is
-// erased since.
+// erased since. Who was erased took the credits along.
 func (c *command) claimFor(id entitlement.AccountID, row *purchaseRow, support bool) *claimRow {
-	claim := &claimRow{Account: id, Stamp: c.now, Support: support}
+	identity := row.Evidence.Identity()
+	claim := &claimRow{Account: id, Stamp: c.now, Support: support, ForfeitedAt: max(c.erasedAt(row.Owner), c.forfeitedAt(row, &identity))}
 	if old := row.Claim; old != nil {
 		claim.Stamp = max(c.now, old.Stamp+1)
 		claim.Support = support || old.Support && c.erased(old.Account)

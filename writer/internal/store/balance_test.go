@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -262,5 +263,147 @@ func TestRestoresFollowThePolicy(t *testing.T) {
 				t.Errorf("acc_1 has %+v, want it transferred %t", own.Purchases, tt.lost)
 			}
 		})
+	}
+}
+
+// unnamed is a sale of coins of which the store says only a name of the buyer, if any.
+func unnamed(id string, at int64, names ...entitlement.Alias) Command {
+	ev := event("buy-"+id, entitlement.Object{Kind: entitlement.KindTransaction, ID: id, By: entitlement.Apple, At: at * 1e9, Aliases: names, Links: []entitlement.Link{entitlement.Link("apple:" + id)},
+		Transaction: &entitlement.Transaction{Sold: entitlement.Sold{Product: "coins"}, StartsAt: at, Store: entitlement.AppStore}})
+	ev.Provider = entitlement.Apple
+	return record(ev)
+}
+
+func tapRestore(to entitlement.AccountID, id entitlement.PurchaseID) Command {
+	return NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: to, Purchase: id})
+}
+
+// TestCreditsAreTakenFromNobody: who shows coins that another account bought gets none of them, spent or not; who shows coins that are nobody's does, once (R70).
+func TestCreditsAreTakenFromNobody(t *testing.T) {
+	both := event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1"))
+	s := both.Objects[0].Subscription
+	s.Items = append(s.Items, entitlement.SubscriptionItem{ID: "si_coins", Sold: entitlement.Sold{Product: "price_coins"}, StartsAt: s.Items[0].StartsAt, EndsAt: s.Items[0].EndsAt})
+	tests := []struct {
+		name     string
+		steps    []Command
+		to       entitlement.AccountID
+		purchase entitlement.PurchaseID
+		slug     string
+		balances [2]int64
+	}{
+		{"not spent", []Command{pack("1", "acc_1", 100, false)}, "acc_2", "apple:1", SlugAliasTaken, [2]int64{100, 0}},
+		{"spent", []Command{pack("1", "acc_1", 100, false), consume("c1", "acc_1", 100)}, "acc_2", "apple:1", SlugAliasTaken, [2]int64{0, 0}},
+		{"refunded", []Command{pack("1", "acc_1", 100, false), pack("1", "acc_1", 100, true)}, "acc_2", "apple:1", SlugAliasTaken, [2]int64{0, 0}},
+		{"beside a subscription", []Command{record(both)}, "acc_2", "stripe:sub_1", SlugAliasTaken, [2]int64{100, 0}},
+		{"one's own", []Command{pack("1", "acc_1", 100, false)}, "acc_1", "apple:1", "", [2]int64{100, 0}},
+		{"nobody's", []Command{unnamed("1", 100)}, "acc_2", "apple:1", "", [2]int64{0, 100}},
+		{"nobody's until a receipt was shown", []Command{unnamed("1", 100), claim("c", "acc_1", "apple:1"), consume("c1", "acc_1", 60)}, "acc_2", "apple:1", SlugAliasTaken, [2]int64{40, 0}},
+		{"shared with another", []Command{NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: profile("two")}),
+			record(told(entitlement.Adapty, "e1", months(entitlement.Adapty, "t", 1, func(o *entitlement.Object) {
+				o.Account, o.Transaction.Product, o.Transaction.Recurring = "acc_1", "pack", false
+			}, sharedWith(profile("two")))))}, "acc_1", "adapty:t", "", [2]int64{100, 0}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			catalog := NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
+				{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
+				{Provider: entitlement.Adapty, ID: "pack", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
+				{Provider: entitlement.Stripe, ID: "price_coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}}}}})
+			for _, c := range append([]Command{catalog, create("acc_1"), create("acc_2")}, tt.steps...) {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+				}
+			}
+			x := m.shop()
+			takes := false
+			m.read(func(r *Reader) (err error) {
+				takes, err = r.RestoreTakes(sandbox, tt.purchase, x, m.now)
+				return err
+			})
+			got := slugOf(m.apply(tapRestore(tt.to, tt.purchase)))
+			if balances := [2]int64{m.balance("acc_1", x), m.balance("acc_2", x)}; got != tt.slug || balances != tt.balances {
+				t.Errorf("%q, balances %d, want %q, %d", got, balances, tt.slug, tt.balances)
+			}
+			if tt.slug != "" && takes {
+				t.Error("a receipt says that a restore would take it")
+			}
+			m.check()
+		})
+	}
+}
+
+// TestErasedCreditsAreGone: the account took them along, spent or not. Whoever proves the purchase has it without them, in whichever way and however often; what was sold after the
+// erasure was nobody's and gives its credits, once.
+func TestErasedCreditsAreGone(t *testing.T) {
+	name := customer("cus_1")
+	bought := []Command{create("acc_1", name), pack("1", "acc_1", 100, false), unnamed("2", 100, name), consume("c1", "acc_1", 150), erase("acc_1"), create("acc_2"), create("acc_3")}
+	gives := func(to entitlement.AccountID, alias entitlement.Alias) Command {
+		return NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: to, Alias: alias})
+	}
+	support := NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: "acc_2", Purchase: "apple:1", Support: true})
+	later := startTime + day
+	tests := []struct {
+		name  string
+		steps []Command
+		has   entitlement.PurchaseID // acc_2, in the end
+		want  int64
+	}{
+		{"a receipt", []Command{claim("c", "acc_2", "apple:1")}, "apple:1", 0},
+		{"a restore", []Command{tapRestore("acc_2", "apple:1")}, "apple:1", 0},
+		{"support", []Command{support}, "apple:1", 0},
+		{"told of once more", []Command{claim("c", "acc_2", "apple:1"), pack("1", "acc_1", 100, true)}, "apple:1", 0},
+		{"after another erasure", []Command{claim("c", "acc_3", "apple:1"), erase("acc_3"), claim("d", "acc_2", "apple:1")}, "apple:1", 0},
+		{"claimed by who was erased", []Command{unnamed("3", 100), claim("c", "acc_3", "apple:3"), erase("acc_3"), claim("d", "acc_2", "apple:3")}, "apple:3", 0},
+		{"the name", []Command{gives("acc_2", name)}, "apple:2", 0},
+		{"the name, and then a receipt", []Command{gives("acc_3", name), erase("acc_3"), claim("c", "acc_2", "apple:2")}, "apple:2", 0},
+		{"sold later", []Command{pack("3", "acc_1", later, false), claim("c", "acc_2", "apple:3")}, "apple:3", 100},
+		{"sold later under the name", []Command{gives("acc_2", name), unnamed("3", later, name)}, "apple:3", 100},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for i, c := range slices.Concat([]Command{coins(100)}, bought, tt.steps) {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("step %d: %+v", i, got.Rejection)
+				}
+				m.check()
+			}
+			if got := m.balance("acc_2", m.shop()); got != tt.want || m.ownerOf(tt.has) != "acc_2" {
+				t.Errorf("%s is of %q, and acc_2 has %d coins, want %d", tt.has, m.ownerOf(tt.has), got, tt.want)
+			}
+		})
+	}
+}
+
+func (m *machine) ownerOf(id entitlement.PurchaseID) (owner entitlement.AccountID) {
+	m.t.Helper()
+	m.read(func(r *Reader) error {
+		p, _, err := r.Purchase(sandbox, id)
+		owner = p.Owner
+		return err
+	})
+	return owner
+}
+
+// Of coins under a name that goes from an erased account to another, it does not show whether the store told of them before the erasure, or after (I20).
+func TestErasedCreditsAreGoneInAnyOrder(t *testing.T) {
+	name := customer("cus_1")
+	random := rand.New(rand.NewPCG(1, 4))
+	var hash any
+	for range 30 {
+		m := newMachine(t, 1<<20)
+		m.mixed(random, []Command{coins(100), create("acc_1", name), erase("acc_1"), create("acc_2"), NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: name})},
+			[]Command{unnamed("1", 100, name), unnamed("2", 200, name), unnamed("3", startTime+day, name)})
+		m.check()
+		if got := m.balance("acc_2", m.shop()); got != 100 {
+			t.Fatalf("acc_2 has %d coins, want those that were sold after the erasure", got)
+		}
+		if hash == nil {
+			hash = m.state.StateHash
+		}
+		if m.state.StateHash != hash {
+			t.Fatal("the order shows in the state (I20)")
+		}
 	}
 }

@@ -38,6 +38,31 @@ func (c *command) erased(id entitlement.AccountID) bool {
 	return id != "" && c.get(bucketErased, envKey(c.Env, string(id))) != nil
 }
 
+// erasedAt returns when an account was erased, Unix seconds; 0: it was not.
+func (c *command) erasedAt(id entitlement.AccountID) int64 {
+	if at := c.get(bucketErased, envKey(c.Env, string(id))); id != "" && at != nil {
+		return int64(binary.BigEndian.Uint64(at))
+	}
+	return 0
+}
+
+// forfeitedAt returns when the credits of a purchase went with an account that was erased, Unix seconds; 0: they did not. What was sold later was nobody's yet. The claim says
+// so, else the name by which its owner has it: the API gave it to them when it was an erased account's before.
+func (c *command) forfeitedAt(row *purchaseRow, identity *entitlement.Identity) (at int64) {
+	if row.Claim != nil {
+		return row.Claim.ForfeitedAt
+	}
+	if c.st.Rules < rulesAccounts || row.Owner == "" {
+		return 0
+	}
+	for _, a := range identity.Aliases {
+		if had := c.erasedNamed(a); had != "" && c.aliasOwner(a) == row.Owner {
+			at = max(at, c.erasedAt(had))
+		}
+	}
+	return at
+}
+
 // known reports whether there is such an account, or was: what names it is nobody else's.
 func (c *command) known(id entitlement.AccountID) bool { return c.exists(id) || c.erased(id) }
 
@@ -46,6 +71,11 @@ func (c *command) ownerNamed(a entitlement.Alias) entitlement.AccountID {
 	if owner := c.aliasOwner(a); owner != "" {
 		return owner
 	}
+	return c.erasedNamed(a)
+}
+
+// erasedNamed returns the erased account that had a name last. It stays so when the API gives the name to another.
+func (c *command) erasedNamed(a entitlement.Alias) entitlement.AccountID {
 	return entitlement.AccountID(c.get(bucketErasedNames, erasedNameKey(c.Env, c.hashedAlias(a))))
 }
 

@@ -136,6 +136,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if e.shown {
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
+		folded.ForfeitedAt = c.forfeitedAt(&e.row, &e.is)
 		gone := c.vanished(e.row.Evidence, &e.is)
 		if gone.all {
 			folded = folded.Vanished(entitlement.Iaptic, gone.at)

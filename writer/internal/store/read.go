@@ -268,8 +268,6 @@ type PurchaseDetail struct {
 	Owner    entitlement.AccountID // empty: nobody's
 	Erased   bool                  // its owner was erased: it is nobody's, and not unclaimed
 	Evidence entitlement.Evidence
-	// BySupport: support said whose it is, and a user's restore does not change it.
-	BySupport bool
 	// Pull: the provider is to be asked, because of doubt or of a conflicting message.
 	Pull bool
 	// Delivered are the products of it whose codes the buyer has.
@@ -332,8 +330,6 @@ func (r *Reader) purchaseDetail(env entitlement.Environment, id entitlement.Purc
 	d := PurchaseDetail{ID: id, Owner: row.Owner, Evidence: row.Evidence, Delivered: row.delivered()}
 	if d.Erased = r.Erased(env, row.Owner); d.Erased {
 		d.Owner = ""
-	} else {
-		d.BySupport = row.Claim != nil && row.Claim.Support
 	}
 	return d
 }

@@ -132,6 +132,8 @@ type claimRow struct {
 	Account entitlement.AccountID `cbor:"1,keyasint"`
 	Stamp   int64                 `cbor:"2,keyasint"`
 	Support bool                  `cbor:"3,keyasint,omitempty"` // a user's restore does not change it
+	// ForfeitedAt is when an account was erased that had the purchase before, Unix seconds: the credits of until then went with it. 0: none was.
+	ForfeitedAt int64 `cbor:"4,keyasint,omitempty"`
 }
 
 // accountRow is what we keep of an account beyond its record.

@@ -141,6 +141,8 @@ func (row *claimRow) ReadCanonical(r *canonical.Reader) {
 			row.Stamp = r.Int()
 		case 3:
 			row.Support = r.Bool()
+		case 4:
+			row.ForfeitedAt = r.Int()
 		default:
 			r.Fail()
 		}
@@ -155,6 +157,7 @@ func (row *claimRow) WriteCanonical(w *canonical.Writer) {
 	w.Field(m, 2)
 	w.Number(row.Stamp)
 	w.True(m, 3, row.Support)
+	w.Int(m, 4, row.ForfeitedAt)
 }
 
 // ReadCanonical implements canonical.Readable.
