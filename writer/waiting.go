@@ -38,7 +38,7 @@ const (
 )
 
 // waitingMagic begins each file; the SHA-256 of the rest and the encoded command follow. What is in a command has passed an allow-list: there is no
-// token, address or name in it.
+// token, address or name in it, but for the index of an address.
 var waitingMagic = []byte("LKWAIT1\n")
 
 // The outcomes of messages that waited, in the words of the metrics.
@@ -208,10 +208,11 @@ func (w *waiting) length() int {
 
 // proposePatiently is propose for a provider that waits for patience alone. Where the event proves something it is on disk before anything waits, and
 // stays there until it is committed, whatever the provider is told.
-func (w *Writer) proposePatiently(ctx context.Context, env entitlement.Environment, ev entitlement.Event, patience time.Duration) (store.Result, error) {
+func (w *Writer) proposePatiently(ctx context.Context, env entitlement.Environment, body store.RecordEvent, patience time.Duration) (store.Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errProposeTimeout)
 	defer cancel()
-	encoded := store.NewCommand(store.TypeRecordEvent, env, problem.RequestID(ctx), store.RecordEvent{Event: ev}).Encode()
+	encoded := store.NewCommand(store.TypeRecordEvent, env, problem.RequestID(ctx), body).Encode()
+	ev := &body.Event
 	name := ""
 	if ev.Kind != entitlement.Unhandled {
 		var err error

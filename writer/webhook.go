@@ -92,11 +92,12 @@ func (w *Writer) takeWebhook(r *http.Request, body []byte, env entitlement.Envir
 	if err != nil {
 		return answer, outcomeError, err
 	}
+	command := w.recordOf(ev, env, adapter, body)
 	var result store.Result
 	if patience := adapter.Delivery().Patience; patience > 0 {
-		result, err = w.proposePatiently(ctx, env, ev, patience)
+		result, err = w.proposePatiently(ctx, env, command, patience)
 	} else if err = w.speaks(ev.Provider); err == nil {
-		result, err = w.propose(ctx, store.TypeRecordEvent, env, w.recordOf(ev, env, adapter, body))
+		result, err = w.propose(ctx, store.TypeRecordEvent, env, command)
 	}
 	if err != nil {
 		return answer, outcomeUnavailable, err

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -21,6 +22,9 @@ const (
 	web2wavePatience = 2500 * time.Millisecond
 
 	maxWeb2WaveTokenBytes = 4 << 10
+
+	// web2waveTypeSubscription is the type of a message with a subscription's row.
+	web2waveTypeSubscription = "subscription"
 )
 
 // Web2WaveConfig is what NewWeb2Wave needs.
@@ -81,6 +85,21 @@ func (w *Web2Wave) Parse(body []byte, env entitlement.Environment) (entitlement.
 	return ev, nil
 }
 
+// Buyer implements BuyerTeller: the row of a subscription has the address of its user, where they gave one in the funnel.
+func (w *Web2Wave) Buyer(body []byte) (of entitlement.Link, address string, ok bool) {
+	if !bytes.Contains(body, []byte(`"user_email"`)) {
+		return "", "", false
+	}
+	message, err := decodeObject(body)
+	if err != nil || word(member(message, "type")) != web2waveTypeSubscription {
+		return "", "", false
+	}
+	row := member(message, "data")
+	address = member(row, "user_email").Str
+	id, _ := web2waveIdent(member(row, "id")).(string)
+	return web2waveLink(id), address, address != "" && id != ""
+}
+
 func parseWeb2Wave(body []byte, env entitlement.Environment) (entitlement.Event, error) {
 	m, err := decodeObject(body)
 	if err != nil {
@@ -91,7 +110,7 @@ func parseWeb2Wave(body []byte, env entitlement.Environment) (entitlement.Event,
 		return entitlement.Event{}, errWeb2WaveType
 	}
 	switch data := member(m, "data"); kind {
-	case "subscription":
+	case web2waveTypeSubscription:
 		row, ok := fields(web2waveSubscription)(data).(object)
 		if !ok {
 			return entitlement.Event{}, errWeb2WaveRow

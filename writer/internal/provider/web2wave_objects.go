@@ -204,10 +204,10 @@ func web2waveRowEvent(o object, env entitlement.Environment) (entitlement.Event,
 	if sub := row.stripeSubscription(); sub != "" {
 		row.add(entitlement.Object{Kind: entitlement.KindHint, ID: sub, At: version, Hint: &entitlement.Hint{Of: entitlement.KindSubscription, Echo: true}})
 	}
-	return entitlement.Event{Provider: entitlement.Web2Wave, Environment: env, Type: "subscription", CreatedAt: at.Unix(), Objects: row.objects,
+	return entitlement.Event{Provider: entitlement.Web2Wave, Environment: env, Type: web2waveTypeSubscription, CreatedAt: at.Unix(), Objects: row.objects,
 		ID: web2waveID("subscription", o.text("id"), o.text("event_type"), o.text("updated_at"), o.text("status"), strconv.FormatInt(o.int("charges_count"), 10),
 			o.text("canceled_at"), o.text("next_charge_date")),
-		Raw: object{"type": "subscription", "data": o}.raw()}, nil
+		Raw: object{"type": web2waveTypeSubscription, "data": o}.raw()}, nil
 }
 
 func newWeb2WaveRow(o object, version int64) *web2waveRow {
@@ -220,7 +220,7 @@ func newWeb2WaveRow(o object, version int64) *web2waveRow {
 	}
 	kind := o.text("event_type")
 	r.charged = kind == "charge.succeeded" || strings.HasPrefix(kind, "PAYMENT.") && strings.HasSuffix(kind, ".COMPLETED")
-	r.links = []entitlement.Link{entitlement.Link("web2wave:" + r.subject)}
+	r.links = []entitlement.Link{web2waveLink(r.subject)}
 	if id := r.text("pay_system_id"); r.store() == string(entitlement.Stripe) && (strings.HasPrefix(id, "sub_") || strings.HasPrefix(id, "pi_")) {
 		r.links = append(r.links, entitlement.Link("stripe:"+id))
 	}
@@ -247,6 +247,10 @@ func (r *web2waveRow) add(o entitlement.Object) {
 func (r *web2waveRow) hint(customer string, at int64) {
 	r.objects = append(r.objects, entitlement.Object{Kind: entitlement.KindHint, ID: customer, At: at, By: entitlement.Web2Wave,
 		Hint: &entitlement.Hint{Of: entitlement.KindCustomer}, Links: []entitlement.Link{web2waveCustomerLink(customer)}})
+}
+
+func web2waveLink(subscription string) entitlement.Link {
+	return entitlement.Link("web2wave:" + subscription)
 }
 
 func web2waveCustomerLink(customer string) entitlement.Link {

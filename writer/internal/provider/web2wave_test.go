@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -420,5 +421,41 @@ func BenchmarkWeb2Wave(b *testing.B) {
 			b.Fatal(ev)
 		}
 		entitlement.Encode(&ev)
+	}
+}
+
+// A row has the address of its user. It is for an index alone: Parse does not keep it.
+func TestWeb2WaveTellsWhoPaid(t *testing.T) {
+	const address = "Canary.Buyer@example.com"
+	for name, tt := range map[string]struct {
+		body    string
+		of      entitlement.Link
+		address string
+	}{
+		"a row":                            {wave(0, map[string]any{"user_email": address}), "web2wave:7", address},
+		"a row whose id is a text":         {wave(0, map[string]any{"user_email": address, "id": "7"}), "web2wave:7", address},
+		"a row with an empty address":      {wave(0, map[string]any{"user_email": ""}), "", ""},
+		"a row with none":                  {wave(0, map[string]any{"user_email": nil}), "", ""},
+		"a row of before the field":        {wave(0, nil), "", ""},
+		"a row without an id":              {wave(0, map[string]any{"user_email": address, "id": nil}), "", ""},
+		"a property":                       {`{"type":"user_property","data":{"user_id":"` + web2waveUser + `","property":"email","value":"` + address + `"}}`, "", ""},
+		"an event with such a field":       {`{"type":"event","data":{"id":7,"user_email":"` + address + `"}}`, "", ""},
+		"a list in the place of the row":   {`{"type":"subscription","data":[{"id":7,"user_email":"` + address + `"}]}`, "", ""},
+		"no JSON, with the field in it":    {`{"type":"subscription","data":{"id":7,"user_email":"` + address, "", ""},
+		"a type that is no text":           {`{"type":1,"data":{"id":7,"user_email":"` + address + `"}}`, "", ""},
+		"an address that is not a text":    {wave(0, map[string]any{"user_email": map[string]any{"a": 1}}), "", ""},
+		"an address that is only a number": {wave(0, map[string]any{"user_email": 12}), "", ""},
+	} {
+		of, got, ok := newWeb2Wave(t).Buyer([]byte(tt.body))
+		if want := tt.address != ""; ok != want || ok && (of != tt.of || got != tt.address) {
+			t.Errorf("%s: Buyer = %s, %q, %t, want %s, %q, %t", name, of, got, ok, tt.of, tt.address, want)
+		}
+		ev := parseWave(t, tt.body)
+		if text := show(ev) + string(ev.Raw); strings.Contains(text, "anary.") {
+			t.Errorf("%s: the event has the address: %s", name, text)
+		}
+		if ok && ev.Kind == entitlement.Proof && !slices.ContainsFunc(ev.Objects, func(o entitlement.Object) bool { return slices.Contains(o.Links, of) }) {
+			t.Errorf("%s: nothing that the event proves has the id %s", name, of)
+		}
 	}
 }
