@@ -290,6 +290,7 @@ func (w *Writer) proposeKept(ctx context.Context, encoded []byte) (store.Result,
 	ctx = problem.WithRequestID(ctx, command.CorrelationID)
 	result, err := w.tryPropose(ctx, encoded)
 	if err == nil && result.Outcome == store.Recorded && !result.Duplicate {
+		w.metrics.eventRecorded(body.Event.Provider, recordedByWebhook, body.Event.CreatedAt, w.now())
 		w.alarmUnmapped(ctx, command.Env, &body.Event)
 		w.alarmSoldTwice(ctx, command.Env, &body.Event, result.Account)
 	}

@@ -88,6 +88,8 @@ func TestNoMessageIsLostWithoutALeader(t *testing.T) {
 	}
 	if text := writers[0].get("/metrics").text; !strings.Contains(text, `latchkey_writer_waiting_messages_total{outcome="committed"} 1`) || !strings.Contains(text, "latchkey_writer_waiting_messages 0") {
 		t.Error("the metrics do not tell of the message that waited")
+	} else if !strings.Contains(text, `latchkey_writer_provider_event_to_record_seconds_count{by="webhook",provider="web2wave"} 1`) {
+		t.Error("how long the message took is not measured (R28)")
 	}
 }
 
