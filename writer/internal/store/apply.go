@@ -44,6 +44,9 @@ type command struct {
 	// relock: which card pays counts since this command, or no more. It holds the accounts whose trial locks were found anew. Nil: nothing changed.
 	relock map[entitlement.AccountID]bool
 
+	nameGiven   entitlement.AccountID // who gets further names by the command, empty for nobody; see trials.go
+	namesByThen []entitlement.Alias   // all that they have then
+
 	about []entitlement.AccountID // further accounts whose audit trail has the command
 	refs  Refs                    // what else it is about, as far as its body and its result do not say so
 }

@@ -241,6 +241,9 @@ func (c *command) addAliases(id entitlement.AccountID, details *accountRow, alia
 	for _, a := range added {
 		c.put(bucketAliases, aliasKey(c.Env, a), []byte(id))
 	}
+	if len(added) > 0 {
+		c.nameGiven, c.namesByThen = id, details.Aliases
+	}
 	if rejection := c.commit(c.resolveWaiting(names, nil)); rejection != nil {
 		for _, a := range added {
 			c.delete(bucketAliases, aliasKey(c.Env, a))

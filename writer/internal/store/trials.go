@@ -3,13 +3,14 @@ package store
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
 // One trial a person (requirement A10.6): a store knows who buys by a name of its own, whatever account the app has for them. The bucket persons says of
 // each such name which purchases were bought under it and which of them had a trial. An account is locked while one of its purchases was bought
-// by somebody who had a trial; that is a function of the purchases alone, never of the order in which they became known.
+// by somebody who had a trial, or the API gave it the name of one; that is a function of the purchases and names alone, never of the order in which they became known.
 
 func personPrefix(env entitlement.Environment, person string) []byte {
 	return appendKeyText([]byte{envByte(env)}, person)
@@ -59,7 +60,7 @@ func (e *purchaseEdit) personsOf() []string {
 
 // lockTrials says anew, of every account that has a purchase of the persons whose purchases change, whether a trial of theirs is used up.
 func (c *command) lockTrials(edits []*purchaseEdit) {
-	if c.st.Rules < rulesAccounts || !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return len(e.personsOf()) > 0 }) {
+	if c.st.Rules < rulesAccounts || c.nameGiven == "" && !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return len(e.personsOf()) > 0 }) {
 		return
 	}
 	planned := map[entitlement.PurchaseID]*purchaseEdit{} // nil for one that became part of another
@@ -73,6 +74,9 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 	}
 	policy := c.policyOf(c.Env)
 	var owners []entitlement.AccountID
+	if c.nameGiven != "" {
+		owners = append(owners, c.nameGiven)
+	}
 	for _, e := range edits {
 		if c.relock != nil && !c.relock[e.row.Owner] { // as every purchase is planned anew, each owner has their turn
 			c.relock[e.row.Owner] = true
@@ -90,6 +94,7 @@ func (c *command) lockTrials(edits []*purchaseEdit) {
 			if !counts(&policy, person) {
 				continue
 			}
+			owners = append(owners, c.calledLike(person))
 			c.boughtBy(person, planned, func(id entitlement.PurchaseID, _ bool) {
 				if row, ok := c.plannedRow(id, planned); ok {
 					owners = append(owners, row.Owner)
@@ -122,6 +127,7 @@ func (c *command) indexPersons(ids []entitlement.PurchaseID) {
 		folded := entitlement.Fold(p.row.Evidence, policy)
 		for _, person := range persons {
 			c.put(bucketPersons, personKey(c.Env, person, id), trialFlag(folded.TrialUsed))
+			owners = append(owners, c.calledLike(person))
 		}
 		owners = append(owners, p.row.Owner)
 	}
@@ -174,7 +180,23 @@ func (c *command) plannedRow(id entitlement.PurchaseID, planned map[entitlement.
 	return &p.row, ok
 }
 
-// trialLocked reports whether somebody who bought one of the account's own purchases had a trial with any.
+// calledLike returns the account that the API gave a person's name to. Empty is none.
+func (c *command) calledLike(person string) entitlement.AccountID {
+	kind, value, _ := strings.Cut(person, ":")
+	return c.aliasOwner(entitlement.Alias{Kind: entitlement.AliasKind(kind), Value: value})
+}
+
+// aliasesOf lists the names that the API gave to an account, with those that it gets by the command.
+func (c *command) aliasesOf(id entitlement.AccountID) []entitlement.Alias {
+	if id == c.nameGiven {
+		return c.namesByThen
+	}
+	var details accountRow
+	c.decode(bucketAccounts, envKey(c.Env, string(id)), &details)
+	return details.Aliases
+}
+
+// trialLocked reports whether somebody who bought one of the account's own purchases had a trial with any, or somebody whose name the account has.
 func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.PurchaseID]*purchaseEdit, policy *entitlement.Policy) bool {
 	for i := range a.Purchases {
 		row, ok := c.plannedRow(a.Purchases[i].ID, planned)
@@ -186,7 +208,16 @@ func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.Pu
 			return true
 		}
 	}
-	return false
+	return c.hadTrial(personsCalled(c.aliasesOf(a.ID)), planned, policy)
+}
+
+// personsCalled lists the persons whose names the aliases are, those of them that are any's.
+func personsCalled(aliases []entitlement.Alias) []string {
+	var persons []string
+	for _, a := range aliases {
+		persons = append(persons, string(a.Kind)+":"+a.Value)
+	}
+	return persons
 }
 
 // hadTrial reports whether a person who is known by one of the names had a trial, as far as the name counts.
@@ -202,12 +233,8 @@ func (c *command) hadTrial(persons []string, planned map[entitlement.PurchaseID]
 
 // knownForTrial reports whether one of the names that the account has by the API is that of a person who had a trial.
 func (c *command) knownForTrial(aliases []entitlement.Alias) bool {
-	var persons []string
-	for _, a := range aliases {
-		persons = append(persons, string(a.Kind)+":"+a.Value)
-	}
 	policy := c.policyOf(c.Env)
-	return c.hadTrial(withCards(persons, &entitlement.Identity{Aliases: aliases}, c.cardsKnown), nil, &policy)
+	return c.hadTrial(withCards(personsCalled(aliases), &entitlement.Identity{Aliases: aliases}, c.cardsKnown), nil, &policy)
 }
 
 // TrialsOfBuyer lists the other purchases with a trial that were bought by whoever bought this one, by what stores say of them and, where the policy says so, by their
