@@ -386,7 +386,7 @@ func (c *receipts) give(ctx context.Context, outcome string, objects []entitleme
 		if err != nil {
 			return err
 		}
-		if transfers, err = reader.RestoreTakes(c.env, p.ID, catalog, c.now().Unix()); err != nil {
+		if transfers, err = reader.RestoreTakes(c.env, p.ID, c.account, catalog, c.now().Unix()); err != nil {
 			return err
 		}
 		if !p.Evidence.IsSandbox() || c.env == entitlement.Sandbox {

@@ -69,6 +69,11 @@ func (p *Purchase) SharedCopy() Purchase {
 	return c
 }
 
+// FamilyShared reports whether all of it is what the store's family sharing gave: a share, and no purchase of whoever shows it.
+func (p *Purchase) FamilyShared() bool {
+	return len(p.Items) > 0 && !slices.ContainsFunc(p.Items, func(i Item) bool { return i.Ownership != Family })
+}
+
 // TransferredCopy returns the purchase as the account sees it that lost it to another at a time, Unix seconds.
 func (p *Purchase) TransferredCopy(at int64) Purchase {
 	c := *p

@@ -1,6 +1,9 @@
 package store
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
@@ -37,27 +40,49 @@ type restoring struct {
 	policy  entitlement.Policy
 	catalog *entitlement.CatalogIndex
 	now     int64
+	asks    []entitlement.AccountID                       // who restores, and those that are merged with it
+	sharer  func(entitlement.Alias) entitlement.AccountID // whom a provider means that lets others use a purchase
 }
 
-// takes reports whether a restore takes the purchase from the account that has it. Credits are never taken: who had them may have spent them, and whoever shows
-// the purchase would have them once more.
+// takes reports whether a restore takes the purchase from the account that has it. Shares never move. Credits do not either: who had them may have spent them, and
+// whoever shows the purchase would have them once more.
 func (by *restoring) takes(row *purchaseRow) bool {
-	if row.Claim != nil && row.Claim.Support {
+	if row.Claim != nil && row.Claim.Support || by.shares(row) {
 		return false
 	}
 	folded := entitlement.Fold(row.Evidence, by.policy)
-	return !by.catalog.SellsCredits(&folded) && by.policy.Transfers(&folded, by.now)
+	return !folded.FamilyShared() && !by.catalog.SellsCredits(&folded) && by.policy.Transfers(&folded, by.now)
 }
 
-// RestoreTakes reports whether a tapped restore would take a purchase from the account that has it, at now. Error: replication.ErrCorrupt.
-func (r *Reader) RestoreTakes(env entitlement.Environment, id entitlement.PurchaseID, catalog *entitlement.CatalogIndex, now int64) (bool, error) {
+// shares reports whether the purchase is shared with who restores, be it that the policy lets no share give anything.
+func (by *restoring) shares(row *purchaseRow) bool {
+	isOurs := func(id entitlement.AccountID) bool { return slices.Contains(by.asks, id) }
+	if by.policy.SharingOff {
+		return slices.ContainsFunc(row.Evidence.Shares(), func(a entitlement.Alias) bool { return isOurs(by.sharer(a)) })
+	}
+	return slices.ContainsFunc(row.Shares, isOurs)
+}
+
+// RestoreTakes reports whether a tapped restore by an account would take a purchase from the one that has it, at now. Error: replication.ErrCorrupt.
+func (r *Reader) RestoreTakes(env entitlement.Environment, id entitlement.PurchaseID, account entitlement.AccountID, catalog *entitlement.CatalogIndex, now int64) (bool, error) {
 	row, found, err := keptRow(r, &r.kept.purchases, bucketPurchases, envKey(env, string(id)))
 	if err != nil || !found {
 		return false, err
 	}
-	policy, err := r.Policy(env)
-	by := restoring{policy, catalog, now}
-	return err == nil && by.takes(row), err
+	by := restoring{catalog: catalog, now: now}
+	if by.policy, err = r.Policy(env); err != nil {
+		return false, err
+	}
+	if by.asks, _, err = r.Group(env, account); err != nil {
+		return false, err
+	}
+	by.sharer = func(a entitlement.Alias) entitlement.AccountID {
+		id, _, wrong := r.Named(env, a)
+		err = cmp.Or(err, wrong)
+		return id
+	}
+	takes := by.takes(row)
+	return takes && err == nil, err
 }
 
 // restorePurchase gives a purchase to an account that shows it, or that support names. The account that had it sees it as transferred.
@@ -82,7 +107,7 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 	case body.Support:
 		return taken
 	default:
-		if by := (restoring{c.policyOf(c.Env), c.catalogIndex(), c.now}); !by.takes(&p.row) {
+		if by := (restoring{c.policyOf(c.Env), c.catalogIndex(), c.now, c.mergedUnder(c.survivor(body.Account)), c.sharer}); !by.takes(&p.row) {
 			return taken
 		}
 		c.lost = &lostRow{Account: owner, Stamp: c.now}

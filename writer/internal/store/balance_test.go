@@ -318,7 +318,7 @@ func TestCreditsAreTakenFromNobody(t *testing.T) {
 			x := m.shop()
 			takes := false
 			m.read(func(r *Reader) (err error) {
-				takes, err = r.RestoreTakes(sandbox, tt.purchase, x, m.now)
+				takes, err = r.RestoreTakes(sandbox, tt.purchase, tt.to, x, m.now)
 				return err
 			})
 			got := slugOf(m.apply(tapRestore(tt.to, tt.purchase)))
@@ -405,5 +405,49 @@ func TestErasedCreditsAreGoneInAnyOrder(t *testing.T) {
 		if m.state.StateHash != hash {
 			t.Fatal("the order shows in the state (I20)")
 		}
+	}
+}
+
+// TestSharesNeverMove: with whom a purchase is shared takes nothing from its buyer, nor does anybody what a store's family sharing gave to another; what is nobody's is a
+// family's as well (A10.7).
+func TestSharesNeverMove(t *testing.T) {
+	shared := record(told(entitlement.Adapty, "e1", months(entitlement.Adapty, "t", 1, func(o *entitlement.Object) { o.Account = "acc_1" }, sharedWith(profile("two")))))
+	sharingOff := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{SharingOff: true}})
+	tests := []struct {
+		name     string
+		steps    []Command
+		to       entitlement.AccountID
+		purchase entitlement.PurchaseID
+		slug     string
+	}{
+		{"with whom it is shared", []Command{shared}, "acc_2", "adapty:t", SlugAliasTaken},
+		{"where sharing is off", []Command{sharingOff, shared}, "acc_2", "adapty:t", SlugAliasTaken},
+		{"merged with whom it is shared", []Command{shared, mergeOf("merge_1", "acc_2", "acc_3")}, "acc_3", "adapty:t", SlugAliasTaken},
+		{"anybody else", []Command{shared}, "acc_3", "adapty:t", ""},
+		{"whom it was shared with until a merge with the buyer", []Command{shared, mergeOf("merge_1", "acc_2", "acc_1")}, "acc_2", "adapty:t", ""},
+		{"a share of another's family", []Command{record(sharedSale("900", "acc_1", "7000"))}, "acc_2", "apple:900", SlugAliasTaken},
+		{"a share of a family that is nobody's", []Command{record(sharedSale("900", "", "7000"))}, "acc_2", "apple:900", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range append([]Command{shopCatalog(), create("acc_1"), create("acc_2", profile("two")), create("acc_3")}, tt.steps...) {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+				}
+			}
+			before := m.ownerOf(tt.purchase)
+			m.read(func(r *Reader) error {
+				takes, err := r.RestoreTakes(sandbox, tt.purchase, tt.to, m.shop(), m.now)
+				if takes && tt.slug != "" {
+					t.Error("a receipt says that a restore would take it")
+				}
+				return err
+			})
+			if got := slugOf(m.apply(tapRestore(tt.to, tt.purchase))); got != tt.slug || tt.slug != "" && m.ownerOf(tt.purchase) != before {
+				t.Errorf("%q, and it is %q's, want %q", got, m.ownerOf(tt.purchase), tt.slug)
+			}
+			m.check()
+		})
 	}
 }

@@ -309,16 +309,23 @@ func (c *command) sharesOf(row *purchaseRow) []entitlement.AccountID {
 		if c.leftOut(a, told) {
 			continue
 		}
-		id := c.named(a)
-		if named := entitlement.AccountID(a.Value); id == "" && strings.HasPrefix(a.Value, "acc_") && c.known(named) {
-			id = named
-		}
-		if id != "" && id != row.Owner {
+		if id := c.sharer(a); id != "" && id != row.Owner {
 			shares = append(shares, id)
 		}
 	}
 	slices.Sort(shares)
 	return slices.Compact(shares)
+}
+
+// sharer returns the account that a provider means which lets it use a purchase beside its owner. Empty is nobody's.
+func (c *command) sharer(a entitlement.Alias) entitlement.AccountID {
+	if id := c.named(a); id != "" {
+		return id
+	}
+	if id := entitlement.AccountID(a.Value); strings.HasPrefix(a.Value, "acc_") && c.known(id) {
+		return id
+	}
+	return ""
 }
 
 // fits encodes what is planned, and reports false if a record or a row would be larger than may be kept: then nothing may be written.
