@@ -136,8 +136,8 @@ func (d *dev) inNoFile(never map[string]string) {
 	t.Logf("searched %d files and %d compressed parts", files, unpacked)
 }
 
-// TestAPersonIsErasedEverywhere: a person of whom everything is known that can be is in no file in clear at any time. Erased, they are gone at every writer and edge, also
-// after a writer was killed; their subscription renews without an alarm, and comes back to them in a new account by support.
+// TestAPersonIsErasedEverywhere: a person of whom everything is known that can be is in no file in clear at any time. Erased, they are gone at every writer and edge, out of
+// every row that they were found in before, also after a writer was killed; their subscription renews without an alarm, and comes back to them in a new account by support.
 func TestAPersonIsErasedEverywhere(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), threeWriters...)
@@ -189,6 +189,8 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 	if len(exported.Emails) != 3 || len(exported.Events) < 12 {
 		t.Errorf("the export has %d addresses and %d events: %v", len(exported.Emails), len(exported.Events), exported)
 	}
+	d.agree()
+	kept := d.beforeErasure(8, a.id, other.id)
 	var erased struct {
 		Erased   []string `json:"erased"`
 		Renewing []string `json:"renewing"`
@@ -221,10 +223,12 @@ func TestAPersonIsErasedEverywhere(t *testing.T) {
 		}
 	}
 	gone()
+	kept.gone()
 	killed := d.leader()
 	d.kill(killed)
 	d.awaitRestart(killed)
 	gone()
+	kept.gone()
 	for _, message := range s.Renewed().Bought(time.Now()) {
 		d.mustPost("sandbox", 0, message)
 	}
