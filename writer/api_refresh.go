@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -237,6 +238,15 @@ func (c *apiCall) askAbout(detail store.AccountDetail) []refreshAsked {
 		}
 	}
 	customers := map[entitlement.Provider][]entitlement.Alias{}
+	if p.apis[entitlement.Apple] != nil { // which knows customers by what they bought
+		for _, purchase := range detail.Purchases {
+			for _, link := range purchase.Evidence.Links {
+				if id, ok := strings.CutPrefix(string(link), string(entitlement.Apple)+":"); ok && !strings.Contains(id, ":") { // else it is one term's, or a tester's
+					customers[entitlement.Apple] = append(customers[entitlement.Apple], entitlement.Alias{Kind: entitlement.AppleOriginalTransaction, Value: id})
+				}
+			}
+		}
+	}
 	for _, a := range detail.Aliases {
 		from := cmp.Or(a.Kind.Provider(), map[entitlement.AliasKind]entitlement.Provider{entitlement.StripeCustomer: entitlement.Stripe, entitlement.AppleOriginalTransaction: entitlement.Apple}[a.Kind])
 		if api := p.apis[from]; api != nil {
@@ -320,12 +330,17 @@ func (c *apiCall) askProvider(ctx context.Context, p *pulling, from entitlement.
 		return asked
 	}
 	if lister, ok := api.(provider.CustomerLister); ok {
+		listed := map[string]bool{} // what is on a list has the same customer
 		for _, a := range customers {
+			if listed[a.Value] {
+				continue
+			}
 			bought, err := lister.BoughtBy(ctx, a)
 			if err != nil && failed(err) {
 				return asked
 			}
 			for _, d := range bought {
+				listed[d.ID] = true
 				targets = append(targets, refreshTarget{Doubt: d})
 			}
 		}

@@ -234,6 +234,9 @@ func (s *Sim) applePurchase(env Environment, transaction string) (ref, bool) {
 // The App Store Server API's pages.
 const applePage = 20
 
+// appleFilters are what a question about a history calls the kinds of products.
+var appleFilters = map[Kind]string{Recurring: "AUTO_RENEWABLE", NonConsumable: "NON_CONSUMABLE", Consumable: "CONSUMABLE"}
+
 // appleAPI answers what the App Store Server API answers.
 func (s *Sim) appleAPI(mux *http.ServeMux, env Environment) {
 	get := func(pattern string, answer func(r *http.Request, x ref) (int, any)) {
@@ -262,12 +265,15 @@ func (s *Sim) appleAPI(mux *http.ServeMux, env Environment) {
 		}
 		return http.StatusOK, head(object{"data": data})
 	})
-	history := func(only func(*Term) bool) func(r *http.Request, x ref) (int, any) {
+	history := func(only func(*Term) bool, whose func(*Purchase) []*Purchase) func(r *http.Request, x ref) (int, any) {
 		return func(r *http.Request, x ref) (int, any) {
 			var all []string
-			for term := range x.p.Terms {
-				if only(&x.p.Terms[term]) {
-					all = append(all, s.appleSign(env, s.applePayload(x.p, term, s.stamp())))
+			kinds := r.URL.Query()["productType"]
+			for _, p := range whose(x.p) {
+				for term := range p.Terms {
+					if only(&p.Terms[term]) && (len(kinds) == 0 || slices.Contains(kinds, appleFilters[p.Product.Kind])) {
+						all = append(all, s.appleSign(env, s.applePayload(p, term, s.stamp())))
+					}
 				}
 			}
 			if r.URL.Query().Get("sort") == "DESCENDING" {
@@ -278,8 +284,13 @@ func (s *Sim) appleAPI(mux *http.ServeMux, env Environment) {
 			return http.StatusOK, head(object{"signedTransactions": append([]string{}, all[from:to]...), "hasMore": to < len(all), "revision": strconv.Itoa(to)})
 		}
 	}
-	get("/inApps/v2/history/{id}", history(func(*Term) bool { return true }))
-	get("/inApps/v2/refund/lookup/{id}", history(func(t *Term) bool { return !t.RevokedAt.IsZero() }))
+	get("/inApps/v2/history/{id}", history(func(*Term) bool { return true }, func(p *Purchase) []*Purchase {
+		if p.Provider != Apple { // an aggregator's may have moved to another customer
+			return []*Purchase{p}
+		}
+		return s.ofOwner(Apple, env, p.Owner)
+	}))
+	get("/inApps/v2/refund/lookup/{id}", history(func(t *Term) bool { return !t.RevokedAt.IsZero() }, func(p *Purchase) []*Purchase { return []*Purchase{p} }))
 	get("/inApps/v1/transactions/{id}", func(_ *http.Request, x ref) (int, any) {
 		return http.StatusOK, object{"signedTransactionInfo": s.appleSign(env, s.applePayload(x.p, x.term, s.stamp()))}
 	})

@@ -164,6 +164,10 @@ func environmentSections(t testing.TB, dir, catalog string, env Environment, api
 		account, err := c.Google.ServiceAccount(api + "/token")
 		must(t, err)
 		google["service_account"], google["api_base"], google["token_url"] = string(account), api, api+"/token"
+		apple := sections["apple"].(object)
+		key, err := os.ReadFile(c.Apple.APIKeyFile)
+		must(t, err)
+		apple["api_key"], apple["api_key_id"], apple["api_issuer_id"], apple["api_base"] = string(key), c.Apple.APIKeyID, c.Apple.IssuerID, api
 		web2wave := sections["web2wave"].(object)
 		web2wave["api_key"], web2wave["api_base"] = c.Web2Wave.APIKey, api+"/api"
 		adapty := sections["adapty"].(object)

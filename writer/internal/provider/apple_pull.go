@@ -59,6 +59,8 @@ const (
 
 	// maxApplePages bounds how much is asked for about one purchase: 1000 transactions, 80 years of months.
 	maxApplePages = 50
+	// maxAppleBought bounds what is listed of a customer: each is one more question, and somebody waits.
+	maxAppleBought = 100
 	// maxAppleHistoryPages bounds one look at the history of notifications, so that a server that never ends it does not keep us: two million.
 	maxAppleHistoryPages = 100_000
 )
@@ -380,6 +382,51 @@ func (q *appleQuestion) history(ctx context.Context, chain string) error {
 		query.Set("revision", revision)
 	}
 	return nil
+}
+
+// BoughtBy implements CustomerLister: what is in the history of whoever made a transaction, whose id is the name, the newest first.
+func (a *AppleAPI) BoughtBy(ctx context.Context, customer entitlement.Alias) ([]entitlement.Doubt, error) {
+	if customer.Kind != entitlement.AppleOriginalTransaction || !isIdent(customer.Value) {
+		return nil, nil
+	}
+	for _, place := range a.places {
+		q := appleQuestion{AppleAPI: a, place: place}
+		found, err := q.bought(ctx, customer.Value)
+		if !errors.Is(err, errElsewhere) {
+			return found, err
+		}
+	}
+	return nil, nil
+}
+
+// bought lists the subscriptions and the sales of one time of whoever made a transaction.
+func (q *appleQuestion) bought(ctx context.Context, id string) (found []entitlement.Doubt, err error) {
+	query := url.Values{"sort": {"DESCENDING"}}
+	for range maxApplePages {
+		answer, err := q.call(ctx, q.place, http.MethodGet, "/inApps/v2/history/"+url.PathEscape(id)+"?"+query.Encode(), nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, signed := range member(answer, "signedTransactions").Array() {
+			t, _, err := q.signed(signed, appleTransactionOf)
+			if err != nil {
+				return nil, err
+			}
+			d := entitlement.Doubt{Kind: entitlement.KindTransaction, ID: t.text("transactionId"), By: entitlement.Apple}
+			if isRecurring(t) {
+				d.Kind, d.ID = entitlement.KindRenewal, chainOf(t)
+			}
+			if d.ID != "" && !slices.Contains(found, d) {
+				found = append(found, d)
+			}
+		}
+		revision, _ := member(answer, "revision").Value().(string)
+		if member(answer, "hasMore").Type != gjson.True || revision == "" || len(found) >= maxAppleBought {
+			break
+		}
+		query.Set("revision", revision)
+	}
+	return found[:min(len(found), maxAppleBought)], nil
 }
 
 // RefundHistory asks for every transaction of a customer that was refunded, by the id of any of their transactions, as one event.

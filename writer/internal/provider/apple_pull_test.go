@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -296,6 +297,48 @@ func TestAppleTargets(t *testing.T) {
 		doubt(entitlement.KindRevocation, "9", 5), doubt(entitlement.KindTransaction, "9", 5)}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Targets = %v, want %v", got, want)
+	}
+}
+
+// Of whoever made one transaction all that they bought is found, by what it is to be asked for: subscriptions once, sales of one time each (R92).
+func TestAppleListsWhatACustomerBought(t *testing.T) {
+	s := serveApple(t)
+	api := s.api(entitlement.Production, "")
+	sold := func(id, chain, kind string) jsonObject {
+		return edited(appleSampleTransaction, jsonObject{"transactionId": id, "originalTransactionId": chain, "type": kind})
+	}
+	const subscription = "Auto-Renewable Subscription"
+	by := entitlement.Alias{Kind: entitlement.AppleOriginalTransaction, Value: appleOriginal}
+	s.answers[appleHistoryPath] = []any{s.page("r2", true, sold("9", appleOriginal, subscription), sold("8", "8", "Consumable"), sold("7", appleOriginal, subscription)),
+		s.page("r3", false, sold("6", "6", "Non-Consumable"), sold("5", "4", subscription))}
+	want := []entitlement.Doubt{{Kind: entitlement.KindRenewal, ID: appleOriginal, By: entitlement.Apple}, {Kind: entitlement.KindTransaction, ID: "8", By: entitlement.Apple},
+		{Kind: entitlement.KindTransaction, ID: "6", By: entitlement.Apple}, {Kind: entitlement.KindRenewal, ID: "4", By: entitlement.Apple}}
+	if got, err := api.BoughtBy(t.Context(), by); err != nil || !slices.Equal(got, want) {
+		t.Errorf("BoughtBy = %v, %v, want %v", got, err, want)
+	}
+	if asked := s.questions(); len(asked) != 2 || !strings.HasSuffix(asked[0], "?sort=DESCENDING") || !strings.HasSuffix(asked[1], "?revision=r2&sort=DESCENDING") {
+		t.Errorf("asked %v", asked)
+	}
+	var coins []jsonObject
+	for n := range maxAppleBought + 5 {
+		coins = append(coins, sold(strconv.Itoa(1000+n), strconv.Itoa(1000+n), "Consumable"))
+	}
+	s.answers[appleHistoryPath] = []any{s.page("r2", true, coins...)}
+	if got, err := api.BoughtBy(t.Context(), by); err != nil || len(got) != maxAppleBought {
+		t.Errorf("BoughtBy = %d, %v, want %d", len(got), err, maxAppleBought)
+	}
+	s.answers[appleHistoryPath] = []any{jsonObject{"signedTransactions": []string{appletest.New(t).Sign(t, appleSampleTransaction)}, "hasMore": false}}
+	if got, err := api.BoughtBy(t.Context(), by); !errors.Is(err, ErrAnswer) || len(got) != 0 {
+		t.Errorf("signed by another: %v, %v", got, err)
+	}
+	s.answers[appleHistoryPath] = []any{appleRefusal{status: 429}}
+	if _, err := api.BoughtBy(t.Context(), by); !errors.Is(err, ErrLimited) {
+		t.Errorf("BoughtBy = %v, want ErrLimited", err)
+	}
+	for _, nobody := range []entitlement.Alias{{Kind: entitlement.AppleOriginalTransaction, Value: "404"}, {Kind: entitlement.AppleOriginalTransaction, Value: "../x"}, {Kind: entitlement.StripeCustomer, Value: appleOriginal}} {
+		if got, err := api.BoughtBy(t.Context(), nobody); err != nil || got != nil {
+			t.Errorf("of %v: %v, %v", nobody, got, err)
+		}
 	}
 }
 
