@@ -450,6 +450,42 @@ func (m *machine) whereGranted(c Command) Command {
 	return NewCommand(TypeDeleteGrant, sandbox, "", body)
 }
 
+// What is claimed, restored, granted or redeemed under an id is booked there, whether it answers for the others or not: everybody has it while they are one, and with the
+// end of the merge it goes where that id goes.
+func TestWhatIsGivenUnderAnIDOfAMergeGoesWithIt(t *testing.T) {
+	for _, id := range []entitlement.AccountID{"acc_a", "acc_b"} {
+		m := newMachine(t, 1<<20)
+		nobodys := func(name string) Command {
+			return record(event("evt_"+name, subscription(name, 10, entitlement.Active, "")))
+		}
+		for _, c := range []Command{courses(), create("acc_a"), create("acc_b"), mergeOf("merge_1", "acc_a", "acc_b"), nobodys("sub_1"), nobodys("sub_2"), putCode("a", PutCode{}),
+			NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: id, Purchase: "stripe:sub_1"}), NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: id, Purchase: "stripe:sub_2"}),
+			grant(id, "beta"), redeemCode("a", id)} {
+			if got := m.apply(c); got.Rejection != nil {
+				t.Fatalf("%d: %+v", c.Type, got.Rejection)
+			}
+		}
+		has := func(when string, of entitlement.AccountID, all bool) {
+			t.Helper()
+			purchases, grants, accesses := 0, 0, 0
+			if all {
+				purchases, grants, accesses = 2, 1, 2
+			}
+			if a := m.account(of); len(a.Purchases) != purchases || len(a.Grants) != grants || len(a.Accesses) != accesses {
+				t.Errorf("given under %s, %s: %s has %d purchases, %d grants and %d accesses, want %d, %d and %d", id, when, of, len(a.Purchases), len(a.Grants), len(a.Accesses), purchases, grants, accesses)
+			}
+		}
+		has("merged", "acc_a", true)
+		has("merged", "acc_b", true)
+		if got := m.apply(undo("merge_1", "acc_b")); got.Rejection != nil {
+			t.Fatalf("undo: %+v", got.Rejection)
+		}
+		m.check()
+		has("apart", "acc_a", id == "acc_a")
+		has("apart", "acc_b", id == "acc_b")
+	}
+}
+
 // everyonesEnd returns the commands that end the sessions of each account that the one of the command is merged with.
 func (m *machine) everyonesEnd(c Command) (all []Command) {
 	m.t.Helper()
