@@ -153,7 +153,7 @@ func (c *apiCall) export(reader *store.Reader, id entitlement.AccountID) (export
 	if err != nil {
 		return exported{}, err
 	}
-	answered, err := c.appendEntitlements([]byte{'{'}, reader, c.env, account.ID, entitlement.StateSettled)
+	answered, err := c.appendEntitlements([]byte{'{'}, reader, c.env, account.ID)
 	if err != nil {
 		return exported{}, err
 	}

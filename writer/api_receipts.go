@@ -138,21 +138,21 @@ func (c *receipts) answer(ctx context.Context, list []receipt, key *store.Idempo
 	if err := c.await(ctx, list, results); err != nil {
 		return nil, err
 	}
-	state := stateOf(results)
 	err = c.read(ctx, func(reader *store.Reader) error {
 		shown, err := json.Marshal(results)
 		if err != nil {
 			return err
 		}
 		answer = append(append([]byte(`{"results":`), shown...), ',')
-		answer, err = c.appendEntitlements(answer, reader, c.env, c.account, state)
+		answer, err = c.appendEntitlements(answer, reader, c.env, c.account)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	// What is pending is to be shown again, and gets another answer then.
-	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), state == entitlement.StateSettled)
+	judged := !slices.ContainsFunc(results, func(r receiptResult) bool { return r.Outcome == receiptPending })
+	return c.keepAnswer(ctx, c.env, c.account, key, append(answer, "}\n"...), judged)
 }
 
 // await makes the account's state pending at every edge while a proof cannot be judged, for a minute at most, and ends that once it was.
@@ -179,15 +179,6 @@ func (c *receipts) await(ctx context.Context, list []receipt, results []receiptR
 
 // proof is the one that is given.
 func (r *receipt) proof() string { return cmp.Or(r.Signed, r.Token, r.SessionID) }
-
-func stateOf(results []receiptResult) string {
-	for _, r := range results {
-		if r.Outcome == receiptPending {
-			return entitlement.StatePending
-		}
-	}
-	return entitlement.StateSettled
-}
 
 func checkReceipts(list []receipt) error {
 	if len(list) == 0 || len(list) > maxReceipts {

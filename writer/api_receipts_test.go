@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -297,6 +298,32 @@ func TestWhatWasJudgedIsAwaitedNoMore(t *testing.T) {
 		r = w.api("POST", "/v1/receipts", shown(id, sessionReceipt("cs_test_1")))
 		if outcome, _, _ := r.result(t); outcome != end.outcome || r.str("state") != "settled" || r.json["unconfirmed"] != nil {
 			t.Errorf("once it is %s = %s, want it %s and settled", end.status, r.text, end.outcome)
+		}
+	}
+}
+
+// TestAProofIsPendingForAMinute, in the answer to who shows it as in that of a check; then it is not confirmed, however often it is shown.
+func TestAProofIsPendingForAMinute(t *testing.T) {
+	t.Parallel()           // it mostly waits
+	var ahead atomic.Int64 // of the machine's clock
+	s := startStripe(t)
+	w := receiptsWriter(t, startAppStore(t), s, nil, func(c *Config) { c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } })
+	s.put("/v1/checkout/sessions/cs_test_1", with(with(checkout("cs_test_1", ""), "status", "open"), "payment_status", "unpaid"))
+	id := w.account()
+	for _, tt := range []struct {
+		ahead       time.Duration
+		state       string
+		unconfirmed bool
+	}{{0, "pending", false}, {entitlement.AwaitSeconds * time.Second, "settled", true}, {0, "settled", true}} {
+		ahead.Add(int64(tt.ahead))
+		r := w.api("POST", "/v1/receipts", shown(id, sessionReceipt("cs_test_1")))
+		if outcome, _, _ := r.result(t); outcome != receiptPending {
+			t.Fatalf("a session that is not over = %s", r.text)
+		}
+		for _, r := range []reply{r, w.api("GET", "/v1/accounts/"+id+"/entitlements", "")} {
+			if r.str("state") != tt.state || (r.json["unconfirmed"] != nil) != tt.unconfirmed {
+				t.Errorf("after %s more %s, want it %s, and not confirmed %t", tt.ahead, r.text, tt.state, tt.unconfirmed)
+			}
 		}
 	}
 }

@@ -26,15 +26,15 @@ func (c *apiCall) showEntitlements(reader *store.Reader) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	b, err := c.appendEntitlements([]byte{'{'}, reader, c.env, id, entitlement.StateSettled)
+	b, err := c.appendEntitlements([]byte{'{'}, reader, c.env, id)
 	if err != nil {
 		return answer{}, err
 	}
 	return answer{status: http.StatusOK, raw: append(b, "}\n"...), media: "application/json"}, nil
 }
 
-// appendEntitlements appends the members of the answer to a check, without the braces around them. state is what the caller itself knows.
-func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlement.Environment, id entitlement.AccountID, state string) ([]byte, error) {
+// appendEntitlements appends the members of the answer to a check, without the braces around them.
+func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlement.Environment, id entitlement.AccountID) ([]byte, error) {
 	account, _, err := reader.Account(env, id)
 	if err != nil {
 		return nil, err
@@ -51,10 +51,7 @@ func (w *Writer) appendEntitlements(b []byte, reader *store.Reader, env entitlem
 	b = entitlement.AppendTime(append(b, `","server_time":`...), now)
 	b = entitlement.AppendTime(append(b, `,"as_of":`...), now)
 	b = entitlement.AppendTime(append(b, `,"fresh_until":`...), now+freshSeconds)
-	if state == entitlement.StateSettled {
-		state = view.State()
-	}
-	b = append(append(b, `,"stale":false,"state":"`...), state...)
+	b = append(append(b, `,"stale":false,"state":"`...), view.State()...)
 	b = view.AppendJSON(append(b, `",`...), env, now+graceSeconds)
 	b = append(append(b, `,"apple_app_account_token":"`...), id.AppleAppAccountToken()...)
 	return append(b, '"'), nil
