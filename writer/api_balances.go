@@ -62,10 +62,11 @@ func (c *apiCall) consume() (answer, error) {
 	}{result.Balance, written{result.Account, result.Revision.String()}}}, nil
 }
 
-// claimUnclaimed gives a payment that has no account to the one that support says.
+// claimUnclaimed gives a payment that has no account, or is that of the one that support says it is taken from, to the one that support says.
 func (c *apiCall) claimUnclaimed() (answer, error) {
 	var req struct {
 		Account entitlement.AccountID `json:"account_id"`
+		From    entitlement.AccountID `json:"from"`
 	}
 	if err := c.decode(&req); err != nil {
 		return answer{}, err
@@ -73,8 +74,13 @@ func (c *apiCall) claimUnclaimed() (answer, error) {
 	if req.Account == "" {
 		return answer{}, wrong("account_id", "is missing")
 	}
-	if err := checkID("acc_", string(req.Account)); err != nil {
-		return answer{}, err
+	for _, id := range []entitlement.AccountID{req.Account, req.From} {
+		if id == "" {
+			continue // nothing is taken from anybody
+		}
+		if err := checkID("acc_", string(id)); err != nil {
+			return answer{}, err
+		}
 	}
 	purchase := entitlement.PurchaseID(c.r.PathValue("purchase_id"))
 	if err := checkPurchase(purchase); err != nil {
@@ -84,7 +90,7 @@ func (c *apiCall) claimUnclaimed() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := c.commit(store.TypeRestore, store.RestorePurchase{Account: req.Account, Purchase: purchase, Support: true, Idempotency: key})
+	result, err := c.commit(store.TypeRestore, store.RestorePurchase{Account: req.Account, Purchase: purchase, Support: true, From: req.From, Idempotency: key})
 	if err != nil {
 		return answer{}, err
 	}

@@ -49,6 +49,15 @@ func TestSupportOverHTTP(t *testing.T) {
 	if r := w.api("POST", claim, `{"account_id": "`+customer+`"}`); r.slug() != "alias-taken" || r.str("owner") != other {
 		t.Errorf("a claim of what is somebody's = %d %s, want alias-taken with owner", r.status, r.text)
 	}
+	if r := w.api("POST", claim, `{"account_id": "`+customer+`", "from": "`+customer+`"}`); r.slug() != "alias-taken" || r.str("owner") != other {
+		t.Errorf("a claim from who does not have it = %d %s, want alias-taken with owner", r.status, r.text)
+	}
+	if r := w.api("POST", claim, `{"account_id": "`+customer+`", "from": "x"}`); r.slug() != "invalid-id" {
+		t.Errorf("a claim from what is no account = %d %s, want invalid-id", r.status, r.text)
+	}
+	if r := w.api("POST", claim, `{"account_id": "`+customer+`", "from": "`+other+`"}`); r.status != http.StatusOK || r.str("account_id") != customer || w.pro(other)["reason"] != "transferred" {
+		t.Errorf("a claim from who has it = %d %s, and it sees %v, want the customer's and transferred", r.status, r.text, w.pro(other))
+	}
 
 	hundred := f.Sign(t, f.sell(coins("2000", "Sandbox")))
 	w.api("POST", "/v1/receipts", shown(customer, signedReceipt(hundred)))

@@ -99,7 +99,7 @@ var kinds = []Kind{
 	{InvalidSignature, "Invalid signature", http.StatusUnauthorized, "Check the secret that is configured for this provider and environment; nothing was stored."},
 	{StaleSignature, "Stale signature", http.StatusUnauthorized, "Sign and send again now, and check the clocks; nothing was stored."},
 
-	{AliasTaken, "Alias taken", http.StatusConflict, "Use the account in owner, or merge the two accounts."},
+	{AliasTaken, "Alias taken", http.StatusConflict, "Use the account in owner, or merge the two accounts. Support corrects whose a purchase is by naming that account in from."},
 	{SameAccount, "Same account", http.StatusBadRequest, "Name two different accounts: one cannot be merged with itself."},
 	{AlreadyMerged, "Already merged", http.StatusConflict, "Use the account in owner, which answers for both; or undo the earlier merge first."},
 	{MergeCycle, "Merge cycle", http.StatusConflict, "Use the account in owner, which answers for both already; for the other to answer, undo that merge first."},

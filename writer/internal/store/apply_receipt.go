@@ -104,8 +104,11 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 	case owner != "" && c.survivor(owner) == c.survivor(body.Account):
 		return Result{Account: body.Account, Existing: true}
 	case owner == "" || c.erased(owner):
-	case body.Support:
+	case body.Support && (body.From == "" || c.survivor(body.From) != c.survivor(owner)):
+		taken.Rejection.Detail = "the purchase belongs to another account, from which it is taken where \"from\" names that account"
 		return taken
+	case body.Support:
+		c.lost = &lostRow{Account: owner, Stamp: c.now}
 	default:
 		if by := (restoring{c.policyOf(c.Env), c.catalogIndex(), c.now, c.mergedUnder(c.survivor(body.Account)), c.sharer}); !by.takes(&p.row) {
 			return taken

@@ -213,6 +213,9 @@ func TestRestoresFollowThePolicy(t *testing.T) {
 	restore := func(to entitlement.AccountID, support bool) Command {
 		return NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: to, Purchase: "stripe:sub_1", Support: support})
 	}
+	correct := func(from, to entitlement.AccountID) Command {
+		return NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: to, Purchase: "stripe:sub_1", Support: true, From: from})
+	}
 	active := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_1")))
 	ended := record(event("evt_2", subscription("sub_1", 11, entitlement.Canceled, "acc_1")))
 	renewed := record(event("evt_3", subscription("sub_1", 12, entitlement.Active, "acc_1")))
@@ -234,12 +237,19 @@ func TestRestoresFollowThePolicy(t *testing.T) {
 		{"of a merged account: its own", entitlement.TransferNever, []Command{active, mergeOf("merge_1", "acc_1", "acc_2"), restore("acc_2", false)}, "", "acc_1", false},
 		{"support gives what is nobody's", "", []Command{record(event("evt_1", subscription("sub_1", 10, entitlement.Active, ""))), restore("acc_1", true)}, "", "acc_1", false},
 		{"what support said stays", "", []Command{record(event("evt_1", subscription("sub_1", 10, entitlement.Active, ""))), restore("acc_1", true), restore("acc_2", false)}, SlugAliasTaken, "acc_1", false},
-		{"support takes nothing from anybody", "", []Command{active, restore("acc_2", true)}, SlugAliasTaken, "acc_1", false},
+		{"support takes nothing without saying from whom", "", []Command{active, restore("acc_2", true)}, SlugAliasTaken, "acc_1", false},
+		{"support says from whom", entitlement.TransferNever, []Command{active, correct("acc_1", "acc_2")}, "", "acc_2", true},
+		{"support says it of another", "", []Command{active, correct("acc_3", "acc_2")}, SlugAliasTaken, "acc_1", false},
+		{"support says it of who has it already", "", []Command{active, correct("acc_1", "acc_1")}, "", "acc_1", false},
+		{"support says it of an id that is merged", "", []Command{active, mergeOf("merge_1", "acc_3", "acc_1"), correct("acc_3", "acc_2")}, "", "acc_2", true},
+		{"support corrects a restore, and no other one takes it", "", []Command{active, restore("acc_2", false), correct("acc_2", "acc_1"), restore("acc_2", false)}, SlugAliasTaken, "acc_1", false},
+		{"support corrects itself", "", []Command{active, correct("acc_1", "acc_2"), correct("acc_2", "acc_1")}, "", "acc_1", false},
+		{"support says it of what is nobody's", "", []Command{record(event("evt_1", subscription("sub_1", 10, entitlement.Active, ""))), correct("acc_1", "acc_2")}, "", "acc_2", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMachine(t, 1<<20)
-			for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: tt.transfer}})} {
+			for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), create("acc_3"), NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: tt.transfer}})} {
 				m.apply(c)
 			}
 			slug := ""

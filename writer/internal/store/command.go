@@ -222,12 +222,13 @@ type ClaimPurchase struct {
 }
 
 // RestorePurchase gives a purchase to an account. A user who has proved it takes it from another account only as the policy's Transfer says; support
-// takes one that is nobody's, and what it says stays.
+// takes one that is nobody's, or one from the account that it names, and what it says stays.
 type RestorePurchase struct {
 	Account     entitlement.AccountID  `cbor:"1,keyasint"`
 	Purchase    entitlement.PurchaseID `cbor:"2,keyasint"` // any id that it ever had
 	Support     bool                   `cbor:"3,keyasint,omitempty"`
 	Idempotency *Idempotency           `cbor:"4,keyasint,omitempty"`
+	From        entitlement.AccountID  `cbor:"5,keyasint,omitempty"` // from whom support takes it, under any id that is merged; empty: from nobody
 }
 
 // KeepAnswer remembers what a request was answered with whose work was several commands, or none: its repeat under the same Idempotency-Key gets the

@@ -75,7 +75,7 @@ func goldenCommands() []Command {
 		{TypePutIntent, sandbox, &PutIntent{ID: "intent_1", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d", Trial: true, Idempotency: key}},
 		{TypeEndIntent, sandbox, &EndIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
 		{TypeSubmitIntent, sandbox, &SubmitIntent{ID: "intent_1", Account: "acc_1", Idempotency: key}},
-		{TypeRestore, sandbox, &RestorePurchase{Account: "acc_1", Purchase: "stripe:sub_1", Support: true, Idempotency: key}},
+		{TypeRestore, sandbox, &RestorePurchase{Account: "acc_1", Purchase: "stripe:sub_1", Support: true, Idempotency: key, From: "acc_2"}},
 		{TypeConsume, sandbox, &Consume{Account: "acc_1", ID: "c_1", Credit: "coins", Amount: 3, Idempotency: key}},
 		{TypeAwait, sandbox, &AwaitPurchase{Account: "acc_1", ID: "receipt:1", Provider: entitlement.Apple, Product: "pro"}},
 		{TypeLogin, sandbox, &Login{New: "acc_3", From: &Session{Account: "acc_1", IssuedAt: 5, Device: "d", SignIn: true}, To: &Session{Account: "acc_2", IssuedAt: 6}, Alias: &alias,
