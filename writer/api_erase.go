@@ -181,7 +181,7 @@ func (c *apiCall) export(reader *store.Reader, id entitlement.AccountID) (export
 			}
 			e.Devices = append(e.Devices, shown)
 		}
-		intents, err := reader.LeasedIntents(c.env, member)
+		intents, err := reader.Intents(c.env, member)
 		if err != nil {
 			return exported{}, err
 		}

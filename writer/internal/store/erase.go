@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
@@ -161,8 +160,8 @@ func (r *Reader) Erased(env entitlement.Environment, id entitlement.AccountID) b
 	return id != "" && r.get(bucketErased, envKey(env, string(id))) != nil
 }
 
-// LeasedIntent is what an account is about to buy.
-type LeasedIntent struct {
+// KeptIntent is what an account was about to buy.
+type KeptIntent struct {
 	ID        string
 	Provider  entitlement.Provider
 	Product   entitlement.ProductID
@@ -170,10 +169,10 @@ type LeasedIntent struct {
 	ExpiresAt int64 // Unix seconds
 }
 
-// LeasedIntents lists the intents that hold something for an account. Error: replication.ErrCorrupt.
-func (r *Reader) LeasedIntents(env entitlement.Environment, id entitlement.AccountID) ([]LeasedIntent, error) {
-	var list []LeasedIntent
-	prefix := appendKeyText([]byte{envByte(env)}, string(id))
+// Intents lists the intents of an account that are kept, ended ones too, sorted by id. Error: replication.ErrCorrupt.
+func (r *Reader) Intents(env entitlement.Environment, id entitlement.AccountID) ([]KeptIntent, error) {
+	var list []KeptIntent
+	prefix := leaseKey(env, id, leaseIntent)
 	cursor := r.bucket(bucketLeases).Cursor()
 	for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
 		var row intentRow
@@ -181,8 +180,8 @@ func (r *Reader) LeasedIntents(env entitlement.Environment, id entitlement.Accou
 		if err != nil {
 			return nil, err
 		}
-		if ok && !slices.ContainsFunc(list, func(i LeasedIntent) bool { return i.ID == string(v) }) {
-			list = append(list, LeasedIntent{string(v), row.Provider, row.Product, row.Device, row.ExpiresAt})
+		if ok {
+			list = append(list, KeptIntent{string(v), row.Provider, row.Product, row.Device, row.ExpiresAt})
 		}
 	}
 	return list, nil

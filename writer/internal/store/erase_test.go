@@ -34,7 +34,8 @@ func personOf() []Command {
 	return []Command{
 		create("acc_other"),
 		NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
-			{Provider: entitlement.Stripe, ID: "price_pro", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Group: "pro"}}}}),
+			{Provider: entitlement.Stripe, ID: "price_pro", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Group: "pro"},
+			{Provider: entitlement.Stripe, ID: "price_free", Kind: entitlement.KindNonConsumable, Entitlements: []string{"free"}}}}}),
 		NewCommand(TypeCreate, sandbox, "", &CreateAccount{ID: "acc_1", Aliases: []entitlement.Alias{customer("cus_1"), hashed}, Changes: &AttributeChanges{Set: []string{"0a", "0b"}},
 			Personal: []Sealed{sealedText(AttributeText("0a")), sealedText(AttributeText("0b")), sealedText(AliasText(hashed))}}),
 		NewCommand(TypeCreate, sandbox, "", &CreateAccount{ID: "acc_2", Aliases: []entitlement.Alias{subject}, Personal: []Sealed{sealedText(AliasText(subject))}}),
@@ -44,6 +45,9 @@ func personOf() []Command {
 		NewCommand(TypePutContact, sandbox, "", &PutContact{Account: "acc_other", Index: index, Personal: []Sealed{sealedText(EmailText(index))}}),
 		NewCommand(TypePutLink, sandbox, "", &PutLink{Hash: linkHash("l"), Account: "acc_1", TTLSeconds: 900, Mailed: true, Personal: []Sealed{sealedText(LinkText(linkHash("l")))}}),
 		NewCommand(TypePutIntent, sandbox, "", &PutIntent{ID: "intent_1", Account: "acc_2", Provider: entitlement.Stripe, Product: "price_pro", Device: "d"}),
+		NewCommand(TypePutIntent, sandbox, "", &PutIntent{ID: "intent_2", Account: "acc_2", Provider: entitlement.Stripe, Product: "price_free", Device: "d"}),
+		NewCommand(TypePutIntent, sandbox, "", &PutIntent{ID: "intent_3", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_pro", Device: "d"}),
+		NewCommand(TypeEndIntent, sandbox, "", &EndIntent{ID: "intent_3"}),
 		NewCommand(TypePutDevice, sandbox, "", &PutDevice{Account: "acc_1", Index: index, Platform: PlatformFCM, Sealed: []byte(canary + " token")}),
 		mergeOf("merge_1", "acc_2", "acc_1"),
 		record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"))),
@@ -74,6 +78,17 @@ func TestWhatIsErasedIsGone(t *testing.T) {
 			}
 			if got := m.texts("acc_1", "acc_2"); got != 7 {
 				t.Fatalf("%d texts are kept, want 7", got)
+			}
+			intents := 0
+			for _, id := range []entitlement.AccountID{"acc_1", "acc_2"} {
+				m.read(func(r *Reader) error {
+					list, err := r.Intents(sandbox, id)
+					intents += len(list)
+					return err
+				})
+			}
+			if intents != 3 {
+				t.Errorf("%d intents are kept, want 3: one that holds nothing and one that ended too", intents)
 			}
 			got := m.apply(erase(id))
 			m.check()

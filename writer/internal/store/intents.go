@@ -22,8 +22,9 @@ const (
 	// maxAwaited bounds what an account waits for at once, and what of it was not confirmed within a day: nobody buys more.
 	maxAwaited = 8
 
-	leaseTrial = "trial"
-	leaseGroup = "group:"
+	leaseTrial  = "trial"
+	leaseGroup  = "group:"
+	leaseIntent = "intent:" // its own row: what an account's intents are found by, be they ended
 )
 
 // PutIntent asks whether a product may be sold to an account, and leases it.
@@ -188,6 +189,7 @@ func (c *command) putIntent(body *PutIntent) Result {
 		ExpiresAt: c.now + intentSeconds, Warnings: buying.Warnings}
 	c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	c.put(bucketDue, dueKey(c.Env, row.ExpiresAt+keptSeconds, body.ID), []byte{})
+	c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseIntent+body.ID), []byte(body.ID))
 	if row.Group != "" {
 		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseGroup+row.Group), []byte(body.ID))
 	}
@@ -374,6 +376,7 @@ func (c *command) dropIntents() {
 		var row intentRow
 		if whose, ok := byteEnv(env); ok && c.decode(bucketIntents, key, &row) {
 			c.deleteLeases(whose, id, &row)
+			c.delete(bucketLeases, leaseKey(whose, row.Account, leaseIntent+id))
 		}
 		c.delete(bucketIntents, key)
 		c.delete(bucketDue, k)

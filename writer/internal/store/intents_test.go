@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -335,6 +336,28 @@ func TestWhatWasNotConfirmedIsRemembered(t *testing.T) {
 		t.Errorf("the record still has %+v", got)
 	}
 	m.check()
+}
+
+// Nothing of an intent is left a day after it expired.
+func TestIntentsGoADayLater(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), ask("i1", "acc_1", entitlement.Stripe, "price_pro_monthly", "phone", true),
+		ask("i2", "acc_1", entitlement.Apple, "coins", "phone", false), ask("i3", "acc_1", entitlement.Stripe, "price_year", "phone", false)} {
+		m.apply(c)
+	}
+	m.now += intentSeconds + keptSeconds
+	m.apply(ask("i4", "acc_2", entitlement.Apple, "coins", "", false))
+	m.check()
+	m.read(func(r *Reader) error {
+		for _, bucket := range [][]byte{bucketIntents, bucketLeases, bucketDue} {
+			var left []string
+			_ = r.tx.Bucket(bucket).ForEach(func(k, _ []byte) error { left = append(left, string(k)); return nil })
+			if len(left) != 1 || !strings.HasSuffix(left[0], "i4") {
+				t.Errorf("%s has %q, want i4 alone", bucket, left)
+			}
+		}
+		return nil
+	})
 }
 
 // applyAll applies commands in one batch.
