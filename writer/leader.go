@@ -41,6 +41,7 @@ func (w *Writer) lead(ctx context.Context) {
 		publishing.Go(func() { w.pullVoided(leading) })
 		publishing.Go(func() { w.poll(leading) })
 		publishing.Go(func() { w.watchUnclaimed(leading) })
+		publishing.Go(func() { w.watchDoubles(leading) })
 		publishing.Go(func() { w.deliver(leading) })
 		publishing.Go(func() { w.passOn(leading) })
 		publishing.Go(func() { w.recoverMissed(leading) })

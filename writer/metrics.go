@@ -50,6 +50,7 @@ type metrics struct {
 	providerPulls   *prometheus.CounterVec
 	unmapped        *prometheus.CounterVec
 	soldTwice       *prometheus.CounterVec
+	doubles         *prometheus.GaugeVec
 	unclaimedAlarms *prometheus.CounterVec
 	histories       *prometheus.CounterVec
 	missed          *prometheus.CounterVec
@@ -145,11 +146,15 @@ func newMetrics(w *Writer) *metrics {
 	}
 	m.soldTwice = counter("sold_twice_total", "Messages after which one account pays twice for the same thing: two subscriptions of a group, or sales by two providers.", "environment")
 	m.unclaimedAlarms = counter("unclaimed_alarms_total", "Payments that have waited for an account for 10 minutes.", "environment")
+	m.doubles = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name("doubled_accounts"), Help: "Accounts that have something twice, as this leader counted last."}, []string{"environment", "kind"})
 	for _, env := range entitlement.Environments {
+		for _, kind := range doubleKinds {
+			m.doubles.WithLabelValues(string(env), string(kind))
+		}
 		m.soldTwice.WithLabelValues(string(env))
 		m.unclaimedAlarms.WithLabelValues(string(env))
 	}
-	m.registry.MustRegister(m.soldTwice, m.unclaimedAlarms, m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
+	m.registry.MustRegister(m.soldTwice, m.doubles, m.unclaimedAlarms, m.unmapped, m.providerPulls, m.requests, m.requestSeconds, m.webhooks, m.webhookSeconds, m.proposals, m.proposalSeconds, m.readFailures,
 		m.credentials, m.heads, m.pulls, m.snapshots, m.certificates, m.sessionsIssued, m.nats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, p := range entitlement.Providers {

@@ -96,5 +96,5 @@ func (w *Writer) alarms() []string {
 			alarms = append(alarms, fmt.Sprintf("a payment in %s has waited for its account for %s: GET /v1/unclaimed", env, age.Round(time.Minute)))
 		}
 	}
-	return alarms
+	return append(alarms, w.alarmsOfDoubles()...)
 }

@@ -78,6 +78,7 @@ type Writer struct {
 	nats       *replication.NATS // nil: NATS is off
 
 	catalogs        catalogCache
+	doubles         atomic.Pointer[doublesCount] // as the leader counted last; nil or empty elsewhere
 	begins          begins
 	guesses         guesses
 	frames          frames
