@@ -417,7 +417,11 @@ func BenchmarkAppleWebhook(b *testing.B) {
 }
 
 func FuzzParseApple(f *testing.F) {
-	for _, payload := range []jsonObject{appleSample, appleTest} {
+	grace := edited(sampleWith(jsonObject{"status": 4, "signedRenewalInfo": edited(appleSampleRenewal, jsonObject{"isInBillingRetryPeriod": true, "expirationIntent": 2,
+		"gracePeriodExpiresDate": 1799280000000})}), jsonObject{"notificationType": "DID_FAIL_TO_RENEW", "subtype": "GRACE_PERIOD"})
+	refund := edited(sampleWith(jsonObject{"status": 5, "signedTransactionInfo": edited(appleSampleTransaction, jsonObject{"revocationDate": appleSigned, "revocationReason": 1, "revocationType": "REFUND_FULL",
+		"revocationPercentage": 100_000})}), jsonObject{"notificationType": "REFUND"})
+	for _, payload := range []jsonObject{appleSample, appleTest, grace, refund} {
 		f.Add(unsigned(f, payload))
 	}
 	authority := appletest.New(f)
