@@ -24,6 +24,7 @@ const (
 
 	leaseTrial  = "trial"
 	leaseGroup  = "group:"
+	leaseAsked  = "asked:"  // a product without a group, by a device: it keeps nobody from it
 	leaseIntent = "intent:" // its own row: what an account's intents are found by, be they ended
 )
 
@@ -92,6 +93,17 @@ func dueKey(env entitlement.Environment, at int64, id string) []byte {
 	return append(append(binary.BigEndian.AppendUint64(nil, uint64(at)), envByte(env)), id...)
 }
 
+// leases says what an intent leases beside the trial: the product's group, or where it has none the product for its own device alone. Empty is nothing.
+func (row *intentRow) leases() string {
+	switch {
+	case row.Group != "":
+		return leaseGroup + row.Group
+	case row.Device != "":
+		return string(appendKeyText(appendKeyText(appendKeyText([]byte(leaseAsked), row.Device), string(row.Provider)), string(row.Product)))
+	}
+	return ""
+}
+
 // catalogIndex returns the environment's catalog.
 func (c *command) catalogIndex() *entitlement.CatalogIndex {
 	if x := c.catalogs[c.Env]; x != nil {
@@ -138,22 +150,24 @@ func (c *command) putIntent(body *PutIntent) Result {
 	c.dropIntents()
 	members := c.mergedUnder(c.survivor(body.Account))
 	whole := c.whole(members)
+	row := intentRow{Account: body.Account, Provider: body.Provider, Product: body.Product, Group: product.Group, Device: body.Device}
 	holds := func(row *intentRow) bool { return body.Device != "" && row.Device == body.Device }
 	buying := whole.Buying(x, product, c.now)
 	if buying.Blocked != "" {
 		return Result{Account: body.Account, Rejection: blockedBy(&buying)}
 	}
 	paid := c.submitted(whole, x)
+	if product.Group != "" && slices.ContainsFunc(paid, func(row intentRow) bool { return row.Group == product.Group }) {
+		return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
+	}
 	var mine string // an intent that this device has for the group, which the new one takes the place of
-	if product.Group != "" {
-		if slices.ContainsFunc(paid, func(row intentRow) bool { return row.Group == product.Group }) {
-			return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
-		}
-		id, row, held := c.lease(members, leaseGroup+product.Group)
+	if what := row.leases(); what != "" {
+		id, row, held := c.lease(members, what)
 		switch {
 		case held && whole.Bought(x, row.awaited(id), c.now): // what it was leased for is there
 		case held && !holds(&row):
 			return rejected(SlugPurchaseInProgress, "another device is buying a product of this group")
+		case held && product.Group == "" && row.Submitted != 0: // what has no group is bought again and again
 		case held:
 			mine = id
 			if row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
@@ -185,13 +199,12 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if mine != "" {
 		c.endRow(mine)
 	}
-	row := intentRow{Account: body.Account, Provider: body.Provider, Product: body.Product, Group: product.Group, Device: body.Device, Trial: trial,
-		ExpiresAt: c.now + intentSeconds, Warnings: buying.Warnings}
+	row.Trial, row.ExpiresAt, row.Warnings = trial, c.now+intentSeconds, buying.Warnings
 	c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	c.put(bucketDue, dueKey(c.Env, row.ExpiresAt+keptSeconds, body.ID), []byte{})
 	c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseIntent+body.ID), []byte(body.ID))
-	if row.Group != "" {
-		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseGroup+row.Group), []byte(body.ID))
+	if what := row.leases(); what != "" {
+		c.put(bucketLeases, leaseKey(c.Env, body.Account, what), []byte(body.ID))
 	}
 	if trial {
 		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseTrial), []byte(body.ID))
@@ -287,7 +300,7 @@ func (c *command) endRow(id string) {
 }
 
 func (c *command) deleteLeases(env entitlement.Environment, id string, row *intentRow) {
-	for _, what := range []string{leaseGroup + row.Group, leaseTrial} {
+	for _, what := range []string{row.leases(), leaseTrial} {
 		if key := leaseKey(env, row.Account, what); string(c.get(bucketLeases, key)) == id {
 			c.delete(bucketLeases, key)
 		}
