@@ -339,7 +339,7 @@ func (s *Sim) takeOver(p, next *Purchase) {
 }
 
 // Refund gives money back: of the term with that index, or of the last one where it is negative; all of it where cents is 0. A full refund ends the term,
-// and everywhere but at Stripe the subscription with it, if it was the present one. A part can be given back at Stripe, where the term goes on; by Apple, which
+// and everywhere but at Stripe, also behind Web2Wave, the subscription with it, if it was the present one. A part can be given back at Stripe, where the term goes on; by Apple, which
 // ends the term all the same; and by Play of several that were sold at once: some of them.
 func (s *Sim) Refund(id string, term int, cents int64) error {
 	return s.act(id, func(p *Purchase) error {
@@ -353,8 +353,8 @@ func (s *Sim) Refund(id string, term int, cents int64) error {
 		rest := t.Cents - t.Refunded
 		part := cents > 0 && cents < rest
 		switch {
-		case p.Provider == Web2Wave:
-			return refuse("Web2Wave tells of no refunds: Stripe does")
+		case p.Provider == Web2Wave && !p.StoreTells:
+			return refuse("Web2Wave tells of no refunds: Stripe does, where store_tells")
 		case t.PaidAt.IsZero() || rest <= 0 || !t.RevokedAt.IsZero():
 			return refuse("nothing was paid for term %d of %s, or all of it was given back", term, id)
 		case cents < 0 || cents > rest:
@@ -376,7 +376,7 @@ func (s *Sim) refund(p *Purchase, term int, cents int64, reason string) {
 	full := t.Refunded == t.Cents || p.Provider == Apple
 	if full {
 		t.RevokedAt = s.clock
-		if present := term == len(p.Terms)-1; present && p.Provider != Stripe && p.Phase != Ended {
+		if present := term == len(p.Terms)-1; present && p.Provider != Stripe && p.Provider != Web2Wave && p.Phase != Ended {
 			p.WillRenew, p.TurnedOff = false, s.clock
 			s.finish(p, "refund")
 		}

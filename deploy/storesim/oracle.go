@@ -183,7 +183,7 @@ func (s *standing) take(f Fact, sold Sold, rules Promises) {
 	case Refunded:
 		if f.Full {
 			s.terms[f.Term].revoked = true
-			if sold.Provider != Stripe && f.Term == s.newest() { // the store ends the subscription with it, and tries no card any more
+			if sold.Provider != Stripe && sold.Provider != Web2Wave && f.Term == s.newest() { // the store ends the subscription with it, and tries no card any more
 				s.renews, s.until = false, time.Time{}
 			}
 		}

@@ -50,7 +50,7 @@ type scripted struct {
 // TestLives plays the lives of subscriptions in testdata/scripts on a real writer, which hears of them by webhooks and, where a provider does not say enough,
 // asks. After each action the writer must come to say what the script says, and the oracle must agree with it.
 //
-// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY]; coins NAME NUMBER; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
+// The commands: account NAME [ENVIRONMENT]; buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY], or store-tells for an aggregator's store that sends its own messages too; coins NAME NUMBER; offer PROVIDER PRODUCT NAME PURCHASE TERMS CENTS; price NAME AMOUNT; advance DURATION; renew, cancel, resume, fail-card, recover, dispute,
 // resubscribe PURCHASE; reverse-refund PURCHASE [TERM]; refund PURCHASE [TERM [CENTS]]; won, lost PURCHASE; change PURCHASE PRODUCT; transfer PURCHASE NAME; forge PURCHASE ENVIRONMENT, which posts
 // its first message to another environment's address; entitled NAME; status NAME STATUS REASON; refresh NAME has the providers asked. mute loses every message until unmute. Of the app: device NAME
 // DEVICE signs in; show NAME DEVICE PURCHASE OUTCOME shows its receipt; logout NAME ends all sessions. Of the merchant: catalog PRODUCT... puts a catalog in
@@ -202,11 +202,13 @@ func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {
 	switch len(args) {
 	case 4:
 	case 5:
-		var err error
-		o.Quantity, err = strconv.Atoi(args[4])
-		ts.Check(err)
+		if o.StoreTells = args[4] == "store-tells"; !o.StoreTells {
+			var err error
+			o.Quantity, err = strconv.Atoi(args[4])
+			ts.Check(err)
+		}
 	default:
-		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY]")
+		ts.Fatalf("want: buy PROVIDER PRODUCT NAME PURCHASE [QUANTITY|store-tells]")
 	}
 	s.order(ts, neg, args, o)
 }
