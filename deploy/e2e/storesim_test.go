@@ -247,7 +247,8 @@ func (d *dev) trailHasRestore(purchase string, from, to account) {
 }
 
 // TestStoresim: with webhooks that are an hour late a receipt shown at one edge gives access at every edge, on every device of the account; the webhook that
-// comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused (R131).
+// comes in the end is about the same purchase; a refund by webhook takes it back; a device that was logged out is refused (R131). What one account restores leaves the
+// other at every edge, and coins are spent once each while the leader is killed.
 func TestStoresim(t *testing.T) {
 	t.Parallel()
 	d := start(t, t.TempDir(), append(slices.Clone(threeWriters), "--storesim")...)
@@ -335,6 +336,7 @@ func TestStoresim(t *testing.T) {
 	}
 	d.reviewed()
 	d.restored()
+	d.spentPastAKilledLeader()
 	d.runDocumentedExample()
 	d.answersPastAWriterThatHangs()
 }
