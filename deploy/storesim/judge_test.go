@@ -27,21 +27,27 @@ func runWithCredentials(m *testing.M) {
 	os.Exit(status)
 }
 
-// TestTheProvidersOwnLibrariesAccept lets Apple's SignedDataVerifier, npm stripe and npm jose verify everything that a long random story makes, and
-// refuse it under another environment's keys.
+// TestTheProvidersOwnLibrariesAccept lets Apple's SignedDataVerifier, npm stripe and npm jose verify everything that a long random story makes in each
+// environment, and refuse it under the other one's keys.
 func TestTheProvidersOwnLibrariesAccept(t *testing.T) {
-	s := testSim(t, 3)
-	play(t, s, rand.New(rand.NewPCG(3, 3)), 150)
-	for _, product := range []string{"com.example.lifetime", "com.example.coins_100"} {
-		buy(t, s, Order{Provider: Apple, Account: account(9), Product: product})
+	for env, other := range map[Environment]Environment{Sandbox: Production, Production: Sandbox} {
+		t.Run(string(env), func(t *testing.T) { judgesAccept(t, env, other) })
 	}
-	family := buy(t, s, Order{Provider: Apple, Account: account(9), Product: monthly[Apple]})
+}
+
+func judgesAccept(t *testing.T, env, otherEnv Environment) {
+	s := testSim(t, 3)
+	play(t, s, env, rand.New(rand.NewPCG(3, 3)), 150)
+	for _, product := range []string{"com.example.lifetime", "com.example.coins_100"} {
+		buy(t, s, Order{Provider: Apple, Env: env, Account: account(9), Product: product})
+	}
+	family := buy(t, s, Order{Provider: Apple, Env: env, Account: account(9), Product: monthly[Apple]})
 	must(t, s.Share(family, account(8)))
 	must(t, s.Refund(family, -1, 0))
 	for _, p := range []Provider{Stripe, Apple} { // a part
-		must(t, s.Refund(buy(t, s, Order{Provider: p, Account: account(9), Product: monthly[p]}), -1, 300))
+		must(t, s.Refund(buy(t, s, Order{Provider: p, Env: env, Account: account(9), Product: monthly[p]}), -1, 300))
 	}
-	given := judged(t, s)
+	given := judged(t, s, env)
 	out, err := judge(t, given)
 	if err != nil {
 		t.Fatalf("judge: %v\n%s", err, out)
@@ -55,10 +61,10 @@ func TestTheProvidersOwnLibrariesAccept(t *testing.T) {
 			t.Errorf("the story has no %s", want)
 		}
 	}
-	other := judged(t, s)
-	other["apple"].(object)["root"] = base64.StdEncoding.EncodeToString(credentials[Production].Apple.chain[2])
-	other["stripe"].(object)["secret"] = credentials[Production].Stripe.WebhookSecret
-	other["google"].(object)["jwks"] = s.JWKS(Production)
+	other := judged(t, s, env)
+	other["apple"].(object)["root"] = base64.StdEncoding.EncodeToString(credentials[otherEnv].Apple.chain[2])
+	other["stripe"].(object)["secret"] = credentials[otherEnv].Stripe.WebhookSecret
+	other["google"].(object)["jwks"] = s.JWKS(otherEnv)
 	out, err = judge(t, other)
 	var refused struct{ Refused, Types []string }
 	if json.Unmarshal(out, &refused) != nil || err == nil || len(refused.Types) != 0 {
@@ -67,9 +73,9 @@ func TestTheProvidersOwnLibrariesAccept(t *testing.T) {
 }
 
 // judged is what the judge reads.
-func judged(t *testing.T, s *Sim) object {
+func judged(t *testing.T, s *Sim, env Environment) object {
 	t.Helper()
-	c := credentials[Sandbox]
+	c := credentials[env]
 	var notifications, transactions []string
 	var stripe, google []object
 	for _, m := range s.Messages() {
@@ -93,10 +99,10 @@ func judged(t *testing.T, s *Sim) object {
 			transactions = append(transactions, signed)
 		}
 	}
-	return object{"environment": Sandbox, "now": s.Now().Unix(),
+	return object{"environment": env, "now": s.Now().Unix(),
 		"apple":  object{"root": base64.StdEncoding.EncodeToString(c.Apple.chain[2]), "bundle": c.Apple.BundleID, "app": c.Apple.AppAppleID, "notifications": notifications, "transactions": transactions},
 		"stripe": object{"secret": c.Stripe.WebhookSecret, "messages": stripe},
-		"google": object{"jwks": s.JWKS(Sandbox), "audience": c.Google.Audience, "email": c.Google.Email, "messages": google}}
+		"google": object{"jwks": s.JWKS(env), "audience": c.Google.Audience, "email": c.Google.Email, "messages": google}}
 }
 
 func judge(t *testing.T, given object) ([]byte, error) {

@@ -134,7 +134,7 @@ func TestStripesOwnDescriptionFits(t *testing.T) {
 	must(t, s.Dispute(id))
 	must(t, s.CloseDispute(id, false))
 	must(t, s.Change(id, "price_pro_yearly"))
-	play(t, s, rand.New(rand.NewPCG(5, 5)), 100)
+	play(t, s, Sandbox, rand.New(rand.NewPCG(5, 5)), 100)
 	seen := map[string]bool{}
 	holds := func(name, about string, o any) {
 		for _, wrong := range d.check(d[name], o, name) {

@@ -133,7 +133,7 @@ func TestMonthsEndWithTheirLastDay(t *testing.T) {
 func TestEqualSeedsTellEqualStories(t *testing.T) {
 	story := func(seed uint64) string {
 		s := New(Config{Seed: seed, Start: start, Credentials: credentials, Chaos: Chaos{Delay: Duration(day), Repeat: 0.3, Loss: 0.1, Reorder: 0.2}})
-		play(t, s, rand.New(rand.NewPCG(seed, 1)), 60)
+		play(t, s, Sandbox, rand.New(rand.NewPCG(seed, 1)), 60)
 		var b strings.Builder
 		for _, m := range s.Messages() {
 			fmt.Fprintln(&b, m.ID, m.Provider, m.Type, m.At, m.Lost)
@@ -153,7 +153,7 @@ func TestEqualSeedsTellEqualStories(t *testing.T) {
 }
 
 // play does things by lot, and lets time pass between them.
-func play(t testing.TB, s *Sim, dice *rand.Rand, steps int) {
+func play(t testing.TB, s *Sim, env Environment, dice *rand.Rand, steps int) {
 	t.Helper()
 	var ids []string
 	for step := range steps {
@@ -165,7 +165,7 @@ func play(t testing.TB, s *Sim, dice *rand.Rand, steps int) {
 		switch n := dice.IntN(16); {
 		case n < 3 || id == "":
 			provider := Providers[dice.IntN(len(Providers))]
-			ids = append(ids, buy(t, s, Order{Provider: provider, Account: account(dice.IntN(5)), Product: monthly[provider], Trial: dice.IntN(2) * 7}))
+			ids = append(ids, buy(t, s, Order{Provider: provider, Env: env, Account: account(dice.IntN(5)), Product: monthly[provider], Trial: dice.IntN(2) * 7}))
 		case n == 3:
 			err = s.Cancel(id)
 		case n == 4:
