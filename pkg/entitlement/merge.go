@@ -260,14 +260,22 @@ func (e Evidence) Persons() []string {
 			persons = append(persons, string(o.By)+":"+o.Person)
 		}
 		for _, a := range o.Aliases {
-			switch a.Kind {
-			case GoogleObfuscatedAccount, RevenueCatAppUser, AdaptyProfile, AdaptyCustomerUser, IapticUsername, Web2WaveUser:
-				persons = append(persons, string(a.Kind)+":"+a.Value)
+			if person := a.Person(); person != "" {
+				persons = append(persons, person)
 			}
 		}
 	}
 	slices.Sort(persons)
 	return slices.Compact(persons)
+}
+
+// Person returns by what name Persons has somebody who is called so. Empty: the alias is no store's name of a person.
+func (a Alias) Person() string {
+	switch a.Kind {
+	case GoogleObfuscatedAccount, RevenueCatAppUser, AdaptyProfile, AdaptyCustomerUser, IapticUsername, Web2WaveUser:
+		return string(a.Kind) + ":" + a.Value
+	}
+	return ""
 }
 
 // Shares returns who may use the purchase beside its owner, sorted by kind and value. Of each provider the newest statement counts that names

@@ -142,7 +142,12 @@ func (c *command) eraseRows(id entitlement.AccountID) {
 		c.delete(bucketSpends, spend)
 	}
 	for _, lease := range c.keysUnder(bucketLeases, appendKeyText([]byte{envByte(c.Env)}, string(id))) {
-		c.delete(bucketIntents, envKey(c.Env, string(c.get(bucketLeases, lease))))
+		intent := string(c.get(bucketLeases, lease))
+		var row intentRow
+		if c.decode(bucketIntents, envKey(c.Env, intent), &row) {
+			c.deleteLeases(c.Env, intent, &row)
+		}
+		c.delete(bucketIntents, envKey(c.Env, intent))
 		c.delete(bucketLeases, lease)
 	}
 	c.put(bucketErased, key, binary.BigEndian.AppendUint64(nil, uint64(c.now)))

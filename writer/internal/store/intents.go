@@ -23,6 +23,7 @@ const (
 	maxAwaited = 8
 
 	leaseTrial  = "trial"
+	leasePerson = "person:" // the trial, of nobody's account: for whoever a store calls so
 	leaseGroup  = "group:"
 	leaseAsked  = "asked:"  // a product without a group, by a device: it keeps nobody from it
 	leaseIntent = "intent:" // its own row: what an account's intents are found by, be they ended
@@ -83,6 +84,8 @@ type intentRow struct {
 	Submitted int64                 `cbor:"8,keyasint,omitempty"`
 	Ended     bool                  `cbor:"9,keyasint,omitempty"`
 	Warnings  []string              `cbor:"10,keyasint,omitempty"`
+	// Persons are by what names the person is known for whom it holds the trial, sorted.
+	Persons []string `cbor:"11,keyasint,omitempty"`
 }
 
 func leaseKey(env entitlement.Environment, account entitlement.AccountID, what string) []byte {
@@ -123,16 +126,20 @@ func (c *command) catalogIndex() *entitlement.CatalogIndex {
 // lease returns the intent that holds what is leased by one of the accounts, which are merged.
 func (c *command) lease(members []entitlement.AccountID, what string) (id string, row intentRow, held bool) {
 	for _, account := range members {
-		intent := c.get(bucketLeases, leaseKey(c.Env, account, what))
-		if intent == nil {
-			continue
-		}
-		row = intentRow{}
-		if c.decode(bucketIntents, envKey(c.Env, string(intent)), &row) && !row.Ended && c.now < row.ExpiresAt {
-			return string(intent), row, true
+		if id, row, held = c.leaseOf(leaseKey(c.Env, account, what)); held {
+			break
 		}
 	}
-	return "", intentRow{}, false
+	return id, row, held
+}
+
+// leaseOf is lease by the key of one.
+func (c *command) leaseOf(key []byte) (id string, row intentRow, held bool) {
+	intent := c.get(bucketLeases, key)
+	if intent == nil || !c.decode(bucketIntents, envKey(c.Env, string(intent)), &row) || row.Ended || c.now >= row.ExpiresAt {
+		return "", intentRow{}, false
+	}
+	return string(intent), row, true
 }
 
 func (c *command) putIntent(body *PutIntent) Result {
@@ -177,6 +184,7 @@ func (c *command) putIntent(body *PutIntent) Result {
 			}
 		}
 	}
+	var persons []string
 	trial := !whole.UsedTrial() && !c.aliasesHadTrial(members)
 	switch {
 	case !trial && body.Trial:
@@ -186,9 +194,9 @@ func (c *command) putIntent(body *PutIntent) Result {
 	case trial:
 		id, row, held := c.lease(members, leaseTrial)
 		held = held && id != mine
-		if held && !holds(&row) || slices.ContainsFunc(paid, func(row intentRow) bool { return row.Trial }) {
+		if persons = c.personsIn(members, whole); c.leasedTo(persons, members) || held && !holds(&row) || slices.ContainsFunc(paid, func(row intentRow) bool { return row.Trial }) {
 			if body.Trial {
-				return rejected(SlugPurchaseInProgress, "the trial is being bought with another product, or by another device")
+				return rejected(SlugPurchaseInProgress, "the trial is being bought with another product, by another device, or under another account")
 			}
 			trial = false
 		} else if held { // the device has turned to another product
@@ -199,7 +207,9 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if mine != "" {
 		c.endRow(mine)
 	}
-	row.Trial, row.ExpiresAt, row.Warnings = trial, c.now+intentSeconds, buying.Warnings
+	if row.Trial, row.ExpiresAt, row.Warnings = trial, c.now+intentSeconds, buying.Warnings; trial {
+		row.Persons = persons
+	}
 	c.encode(bucketIntents, envKey(c.Env, body.ID), &row)
 	c.put(bucketDue, dueKey(c.Env, row.ExpiresAt+keptSeconds, body.ID), []byte{})
 	c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseIntent+body.ID), []byte(body.ID))
@@ -209,7 +219,40 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if trial {
 		c.put(bucketLeases, leaseKey(c.Env, body.Account, leaseTrial), []byte(body.ID))
 	}
+	for _, person := range row.Persons {
+		c.put(bucketLeases, leaseKey(c.Env, "", leasePerson+keyText(person)), []byte(body.ID))
+	}
 	return Result{Account: body.Account, Intent: row.shown(body.ID)}
+}
+
+// maxWeighed is of how many purchases of accounts an intent asks who bought them: a store has one name for its buyer in all of them.
+const maxWeighed = 50
+
+// personsIn lists by what names the person is known who has the accounts, as far as names count: as the buyer of what they own, and by aliases.
+func (c *command) personsIn(members []entitlement.AccountID, whole *entitlement.Account) []string {
+	policy := c.policyOf(c.Env)
+	var persons []string
+	for i := range whole.Purchases[:min(len(whole.Purchases), maxWeighed)] {
+		if p, ok := c.loadPurchase(whole.Purchases[i].ID); ok && slices.Contains(members, p.row.Owner) {
+			is := p.row.Evidence.Identity()
+			persons = append(persons, c.persons(&p.row.Evidence, &is, true)...)
+		}
+	}
+	for _, id := range members {
+		aliases := c.aliasesOf(id)
+		persons = append(persons, withCards(personsCalled(aliases), &entitlement.Identity{Aliases: aliases}, c.cardsKnown)...)
+	}
+	persons = slices.DeleteFunc(persons, func(person string) bool { return !counts(&policy, person) })
+	slices.Sort(persons)
+	return slices.Compact(persons)
+}
+
+// leasedTo reports whether the trial is leased to one of the persons under an account that is none of members.
+func (c *command) leasedTo(persons []string, members []entitlement.AccountID) bool {
+	return slices.ContainsFunc(persons, func(person string) bool {
+		_, row, held := c.leaseOf(leaseKey(c.Env, "", leasePerson+keyText(person)))
+		return held && row.Trial && !slices.Contains(members, row.Account)
+	})
 }
 
 // submitted returns the intents that the accounts have paid for and no provider has confirmed yet, whatever has become of their leases.
@@ -300,8 +343,12 @@ func (c *command) endRow(id string) {
 }
 
 func (c *command) deleteLeases(env entitlement.Environment, id string, row *intentRow) {
-	for _, what := range []string{row.leases(), leaseTrial} {
-		if key := leaseKey(env, row.Account, what); string(c.get(bucketLeases, key)) == id {
+	keys := [][]byte{leaseKey(env, row.Account, row.leases()), leaseKey(env, row.Account, leaseTrial)}
+	for _, person := range row.Persons {
+		keys = append(keys, leaseKey(env, "", leasePerson+keyText(person)))
+	}
+	for _, key := range keys {
+		if string(c.get(bucketLeases, key)) == id {
 			c.delete(bucketLeases, key)
 		}
 	}

@@ -177,9 +177,34 @@ func TestWhoMayBuyWhat(t *testing.T) {
 			{what: "acc_2 wants it", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), slug: SlugTrialUsed},
 			{what: "acc_2 at full price", command: ask("i3", "acc_2", stripe, "price_news", "phone", false), intent: "i3"},
 		}},
+		{"the trial is leased to the person, under another account too", []step{
+			{what: "paid in full under acc_1", command: record(appleSale("100", "acc_1", "7000", false))},
+			{what: "paid in full by the same person under acc_2", command: record(appleSale("200", "acc_2", "7000", false))},
+			{what: "acc_1 wants the trial", command: ask("i1", "acc_1", stripe, "price_news", "phone", true), intent: "i1", trial: true},
+			{what: "so does acc_2", command: ask("i2", "acc_2", stripe, "price_news", "tablet", true), slug: SlugPurchaseInProgress},
+			{what: "on the same device", command: ask("i3", "acc_2", stripe, "price_news", "phone", true), slug: SlugPurchaseInProgress},
+			{what: "at full price", command: ask("i4", "acc_2", stripe, "price_news", "tablet", false), intent: "i4"},
+			{what: "not after all", command: endOf("i4", "acc_2")},
+			{what: "acc_1 again", command: ask("i5", "acc_1", stripe, "price_news", "phone", true), intent: "i1", trial: true},
+			{what: "acc_1 gives it back", command: endOf("i1", "acc_1")},
+			{what: "acc_2 has it", command: ask("i6", "acc_2", stripe, "price_news", "tablet", true), intent: "i6", trial: true},
+			{what: "acc_2 is no more", command: erase("acc_2")},
+			{what: "acc_1 has it", command: ask("i7", "acc_1", stripe, "price_news", "phone", true), intent: "i7", trial: true},
+			{what: "who was merged is one person", command: create("acc_3")},
+			{what: "into acc_1", command: mergeOf("merge_1", "acc_3", "acc_1")},
+			{what: "by the other id", command: ask("i8", "acc_3", stripe, "price_news", "phone", true), intent: "i7", trial: true},
+		}},
+		{"so it is to who has the person's name by an alias", []step{
+			{what: "paid in full under acc_1", command: rcTrial("t1", "rc-1", "acc_1", false)},
+			{what: "acc_2 has the name", command: NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: rcUser("rc-1")})},
+			{what: "acc_2 wants the trial", command: ask("i1", "acc_2", stripe, "price_news", "phone", true), intent: "i1", trial: true},
+			{what: "so does acc_1", command: ask("i2", "acc_1", stripe, "price_news", "tablet", true), slug: SlugPurchaseInProgress},
+			{what: "later", after: 301, command: ask("i3", "acc_1", stripe, "price_news", "tablet", true), intent: "i3", trial: true},
+		}},
 		{"a trial that the family shares is nobody's of those whom it is shared with", []step{
 			{what: "shared with acc_1", command: record(sharedSale("100", "acc_1", "7000"))},
 			{what: "acc_1 wants its own", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", true), intent: "i1", trial: true},
+			{what: "not after all", command: endOf("i1", "acc_1")},
 			{what: "bought by the same person under acc_2", command: record(appleSale("200", "acc_2", "7000", false))},
 			{what: "acc_2 wants it", command: ask("i2", "acc_2", stripe, "price_news", "phone", true), intent: "i2", trial: true},
 		}},
@@ -356,7 +381,7 @@ func TestWhatWasNotConfirmedIsRemembered(t *testing.T) {
 // Nothing of an intent is left a day after it expired.
 func TestIntentsGoADayLater(t *testing.T) {
 	m := newMachine(t, 1<<20)
-	for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), ask("i1", "acc_1", entitlement.Stripe, "price_pro_monthly", "phone", true),
+	for _, c := range []Command{shopCatalog(), create("acc_1"), create("acc_2"), record(appleSale("100", "acc_1", "7000", false)), ask("i1", "acc_1", entitlement.Stripe, "price_news", "phone", true),
 		ask("i2", "acc_1", entitlement.Apple, "coins", "phone", false), ask("i3", "acc_1", entitlement.Stripe, "price_year", "phone", false)} {
 		m.apply(c)
 	}

@@ -211,11 +211,13 @@ func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.Pu
 	return c.hadTrial(personsCalled(c.aliasesOf(a.ID)), planned, policy)
 }
 
-// personsCalled lists the persons whose names the aliases are, those of them that are any's.
+// personsCalled lists the persons whose names the aliases are.
 func personsCalled(aliases []entitlement.Alias) []string {
 	var persons []string
 	for _, a := range aliases {
-		persons = append(persons, string(a.Kind)+":"+a.Value)
+		if person := a.Person(); person != "" {
+			persons = append(persons, person)
+		}
 	}
 	return persons
 }
