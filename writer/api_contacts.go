@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/pkg/problem"
 	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
@@ -17,6 +19,7 @@ import (
 
 func (w *Writer) routeContacts(s *server) {
 	s.handle("GET /v1/merge-suggestions", w.reading((*apiCall).listSuggestions))
+	s.handle("DELETE /v1/merge-suggestions/{suggestion_id}", w.writing((*apiCall).dismissSuggestion))
 }
 
 // contactPlace is for what an account's address is sealed.
@@ -162,6 +165,7 @@ func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 		return answer{}, err
 	}
 	type suggestionShown struct {
+		ID         string                   `json:"suggestion_id"`
 		Accounts   []entitlement.AccountID  `json:"accounts"`
 		Unclaimed  []entitlement.PurchaseID `json:"unclaimed"`
 		Since      string                   `json:"since"`
@@ -169,7 +173,7 @@ func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 	}
 	shown, now := []suggestionShown{}, c.now().Unix()
 	for _, s := range list {
-		shown = append(shown, suggestionShown{s.Accounts, append([]entitlement.PurchaseID{}, s.Unclaimed...), formatTime(s.Since), max(now-s.Since, 0)})
+		shown = append(shown, suggestionShown{suggestionIDPrefix + base64.RawURLEncoding.EncodeToString(s.ID), s.Accounts, append([]entitlement.PurchaseID{}, s.Unclaimed...), formatTime(s.Since), max(now-s.Since, 0)})
 	}
 	var next *string
 	if upTo != nil {
@@ -180,4 +184,25 @@ func (c *apiCall) listSuggestions(reader *store.Reader) (answer, error) {
 		Suggestions []suggestionShown `json:"suggestions"`
 		Next        *string           `json:"next"`
 	}{shown, next}}, nil
+}
+
+const suggestionIDPrefix = "suggestion_"
+
+// dismissSuggestion says for support that those who have an address are not one person.
+func (c *apiCall) dismissSuggestion() (answer, error) {
+	id := c.r.PathValue("suggestion_id")
+	text, found := strings.CutPrefix(id, suggestionIDPrefix)
+	named, err := base64.RawURLEncoding.DecodeString(text)
+	if !found || err != nil || len(named) != store.SuggestionIDBytes {
+		return answer{}, problem.New(problem.InvalidID, "A suggestion's id is as GET /v1/merge-suggestions gave it.")
+	}
+	key, err := c.idempotency()
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := c.commit(store.TypeDismiss, store.DismissSuggestion{ID: named, Idempotency: key})
+	return answer{status: http.StatusOK, body: struct {
+		ID       string `json:"suggestion_id"`
+		Revision string `json:"revision"`
+	}{id, result.Revision.String()}}, err
 }

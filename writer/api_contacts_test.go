@@ -117,6 +117,69 @@ func TestAnEmailIsAnAttributeWithHistory(t *testing.T) {
 	w.showsNoCanary(configs[0].Node.DataDir)
 }
 
+// TestADismissedSuggestionStaysAway: support says that two people have one address. They are not suggested again, but with a third one.
+func TestADismissedSuggestionStaysAway(t *testing.T) {
+	configs := testConfigs(t, 1)
+	w := startWriter(t, configs[0])
+	w.awaitReady()
+	ann, ben, third := w.account(), w.account(), w.account()
+	for _, id := range []string{ann, ben, third} {
+		w.setEmail(id, "canary.two@example.com")
+	}
+	dismiss := func(id string, more ...header) reply {
+		return w.api("DELETE", "/v1/merge-suggestions/"+id, "", more...)
+	}
+	listed := func() string {
+		t.Helper()
+		list, _ := w.api("GET", "/v1/merge-suggestions", "").json["suggestions"].([]any)
+		if len(list) != 1 {
+			t.Fatalf("%d suggestions, want 1", len(list))
+		}
+		id, _ := list[0].(object)["suggestion_id"].(string)
+		return id
+	}
+	seen := listed()
+	if r := w.api("PATCH", "/v1/accounts/"+third, `{"email": null}`); r.status != 200 {
+		t.Fatalf("PATCH = %d %s", r.status, r.text)
+	}
+	if r := dismiss(seen); r.status != 404 || r.slug() != "not-found" {
+		t.Errorf("DELETE of what has changed since = %d %s, want not-found", r.status, r.text)
+	}
+	now := listed()
+	done := dismiss(now, header{"Idempotency-Key": "dismissed"})
+	if done.status != 200 || done.str("suggestion_id") != now || done.str("revision") == "" {
+		t.Fatalf("DELETE of a suggestion = %d %s", done.status, done.text)
+	}
+	if again := dismiss(now, header{"Idempotency-Key": "dismissed"}); again.text != done.text {
+		t.Errorf("the repeat = %s, want %s", again.text, done.text)
+	}
+	if got := w.suggested(); got != "" {
+		t.Errorf("after it was dismissed %s is suggested", got)
+	}
+	if trail := w.api("GET", "/v1/accounts/"+ann+"/events", ""); !strings.Contains(trail.text, `"suggestion.dismissed"`) {
+		t.Errorf("the audit trail = %s, want it dismissed", trail.text)
+	}
+	for id, slug := range map[string]string{"suggestion_x": "invalid-id", "42": "invalid-id", "suggestion_" + strings.Repeat("A", 54): "not-found"} {
+		if r := dismiss(id); r.status != 404 || r.slug() != slug {
+			t.Errorf("DELETE of %s = %d %s, want %s", id, r.status, r.text, slug)
+		}
+	}
+	if r := w.do("DELETE", "/v1/merge-suggestions/"+now, "", auth(readKey)); r.slug() != "forbidden" {
+		t.Errorf("DELETE with a key that reads = %d %s", r.status, r.text)
+	}
+	w.setEmail(third, "canary.two@example.com")
+	if got := w.suggested(); !strings.Contains(got, third) {
+		t.Errorf("a third account with the address: %q is suggested", got)
+	}
+	if r := dismiss(listed()); r.status != 200 {
+		t.Errorf("DELETE of all three = %d %s", r.status, r.text)
+	}
+	if got := w.suggested(); got != "" {
+		t.Errorf("after all three were dismissed %s is suggested", got)
+	}
+	w.showsNoCanary(configs[0].Node.DataDir)
+}
+
 // showsNoCanary stops the writer, and fails where its log or one of its files has an address of the tests.
 func (w *testWriter) showsNoCanary(dir string) {
 	w.t.Helper()

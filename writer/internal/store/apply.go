@@ -175,6 +175,8 @@ func (c *command) run(d *decoded) Result {
 		return api(c, "device.put", c.putDevice)
 	case TypePutContact:
 		return api(c, "account.updated", c.putContact)
+	case TypeDismiss:
+		return api(c, "suggestion.dismissed", c.dismissSuggestion)
 	case TypeErase:
 		return api(c, "account.erased", c.eraseAccount)
 	case TypeNoteGranted:
@@ -258,7 +260,7 @@ func eventDigest(body []byte, ev *entitlement.Event) [sha256.Size]byte {
 func (t CommandType) known() bool {
 	switch t {
 	case TypeMerge, TypeUndoMerge, TypePutIntent, TypeEndIntent, TypeSubmitIntent, TypeRestore, TypeConsume, TypeAwait, TypePutRevocations, TypeLogin, TypePutContact, TypePutLink, TypeRedeemLink,
-		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice, TypeErase, TypeExport, TypeNoteGranted:
+		TypePutCode, TypeRedeemCode, TypeRevokeCode, TypePutDevice, TypeErase, TypeExport, TypeNoteGranted, TypeDismiss:
 		return true
 	}
 	return t >= TypeInit && t <= TypeKeepAnswer

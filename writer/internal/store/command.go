@@ -62,6 +62,7 @@ const (
 	TypePutRevocations CommandType = 40 // PutRevocations
 	TypeRevokeCode     CommandType = 43 // RevokeCode
 	TypeNoteGranted    CommandType = 44 // NoteGranted
+	TypeDismiss        CommandType = 45 // DismissSuggestion
 )
 
 // Init founds a cluster: epoch 1.

@@ -185,6 +185,7 @@ func (r *Reader) Contacts(env entitlement.Environment, id entitlement.AccountID)
 
 // Suggestion is an address that several accounts have, which are not merged, or an account and a payment that nobody owns.
 type Suggestion struct {
+	ID       []byte // another one once it is about others too
 	Index    []byte
 	Accounts []entitlement.AccountID // sorted; of accounts that are merged the survivor alone
 	// Unclaimed are payments with the address that nobody owns, sorted.
@@ -196,7 +197,7 @@ type Suggestion struct {
 const maxSuggested = 100
 
 // Suggestions lists what could be merged, sorted by index, after the given one. It returns the index up to which it looked, nil for all of them; what was merged
-// since is passed over. Error: replication.ErrCorrupt.
+// since, or was dismissed, is passed over. Error: replication.ErrCorrupt.
 func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit int) (list []Suggestion, upTo []byte, err error) {
 	prefix := []byte{envByte(env)}
 	start := prefix
@@ -215,38 +216,45 @@ func (r *Reader) Suggestions(env entitlement.Environment, after []byte, limit in
 		}
 		upTo = bytes.Clone(k[1:])
 		s := Suggestion{Index: upTo, Since: int64(binary.BigEndian.Uint64(row))}
-		if s.Accounts, err = r.suggested(env, k); err != nil {
+		owners, err := r.addressOwners(env, k)
+		if err != nil {
 			return nil, nil, err
 		}
 		s.Unclaimed = paidWith(r.tx, env, s.Index, maxSuggested)
-		if len(s.Accounts) > 1 || len(s.Accounts) == 1 && len(s.Unclaimed) > 0 {
-			list = append(list, s)
+		if !r.undismissed(env, s.Index, owners, s.Unclaimed) {
+			continue
 		}
+		s.ID = suggestionID(s.Index, owners, s.Unclaimed)
+		for _, o := range owners {
+			s.Accounts = append(s.Accounts, o.survivor)
+		}
+		slices.Sort(s.Accounts)
+		s.Accounts = slices.Compact(s.Accounts)
+		list = append(list, s)
 	}
 	return list, nil, nil
 }
 
-func (r *Reader) suggested(env entitlement.Environment, prefix []byte) ([]entitlement.AccountID, error) {
-	var accounts []entitlement.AccountID
+// addressOwners lists the accounts that have an address, sorted by id, at most maxSuggested. Error: replication.ErrCorrupt.
+func (r *Reader) addressOwners(env entitlement.Environment, prefix []byte) (owners []addressOwner, err error) {
 	prefix = bytes.Clone(prefix)
 	cursor := r.bucket(bucketContactIndex).Cursor()
-	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(accounts) < maxSuggested; k, id = cursor.Next() {
-		survivor := entitlement.AccountID(id)
+	for k, id := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(owners) < maxSuggested; k, id = cursor.Next() {
+		owner := addressOwner{id: entitlement.AccountID(id), survivor: entitlement.AccountID(id)}
 		for {
 			var row mergeRow
-			merged, err := r.decode(bucketMerges, envKey(env, string(survivor)), &row)
+			merged, err := r.decode(bucketMerges, envKey(env, string(owner.survivor)), &row)
 			if err != nil {
 				return nil, err
 			}
 			if !merged {
 				break
 			}
-			survivor = row.Into
+			owner.survivor = row.Into
 		}
-		accounts = append(accounts, survivor)
+		owners = append(owners, owner)
 	}
-	slices.Sort(accounts)
-	return slices.Compact(accounts), nil
+	return owners, nil
 }
 
 // paidWith lists the payments with an address that wait for their account, at most limit.

@@ -200,3 +200,89 @@ func TestABuyersAddressIsNoPartOfTheEvent(t *testing.T) {
 	}
 	m.check()
 }
+
+// dismiss says no to the suggestion of the address that stands for name, as it is listed.
+func dismiss(m *machine, name string) Command {
+	m.t.Helper()
+	body := DismissSuggestion{ID: bytes.Repeat([]byte(name[:1]), SuggestionIDBytes)}
+	m.read(func(r *Reader) error {
+		list, _, err := r.Suggestions(sandbox, nil, 100)
+		for _, s := range list {
+			if bytes.HasPrefix(body.ID, s.Index) {
+				body.ID = s.ID
+			}
+		}
+		return err
+	})
+	return NewCommand(TypeDismiss, sandbox, "", &body)
+}
+
+// What was dismissed is not suggested again, whatever its accounts do; whoever gets the address later was judged with nobody.
+func TestADismissedPairIsNotSuggestedAgain(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for _, id := range []entitlement.AccountID{"acc_1", "acc_2", "acc_3", "acc_4"} {
+		m.apply(create(id))
+	}
+	stale := func() Command { return dismiss(m, "x") }
+	steps := []struct {
+		name    string
+		command func() Command
+		slug    string
+		want    string
+	}{
+		{"nobody has it", func() Command { return dismiss(m, "x") }, SlugNotFound, ""},
+		{"one has it", func() Command { return putContact("acc_1", "x") }, "", ""},
+		{"nothing is suggested", func() Command { return dismiss(m, "x") }, SlugNotFound, ""},
+		{"two have it", func() Command { return putContact("acc_2", "x") }, "", "x[acc_1 acc_2] "},
+		{"dismissed", func() Command { seen := dismiss(m, "x"); stale = func() Command { return seen }; return seen }, "", ""},
+		{"one gives it up", func() Command { return putContact("acc_2", "") }, "", ""},
+		{"and has it again", func() Command { return putContact("acc_2", "x") }, "", ""},
+		{"one is merged into a stranger", func() Command { return mergeOf("merge_1", "acc_2", "acc_4") }, "", ""},
+		{"a third has it", func() Command { return putContact("acc_3", "x") }, "", "x[acc_1 acc_3 acc_4] "},
+		{"what was seen before is dismissed", func() Command { return stale() }, SlugNotFound, "x[acc_1 acc_3 acc_4] "},
+		{"the three are dismissed", func() Command { return dismiss(m, "x") }, "", ""},
+		{"the merge is undone", func() Command { return undo("merge_1", "acc_4") }, "", ""},
+		{"a payment with it", func() Command { return paidBy("evt_1", "sub_1", "", "x") }, "", "x[acc_1 acc_2 acc_3] paid[stripe:sub_1] "},
+		{"dismissed with the payment", func() Command { return dismiss(m, "x") }, "", ""},
+		{"the payment gets another id", func() Command {
+			return record(event("evt_2", invoice("in_1", "sub_1", "pi_1", 20, entitlement.InvoicePaid)))
+		}, "", ""},
+		{"another payment", func() Command { return paidBy("evt_3", "sub_2", "", "x") }, "", "x[acc_1 acc_2 acc_3] paid[stripe:sub_1 stripe:sub_2] "},
+		{"which somebody claims", func() Command {
+			return NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: "acc_4", Purchase: "stripe:sub_2"})
+		}, "", ""},
+		{"another address of the same two", func() Command { return putContact("acc_1", "y") }, "", ""},
+		{"is another matter", func() Command { return putContact("acc_2", "y") }, "", "y[acc_1 acc_2] "},
+	}
+	for _, s := range steps {
+		if got := m.apply(s.command()); slugOf(got) != s.slug {
+			t.Fatalf("%s: %+v, want %q", s.name, got.Rejection, s.slug)
+		}
+		m.check()
+		if got := suggestions(m); got != s.want {
+			t.Errorf("%s: suggested %q, want %q", s.name, got, s.want)
+		}
+	}
+	m.read(func(r *Reader) error {
+		for _, id := range []entitlement.AccountID{"acc_1", "acc_2", "acc_3"} {
+			events, err := r.AccountEvents(sandbox, id, 0, 100)
+			if err != nil || !slices.ContainsFunc(events, func(e StoredEvent) bool { return e.Type == "suggestion.dismissed" }) {
+				t.Errorf("the audit trail of %s is %+v, %v", id, events, err)
+			}
+		}
+		return nil
+	})
+	if short := NewCommand(TypeDismiss, sandbox, "", &DismissSuggestion{ID: []byte("x")}); slugOf(m.apply(short)) != SlugInvalidRequest {
+		t.Error("a short id is taken")
+	}
+	for _, id := range []entitlement.AccountID{"acc_1", "acc_2", "acc_3"} {
+		m.apply(erase(id))
+		m.check()
+	}
+	m.read(func(r *Reader) error {
+		if k, _ := r.bucket(bucketDismissed).Cursor().First(); k != nil {
+			t.Errorf("after all are erased %q is left", k)
+		}
+		return nil
+	})
+}

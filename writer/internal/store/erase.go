@@ -127,6 +127,7 @@ func (c *command) eraseRows(id entitlement.AccountID) {
 		}
 		c.delete(bucketContacts, key)
 	}
+	c.forgetDismissed(id)
 	c.forgetDevices(id)
 	c.delete(bucketGrantsOwed, key)
 	c.forgetAll(id)

@@ -49,6 +49,7 @@ func personOf() []Command {
 		NewCommand(TypePutIntent, sandbox, "", &PutIntent{ID: "intent_3", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_pro", Device: "d"}),
 		NewCommand(TypeEndIntent, sandbox, "", &EndIntent{ID: "intent_3"}),
 		NewCommand(TypePutDevice, sandbox, "", &PutDevice{Account: "acc_1", Index: index, Platform: PlatformFCM, Sealed: []byte(canary + " token")}),
+		NewCommand(TypeDismiss, sandbox, "", &DismissSuggestion{ID: suggestionID(index, []addressOwner{{"acc_1", "acc_1"}, {"acc_other", "acc_other"}}, nil)}),
 		mergeOf("merge_1", "acc_2", "acc_1"),
 		record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"))),
 		record(event("evt_2", subscription("sub_2", 1, entitlement.Active, "", customer("cus_1")))),

@@ -91,6 +91,7 @@ func goldenCommands() []Command {
 		{TypeErase, sandbox, &EraseAccount{Account: "acc_1", Idempotency: key}},
 		{TypeExport, sandbox, &ExportAccount{Account: "acc_1"}},
 		{TypeNoteGranted, sandbox, &NoteGranted{Account: "acc_1", Change: 7}},
+		{TypeDismiss, sandbox, &DismissSuggestion{ID: make([]byte, SuggestionIDBytes), Idempotency: key}},
 		{TypePutRevocations, sandbox, &PutRevocations{List: replication.RevocationList{Text: []byte("a.b.c"), ByRoot: true, Counter: 3, Keys: []replication.RevokedKey{{ID: "kid", Until: 9}}}}},
 	}
 	var commands []Command

@@ -48,6 +48,7 @@ var (
 	bucketLinkTokens   = []byte("link_tokens")   // env | SHA-256 of the token (32) -> linkRow
 	bucketLinksDue     = []byte("links_due")     // stamp (8) | key of link_tokens -> nothing: when the row goes
 	bucketSuggestions  = []byte("suggestions")   // env | index (32) -> stamp (8) since when several accounts have the address
+	bucketDismissed    = []byte("dismissed")     // env | length (2) | account | index (32) | account or purchase id -> that id: the two are not suggested for the address again
 
 	bucketCodes     = []byte("codes")      // env | SHA-256 of the code (32) -> codeRow
 	bucketCodeIDs   = []byte("code_ids")   // env | code id -> SHA-256 of the code (32)
@@ -69,7 +70,7 @@ var (
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketCards, bucketIntents, bucketLeases, bucketDue, bucketSpends,
-	bucketContacts, bucketContactIndex, bucketSuggestions, bucketLinkTokens, bucketLinksDue,
+	bucketContacts, bucketContactIndex, bucketSuggestions, bucketDismissed, bucketLinkTokens, bucketLinksDue,
 	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames,
 	bucketGrantsOwed}
 
