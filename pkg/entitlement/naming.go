@@ -68,31 +68,81 @@ func (e Evidence) Names() []Naming {
 	return names
 }
 
+// Showing says that an account showed the purchase while nobody had it.
+type Showing struct {
+	Account AccountID
+	At      int64 // Unix seconds
+}
+
 // Holders plays the names under which the purchase was bought, in their order: who has it in the end, and who had it until it went to another (requirement A10.7).
 // Each name takes it, one that is nobody's too. But where the policy keeps a purchase with its holder (Policy.KeepsHolder), the first who was named has it until the user
 // themselves bought it under the name of another account while no other term of the chain was live; a renewal moves nothing. whose says which account a name is of,
 // empty for nobody's. No holder: no store said anything that leads to an account. The losses are in no order; an account can come twice, and whoever has the purchase can be among them.
-// It depends on the evidence and on whose alone.
-func (e Evidence) Holders(keeps bool, whose func(Naming) AccountID) (holder AccountID, lost []Loss) {
+//
+// Who showed it has it from then on, until the user themselves bought it under the name of another account; where the policy keeps it, while no other term was live. shows: they still have it.
+//
+// It depends on the evidence, on shown (nil: nobody did) and on whose alone.
+func (e Evidence) Holders(keeps bool, shown *Showing, whose func(Naming) AccountID) (holder AccountID, lost []Loss, shows bool) {
+	take := func(account AccountID, at int64) {
+		if holder != "" && holder != account {
+			lost = append(lost, Loss{holder, at})
+		}
+		holder = account
+	}
 	for _, n := range e.namings() {
-		if keeps && holder != "" && !n.Chosen {
+		at := clampTime(n.At)
+		if shown != nil && !shows && at > shown.At {
+			take(shown.Account, shown.At)
+			shows = true
+		}
+		if keeps && holder != "" && !n.Chosen || shows && !n.Chosen {
 			continue
 		}
 		account := whose(*n.Naming)
-		if account == holder || keeps && (account == "" || holder != "" && e.liveBeside(n)) {
+		if account == holder || shows && account == "" || keeps && (account == "" || holder != "" && e.liveBeside(n)) {
 			continue
 		}
-		if holder != "" {
-			lost = append(lost, Loss{holder, clampTime(n.At)})
+		take(account, at)
+		if shows {
+			shown, shows = nil, false
 		}
-		holder = account
+	}
+	if shown != nil {
+		take(shown.Account, shown.At)
+		shows = true
 	}
 	for _, n := range e.formerly() {
 		if account := whose(n); account != "" {
 			lost = append(lost, Loss{account, n.At})
 		}
 	}
-	return holder, lost
+	return holder, lost, shows
+}
+
+// MovedAt returns when an aggregator last said who the buyer is, where none but aggregators tell of the purchase and that one named another before, Unix seconds; 0: none moved it.
+func (e Evidence) MovedAt() int64 {
+	var newest *Object
+	for i := range e.Objects {
+		o := &e.Objects[i]
+		switch o.By {
+		case RevenueCat, Adapty, Iaptic, Web2Wave:
+		default:
+			return 0
+		}
+		if o.names() && (newest == nil || compareNaming(o, newest) > 0) {
+			newest = o
+		}
+	}
+	if newest == nil {
+		return 0
+	}
+	another := func(n FormerName) bool { return !n.isSame(newest.present()) }
+	for i := range e.Objects {
+		if o := &e.Objects[i]; o.By == newest.By && (slices.ContainsFunc(o.Former, another) || o.names() && another(o.present())) {
+			return seconds(newest.At)
+		}
+	}
+	return 0
 }
 
 // liveBeside reports whether another term of what was bought was live when this one was bought: paid for, begun, not over, not taken back and

@@ -93,7 +93,7 @@ func TestWhoHoldsAPurchaseThatStays(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 20 {
 				random.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
-				if got, _ := (Evidence{}).Add(tt.objects...).Holders(true, whose); got != tt.want {
+				if got, _, _ := (Evidence{}).Add(tt.objects...).Holders(true, nil, whose); got != tt.want {
 					t.Fatalf("it is %q's, want %q", got, tt.want)
 				}
 			}
@@ -167,7 +167,7 @@ func TestWhoLostAPurchaseByANewerName(t *testing.T) {
 				random.Shuffle(len(tt.objects), func(i, j int) { tt.objects[i], tt.objects[j] = tt.objects[j], tt.objects[i] })
 				e := Evidence{}.Add(tt.objects...)
 				owner := whose(Naming{Account: e.Identity().Account, Aliases: e.Identity().Aliases})
-				_, lost := e.Holders(tt.keeps, whose)
+				_, lost, _ := e.Holders(tt.keeps, nil, whose)
 				lost = slices.DeleteFunc(lost, func(l Loss) bool { return l.Account == owner })
 				slices.SortFunc(lost, func(a, b Loss) int { return cmp.Compare(a.Account, b.Account) })
 				if !slices.Equal(lost, tt.want) {

@@ -464,7 +464,7 @@ func TestWhoHoldsASubscriptionOfApple(t *testing.T) {
 				for _, n := range tt.tell {
 					evidence = evidence.Add(appleEvent(t, unsigned(t, n)).Objects...)
 				}
-				if got, _ := evidence.Holders(true, byAlias); got != entitlement.AccountID(tt.want) {
+				if got, _, _ := evidence.Holders(true, nil, byAlias); got != entitlement.AccountID(tt.want) {
 					t.Fatalf("it is %q's, want %q", got, tt.want)
 				}
 			}

@@ -355,7 +355,7 @@ func TestWhoHoldsASubscriptionOfPlay(t *testing.T) {
 				for _, objects := range tt.objects {
 					e = e.Add(objects...)
 				}
-				if got, _ := e.Holders(true, byAlias); got != entitlement.AccountID(tt.want) {
+				if got, _, _ := e.Holders(true, nil, byAlias); got != entitlement.AccountID(tt.want) {
 					t.Fatalf("it is %q's, want %q", got, tt.want)
 				}
 			}

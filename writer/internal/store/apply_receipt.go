@@ -32,6 +32,10 @@ func (c *command) claimPurchase(body *ClaimPurchase) Result {
 	}
 	c.refs.From, c.refs.To = p.row.Owner, body.Account
 	c.claim = c.claimFor(body.Account, &p.row, false)
+	c.claim.Shown = c.st.Rules >= rulesAccounts
+	if old := p.row.Claim; old != nil && c.claim.Shown && !c.erased(old.Account) {
+		c.lost = &lostRow{Account: old.Account, Stamp: c.now} // it was shown before and went to a name: the claim that told so is no more
+	}
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
 
@@ -120,14 +124,12 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 	return Result{Account: body.Account, Rejection: c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})}
 }
 
-// claimFor is what the API says about the owner from now on: it outranks what was said before, in the same second too, and by support of an account that is
-// erased since. Who was erased took the credits along.
+// claimFor is what the API says about the owner from now on: it outranks what was said before, in the same second too. Who was erased took the credits along.
 func (c *command) claimFor(id entitlement.AccountID, row *purchaseRow, support bool) *claimRow {
 	identity := row.Evidence.Identity()
 	claim := &claimRow{Account: id, Stamp: c.now, Support: support, ForfeitedAt: max(c.erasedAt(row.Owner), c.forfeitedAt(row, &identity))}
 	if old := row.Claim; old != nil {
 		claim.Stamp = max(c.now, old.Stamp+1)
-		claim.Support = support || old.Support && c.erased(old.Account)
 	}
 	return claim
 }

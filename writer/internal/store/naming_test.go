@@ -396,3 +396,243 @@ func TestRandomMovesAreOrderFree(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasShownGoesToWhoBuysItAgain: a receipt gave acc_1 what was nobody's, on day 35. It stays with them until the user themselves buys it under the name of another account, unless the
+// policy keeps what is live; renewals and names that are nobody's move nothing, and who was named before the receipt comes too late (A10.7). In any order of what comes after it (I20).
+func TestWhatWasShownGoesToWhoBuysItAgain(t *testing.T) {
+	bought := func(id string, start, end int64, account entitlement.AccountID) naming {
+		return naming{id: id, start: start, end: end, account: account}
+	}
+	renewed := func(id string, start, end int64, account entitlement.AccountID) naming {
+		return naming{id: id, start: start, end: end, account: account, renewal: true}
+	}
+	live := renewed("live", 30, 60, "acc_unknown")
+	type accounts = []entitlement.AccountID
+	tests := []struct {
+		name               string
+		told               []naming
+		newest, stayed     entitlement.AccountID
+		lost, lostIfStayed accounts
+		appleAlone         bool // renewals at Google Play say nothing of their own
+	}{
+		{"nothing more", nil, "acc_1", "acc_1", nil, nil, false},
+		{"renewed under another name", []naming{renewed("2", 40, 70, "acc_2")}, "acc_1", "acc_1", nil, nil, true},
+		{"bought again by another", []naming{bought("2", 40, 70, "acc_2")}, "acc_2", "acc_2", accounts{"acc_1"}, accounts{"acc_1"}, false},
+		{"bought by another while live", []naming{live, bought("2", 40, 70, "acc_2")}, "acc_2", "acc_1", accounts{"acc_1"}, nil, true},
+		{"bought again by nobody", []naming{bought("2", 40, 70, "acc_unknown")}, "acc_1", "acc_1", nil, nil, false},
+		{"bought again by who showed it, and renewed by nobody", []naming{bought("2", 40, 70, "acc_1"), renewed("3", 70, 99, "acc_unknown")}, "acc_1", "acc_1", nil, nil, true},
+		{"bought again by another, and renewed by nobody", []naming{bought("2", 40, 70, "acc_2"), renewed("3", 70, 99, "acc_unknown")}, "", "acc_2", accounts{"acc_1", "acc_2"}, accounts{"acc_1"}, true},
+		{"bought by another before it was shown", []naming{bought("2", 31, 34, "acc_2")}, "acc_1", "acc_1", accounts{"acc_2"}, accounts{"acc_2"}, false},
+	}
+	random := rand.New(rand.NewPCG(5, 12))
+	for _, store := range []entitlement.Provider{entitlement.Apple, entitlement.Google} {
+		for transfer, stays := range map[entitlement.Transfer]bool{"": false, entitlement.TransferAlways: false, entitlement.TransferNever: true, entitlement.TransferIfInactive: true} {
+			for _, tt := range tests {
+				if tt.appleAlone && store != entitlement.Apple {
+					continue
+				}
+				t.Run(string(store)+" "+string(transfer)+": "+tt.name, func(t *testing.T) {
+					want, lost := tt.newest, tt.lost
+					if stays {
+						want, lost = tt.stayed, tt.lostIfStayed
+					}
+					put := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: transfer}})
+					var hash any
+					for range 5 {
+						m := newMachine(t, 1<<20)
+						m.apply(record(bought("1", 0, 30, "acc_unknown").by(store)))
+						m.apply(create("acc_1"))
+						m.now = startTime + 35*day
+						if got := m.apply(claim("c", "acc_1", entitlement.PurchaseID(string(store)+":1000"))); got.Rejection != nil {
+							t.Fatalf("claim: %+v", got.Rejection)
+						}
+						var messages []Command
+						for _, n := range tt.told {
+							messages = append(messages, record(n.by(store)))
+						}
+						m.mixed(random, []Command{put, create("acc_2")}, messages)
+						m.check()
+						m.ownedBy(store, want, lost...)
+						if hash == nil {
+							hash = m.state.StateHash
+						}
+						if m.state.StateHash != hash {
+							t.Fatal("the order shows in the state (I20)")
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestAnAggregatorMovesWhatWasShown, where it alone tells of the purchase and named another before; what it says again moves nothing, nor what it said before the receipt.
+func TestAnAggregatorMovesWhatWasShown(t *testing.T) {
+	tests := []struct {
+		name  string
+		by    entitlement.Provider
+		told  []entitlement.AccountID // after the receipt, a day between two
+		store bool                    // tells of it too
+		want  entitlement.AccountID
+		lost  []entitlement.AccountID
+	}{
+		{"nothing more", entitlement.RevenueCat, nil, false, "acc_1", nil},
+		{"said again", entitlement.RevenueCat, []entitlement.AccountID{"acc_unknown"}, false, "acc_1", nil},
+		{"moved", entitlement.RevenueCat, []entitlement.AccountID{"acc_2"}, false, "acc_2", []entitlement.AccountID{"acc_1"}},
+		{"moved", entitlement.Adapty, []entitlement.AccountID{"acc_unknown", "acc_2"}, false, "acc_2", []entitlement.AccountID{"acc_1"}},
+		{"moved, and on to nobody", entitlement.Iaptic, []entitlement.AccountID{"acc_2", "acc_other"}, false, "acc_1", []entitlement.AccountID{"acc_2"}},
+		{"moved where the store tells of it too", entitlement.RevenueCat, []entitlement.AccountID{"acc_2"}, true, "acc_1", nil},
+		{"new metadata", entitlement.Stripe, []entitlement.AccountID{"acc_2"}, false, "acc_1", nil},
+	}
+	random := rand.New(rand.NewPCG(6, 12))
+	for _, tt := range tests {
+		t.Run(string(tt.by)+": "+tt.name, func(t *testing.T) {
+			id := entitlement.PurchaseID(string(tt.by) + ":1000")
+			var hash any
+			for range 6 {
+				m := newMachine(t, 1<<20)
+				m.apply(record(moving(tt.by, startTime-day, "acc_unknown")))
+				m.apply(create("acc_1"))
+				if got := m.apply(claim("c", "acc_1", id)); got.Rejection != nil {
+					t.Fatalf("claim: %+v", got.Rejection)
+				}
+				var messages []Command
+				for i, account := range tt.told {
+					messages = append(messages, record(moving(tt.by, startTime+int64(1+i)*day, account)))
+				}
+				if tt.store {
+					term := months(entitlement.Apple, "t", startTime, func(o *entitlement.Object) { o.Links = []entitlement.Link{entitlement.Link(id)} })
+					messages = append(messages, record(told(entitlement.Apple, "store", term)))
+				}
+				m.mixed(random, []Command{create("acc_2")}, messages)
+				m.check()
+				if !tt.store { // where a transfer is a former name, who had it by that sees so
+					m.ownedBy(tt.by, tt.want, tt.lost...)
+				} else if got := m.ownerOf(id); got != tt.want {
+					t.Fatalf("it is %q's, want %q", got, tt.want)
+				}
+				if hash == nil {
+					hash = m.state.StateHash
+				}
+				if m.state.StateHash != hash {
+					t.Fatal("the order shows in the state (I20)")
+				}
+			}
+		})
+	}
+}
+
+// Who showed it first, lost it to a name and could not show it again before another did, goes on to see that it was transferred.
+func TestWhoShowedItBeforeSeesThatItWent(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	for _, c := range []Command{create("acc_1"), create("acc_2"), create("acc_3"), record(naming{id: "1", end: 30, account: "acc_unknown"}.by(entitlement.Apple)), claim("c1", "acc_1", "apple:1000"),
+		record(naming{id: "2", start: 40, end: 70, account: "acc_2"}.by(entitlement.Apple)), record(naming{id: "3", start: 70, end: 99, account: "acc_unknown", renewal: true}.by(entitlement.Apple))} {
+		if got := m.apply(c); got.Rejection != nil {
+			t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+		}
+	}
+	m.ownedBy(entitlement.Apple, "", "acc_1", "acc_2")
+	m.now = startTime + 80*day
+	if got := m.apply(claim("c2", "acc_3", "apple:1000")); got.Rejection != nil {
+		t.Fatalf("the second claim: %+v", got.Rejection)
+	}
+	m.ownedBy(entitlement.Apple, "acc_3", "acc_1", "acc_2")
+	if got := m.apply(tapRestore("acc_1", "apple:1000")); got.Rejection != nil {
+		t.Fatalf("restore: %+v", got.Rejection)
+	}
+	m.apply(record(naming{id: "4", start: 120, end: 150, account: "acc_2"}.by(entitlement.Apple)))
+	m.ownedBy(entitlement.Apple, "acc_1", "acc_2") // a restore stays
+	m.check()
+}
+
+// A receipt that was shown under older rules stays before every name: those that have them must have the same state (I17).
+func TestWhatWasShownUnderOlderRulesStays(t *testing.T) {
+	m := newMachineUnder(t, 1<<20, 2)
+	for _, c := range []Command{create("acc_1"), create("acc_2"), record(naming{id: "1", end: 30, account: "acc_unknown"}.by(entitlement.Apple)), claim("c1", "acc_1", "apple:1000"),
+		NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: RulesVersion}), record(naming{id: "2", start: 40, end: 70, account: "acc_2"}.by(entitlement.Apple))} {
+		if got := m.apply(c); got.Rejection != nil {
+			t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+		}
+	}
+	m.ownedBy(entitlement.Apple, "acc_1")
+	m.check()
+}
+
+// What is told and called after a receipt gave a purchase to somebody, at random, in three orders of the messages: never shows which (I20).
+func TestRandomMovesOfWhatWasShownAreOrderFree(t *testing.T) {
+	names := []entitlement.AccountID{"acc_1", "acc_2", "acc_3", "acc_unknown"}
+	moved := 0
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 13))
+		by := []entitlement.Provider{entitlement.Apple, entitlement.RevenueCat, entitlement.Adapty}[random.IntN(3)]
+		id := entitlement.PurchaseID(string(by) + ":1000")
+		first := record(moving(by, startTime-day, "acc_unknown"))
+		if by == entitlement.Apple {
+			first = record(naming{id: "first", end: 30, account: "acc_unknown"}.by(by))
+		}
+		var messages []Command
+		for i := range 1 + random.IntN(6) {
+			account, start := names[random.IntN(len(names))], int64(random.IntN(90))
+			switch {
+			case by == entitlement.Apple:
+				messages = append(messages, record(naming{id: fmt.Sprint(i), start: start, end: start + 20, account: account, renewal: random.IntN(3) == 0}.by(by)))
+			case random.IntN(2) == 0:
+				alias := entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: fmt.Sprint("user", random.IntN(4))}
+				messages = append(messages, record(told(by, fmt.Sprint("m", i), months(by, "1000", startTime+start*day, func(o *entitlement.Object) { o.Aliases = []entitlement.Alias{alias} }))))
+			default:
+				messages = append(messages, record(moving(by, startTime+start*day, account)))
+			}
+		}
+		var calls []Command
+		for i, account := range names[1:3] {
+			calls = append(calls, create(account, entitlement.Alias{Kind: entitlement.RevenueCatAppUser, Value: fmt.Sprint("user", i)}))
+		}
+		calls = append(calls, NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: []entitlement.Transfer{"", entitlement.TransferNever}[random.IntN(2)]}}))
+		switch random.IntN(3) {
+		case 0:
+			calls = append(calls, mergeOf("merge_1", "acc_1", "acc_2"))
+		case 1:
+			calls = append(calls, erase("acc_3"))
+		}
+		var hashes [3]any
+		for i := range hashes {
+			m := newMachine(t, 1<<20)
+			m.apply(first)
+			m.apply(create("acc_1"))
+			m.now = startTime + 35*day
+			if got := m.apply(claim("c", "acc_1", id)); got.Rejection != nil {
+				t.Fatalf("seed %d: claim: %+v", seed, got.Rejection)
+			}
+			m.mixed(random, calls, messages)
+			m.check()
+			if hashes[i] = m.state.StateHash; hashes[0] != hashes[i] {
+				t.Errorf("seed %d: the order counts (I20)", seed)
+			}
+			if i == 0 && m.ownerOf(id) != "acc_1" {
+				moved++
+			}
+		}
+	}
+	if moved < 10 || moved > 50 {
+		t.Errorf("%d of 60 purchases moved, want some and not all", moved)
+	}
+}
+
+// Of two purchases that turn out to be one, what was restored comes before what was only shown, be that later.
+func TestWhatWasRestoredComesBeforeWhatWasShown(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	adapty := moving(entitlement.Adapty, startTime, "acc_unknown")
+	for _, c := range []Command{create("acc_1"), create("acc_2"), record(naming{id: "1", end: 30, account: "acc_unknown"}.by(entitlement.Apple)), record(adapty),
+		tapRestore("acc_1", "apple:1000")} {
+		m.apply(c)
+	}
+	m.now += day
+	both := months(entitlement.Adapty, "1000", startTime+2*day, func(o *entitlement.Object) { o.Links = []entitlement.Link{"adapty:1000", "apple:1000"} })
+	for _, c := range []Command{claim("c", "acc_2", "adapty:1000"), record(told(entitlement.Adapty, "both", both))} {
+		if got := m.apply(c); got.Rejection != nil {
+			t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+		}
+	}
+	m.ownedBy(entitlement.Apple, "acc_1")
+	m.check()
+}

@@ -87,13 +87,13 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		e.row.Evidence = entitlement.Merge(e.row.Evidence, p.row.Evidence)
 		e.row.Claim = newerClaim(e.row.Claim, p.row.Claim)
 		e.row.Lost = append(e.row.Lost, p.row.Lost...)
-		if c.claim != nil { // no name counts from now on: who lost it by one goes on to be told
+		if c.claim != nil && !c.claim.Shown { // no name counts from now on: who lost it by one goes on to be told
 			e.row.Lost = append(e.row.Lost, p.row.Outnamed...)
 		}
 		e.row.Codes = append(e.row.Codes, p.row.Codes...)
 		e.row.Buyers = append(e.row.Buyers, p.row.Buyers...)
 	}
-	e.row.Claim = newerClaim(e.row.Claim, c.claim)
+	e.row.Claim = cmp.Or(c.claim, e.row.Claim)
 	if c.code != nil {
 		e.row.Codes = append(e.row.Codes, *c.code)
 	}
@@ -206,28 +206,52 @@ func newerClaim(a, b *claimRow) *claimRow {
 		if b.Support {
 			return b
 		}
+	case a.Shown != b.Shown:
+		if a.Shown {
+			return b
+		}
 	case b.Stamp > a.Stamp || b.Stamp == a.Stamp && b.Account < a.Account:
 		return b
 	}
 	return a
 }
 
-// ownerOf resolves whose purchase it is, the first that applies: what the API claimed; who has it by the names under which it was bought, where the policy
+// ownerOf resolves whose purchase it is, the first that applies: what the API claimed, unless it was only shown and went to another since; who has it by the names under which it was bought, where the policy
 // says that it stays with them (requirement A10.7); the account that the newest metadata names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
 // account that has one of the purchase's aliases. Empty is unclaimed. An account that was erased still is the owner: what it paid for is nobody's to see.
 //
 // It also returns who lost it by the names under which it was bought. Where the API said whose it is, names do not count.
 func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (owner entitlement.AccountID, lost []entitlement.Loss) {
-	if row.Claim != nil {
-		return row.Claim.Account, nil
+	var shown *entitlement.Showing
+	switch claim := row.Claim; {
+	case claim == nil:
+	case claim.Shown:
+		shown = &entitlement.Showing{Account: claim.Account, At: claim.Stamp}
+	default:
+		return claim.Account, nil
 	}
 	if c.st.Rules >= rulesAccounts {
 		policy := c.policyOf(c.Env)
-		if owner, lost = row.Evidence.Holders(policy.KeepsHolder(), c.whose); owner != "" && policy.KeepsHolder() {
+		owner, lost, shows := row.Evidence.Holders(policy.KeepsHolder(), shown, c.whose)
+		if shows {
+			return c.movedFrom(row, identity, lost)
+		}
+		if owner != "" && policy.KeepsHolder() {
 			return owner, lost
 		}
+		return c.namedBy(identity), lost
 	}
-	return c.namedBy(identity), lost
+	return c.namedBy(identity), nil
+}
+
+// movedFrom returns who has a purchase that was shown and is still of who showed it by the names of its buyers: them, unless an aggregator that alone tells of it has moved it since.
+func (c *command) movedFrom(row *purchaseRow, identity *entitlement.Identity, lost []entitlement.Loss) (entitlement.AccountID, []entitlement.Loss) {
+	if at := row.Evidence.MovedAt(); at > row.Claim.Stamp {
+		if to := c.namedBy(identity); to != "" {
+			return to, append(lost, entitlement.Loss{Account: row.Claim.Account, At: at})
+		}
+	}
+	return row.Claim.Account, lost
 }
 
 // namedBy returns the account that an identity is of. Empty is nobody's.

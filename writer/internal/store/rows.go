@@ -109,7 +109,7 @@ type state struct {
 type purchaseRow struct {
 	Evidence entitlement.Evidence  `cbor:"1,keyasint"`
 	Owner    entitlement.AccountID `cbor:"2,keyasint,omitempty"` // as resolved; empty is unclaimed
-	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence
+	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence, but see Shown
 	// Shares are the accounts beside the owner that the provider lets use it, as resolved, sorted.
 	Shares []entitlement.AccountID `cbor:"4,keyasint,omitempty"`
 	// Lost are the accounts that it was restored away from, sorted, without the present owner.
@@ -128,13 +128,16 @@ type lostRow struct {
 	Stamp   int64                 `cbor:"2,keyasint"`
 }
 
-// claimRow says that the API gave a purchase to an account. The newer one wins when purchases are merged, support's before a user's.
+// claimRow says that the API gave a purchase to an account. The newer one wins when purchases are merged, support's before a user's, and what was restored before what was
+// only shown.
 type claimRow struct {
 	Account entitlement.AccountID `cbor:"1,keyasint"`
 	Stamp   int64                 `cbor:"2,keyasint"`
 	Support bool                  `cbor:"3,keyasint,omitempty"` // a user's restore does not change it
 	// ForfeitedAt is when an account was erased that had the purchase before, Unix seconds: the credits of until then went with it. 0: none was.
 	ForfeitedAt int64 `cbor:"4,keyasint,omitempty"`
+	// Shown: by a receipt or a link, while nobody had it. A later purchase under the name of another account, and a move by an aggregator that alone tells of it, come before it.
+	Shown bool `cbor:"5,keyasint,omitempty"`
 }
 
 // accountRow is what we keep of an account beyond its record.
@@ -263,7 +266,7 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 }
 
 // waitsUnder lists the names of whose coming the purchase must hear, because they decide about its owner: see command.ownerOf. One that has a
-// claim hears of none. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
+// claim hears of none, unless it was only shown. One whose evidence names an account waits for that account until it exists, and no alias counts. Else an alias may
 // decide at any time. It waits for every name under which it was bought, whatever the policy says.
 func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	var names []string
@@ -276,7 +279,7 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	for _, index := range row.Buyers {
 		names = append(names, buyerIdentity(index))
 	}
-	if row.Claim != nil {
+	if row.Claim != nil && !row.Claim.Shown {
 		return names
 	}
 	id := row.Evidence.Identity()
@@ -285,7 +288,7 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 		for _, a := range id.Aliases {
 			names = append(names, aliasIdentity(hashedAlias(rules, a)))
 		}
-	case row.Owner == "":
+	case row.Owner == "" || row.Claim != nil:
 		names = append(names, accountIdentity(id.Account))
 	}
 	bought := row.Evidence.Names()

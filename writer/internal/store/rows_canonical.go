@@ -143,6 +143,8 @@ func (row *claimRow) ReadCanonical(r *canonical.Reader) {
 			row.Support = r.Bool()
 		case 4:
 			row.ForfeitedAt = r.Int()
+		case 5:
+			row.Shown = r.Bool()
 		default:
 			r.Fail()
 		}
@@ -158,6 +160,7 @@ func (row *claimRow) WriteCanonical(w *canonical.Writer) {
 	w.Number(row.Stamp)
 	w.True(m, 3, row.Support)
 	w.Int(m, 4, row.ForfeitedAt)
+	w.True(m, 5, row.Shown)
 }
 
 // ReadCanonical implements canonical.Readable.
