@@ -11,6 +11,8 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/config"
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/writer/internal/provider"
+	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
 const (
@@ -93,6 +95,37 @@ func TestAdaptyGivesAccess(t *testing.T) {
 	}
 	if log := w.logs.String(); strings.Contains(log, "canary") {
 		t.Errorf("the log has a secret or an address: %s", log)
+	}
+}
+
+// A sale of the App Store that iaptic tells of is in no doubt where the App Store cannot be asked: it is neither counted nor handed to those who ask.
+func TestASaleWhoseStoreCannotBeAskedIsInNoDoubt(t *testing.T) {
+	w := startAggregators(t)
+	now, account := time.Now(), w.account()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+	r := w.do("POST", "/v1/webhooks/sandbox/iaptic", jsonOf(t, object{"type": "purchases.updated", "password": iapticPassword, "applicationUsername": account,
+		"notification": object{"reason": "PURCHASED", "id": unique("n"), "date": stamp(now)}, "purchases": object{"a": object{"purchaseId": "apple:2000", "transactionId": "apple:2000",
+			"productId": "apple:com.example.pro_monthly", "platform": "apple", "sandbox": true, "purchaseDate": stamp(now.Add(-time.Hour)), "expirationDate": stamp(now.AddDate(0, 1, 0)), "renewalIntent": "Renew"}}}),
+		header{"Content-Type": "application/json"})
+	if r.str("outcome") != "recorded" || w.pro(account)["active"] != true {
+		t.Fatalf("POST = %d %s: %v", r.status, r.text, w.pro(account))
+	}
+	rows := func() (n int) {
+		if err := w.store.View(func(r *store.Reader) error {
+			list, err := r.Pulls(entitlement.Sandbox, "", 10)
+			n = len(list)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, apis := range []map[entitlement.Provider]provider.Puller{{}, {entitlement.Apple: &provider.AppleAPI{}}} {
+		want := len(apis)
+		due, _, err := newPulling(w.Writer, entitlement.Sandbox, apis).scan(time.Now())
+		if got := w.countOpen(entitlement.Sandbox, apis); rows() != 1 || err != nil || len(due) != want || got != float64(want) {
+			t.Errorf("with %d stores to ask: %d rows, %d due, %v counted, %v; want %d due and counted of one row", want, rows(), len(due), got, err, want)
+		}
 	}
 }
 

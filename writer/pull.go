@@ -205,6 +205,9 @@ func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err err
 			return nil, next, err
 		}
 		for _, pull := range page {
+			if !pull.IsOpen(p.canAsk) {
+				continue // of an import there may be more of these than we remember
+			}
 			try := p.tried[pull.ID]
 			if try != nil {
 				try.seen = p.round
@@ -231,6 +234,8 @@ func (p *pulling) scan(now time.Time) (due []store.Pull, next time.Time, err err
 	}
 	return due, next, nil
 }
+
+func (p *pulling) canAsk(from entitlement.Provider) bool { return p.apis[from] != nil }
 
 // pick keeps the first pullQueue of due: the newest doubts, whether they had to wait for their second or for a worker or were asked about before, so that
 // a sale of now never waits behind the thousands that an import left open. One that fails makes room by its pauses. Of one second those come first that

@@ -5,6 +5,7 @@ import (
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/pkg/problem"
+	"github.com/latchkey/latchkey/writer/internal/provider"
 	"github.com/latchkey/latchkey/writer/internal/store"
 )
 
@@ -141,13 +142,34 @@ func soldIn(o *entitlement.Object) []*entitlement.Sold {
 	return sold
 }
 
-// countPulls is how many purchases of an environment are in doubt until their provider is asked, up to maxCounted.
+// maxLookedAt is how many purchases that a provider could be asked about /metrics looks at, to find those that are in doubt.
+const maxLookedAt = 10 * maxCounted
+
+// countPulls is how many purchases of an environment are in doubt until their provider is asked, up to maxCounted. Those are not of which an aggregator alone
+// tells and whose store cannot be asked.
 func (w *Writer) countPulls(env entitlement.Environment) float64 {
-	n := 0
+	return w.countOpen(env, w.pullers[env])
+}
+
+func (w *Writer) countOpen(env entitlement.Environment, apis map[entitlement.Provider]provider.Puller) float64 {
+	n, after := 0, entitlement.PurchaseID("")
+	can := func(from entitlement.Provider) bool { return apis[from] != nil }
 	_ = w.store.View(func(r *store.Reader) error {
-		list, err := r.Pulls(env, "", maxCounted)
-		n = len(list)
-		return err
+		for range maxLookedAt / pullPage {
+			list, err := r.Pulls(env, after, pullPage)
+			if err != nil {
+				return err
+			}
+			for _, pull := range list {
+				if after = pull.ID; pull.IsOpen(can) {
+					n++
+				}
+			}
+			if len(list) < pullPage || n >= maxCounted {
+				break
+			}
+		}
+		return nil
 	})
-	return float64(n)
+	return float64(min(n, maxCounted))
 }

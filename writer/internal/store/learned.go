@@ -208,7 +208,7 @@ func (c *command) doubtAnew(p *storedPurchase) {
 	key := envKey(c.Env, string(p.id))
 	var pull pullRow
 	c.decode(bucketPulls, key, &pull)
-	pull.Doubt, pull.Asks = true, asksOf(doubts)
+	pull.Doubt, pull.Asks, pull.Echoes = true, asksOf(doubts), c.echoesOf(doubts)
 	c.writePull(key, pull)
 }
 

@@ -196,3 +196,34 @@ func TestMoneyThatCameBackIsAskedAboutSinceRules3(t *testing.T) {
 		t.Errorf("the account has %+v", a.Purchases)
 	}
 }
+
+// What an aggregator tells of a store's sale is open where the store can be asked, and the row says which: whoever asks, and counts, passes over it elsewhere.
+func TestARowSaysWhetherAnythingIsOpenWithoutAnAnswer(t *testing.T) {
+	echo := func(by entitlement.Provider, id string) entitlement.Object {
+		o := hint(entitlement.KindRenewal, id, startTime)
+		o.By, o.Hint.Echo, o.Links = by, true, []entitlement.Link{"apple:1"}
+		return o
+	}
+	none := func(entitlement.Provider) bool { return false }
+	old := newMachineUnder(t, 1<<20, rulesAccounts-1)
+	for _, m := range []*machine{old, newMachine(t, 1<<20)} {
+		m.apply(record(event("evt_1", echo(entitlement.Apple, "1"), echo(entitlement.Google, "2"))))
+		p := m.expectPulls("echoes alone", "apple:1")[0]
+		if m == old {
+			if !p.IsOpen(none) || p.Echoes != "" {
+				t.Errorf("under older rules %+v", p)
+			}
+			m.apply(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: rulesAccounts}))
+			p = m.expectPulls("echoes, after the raise", "apple:1")[0]
+		}
+		if p.Echoes != "apple,google" || p.IsOpen(none) || !p.IsOpen(func(by entitlement.Provider) bool { return by == entitlement.Google }) {
+			t.Errorf("echoes alone: %+v", p)
+		}
+		own := hint(entitlement.KindCustomer, "c", startTime)
+		own.By, own.Links = entitlement.Adapty, []entitlement.Link{"apple:1"}
+		m.apply(record(event("evt_2", own)))
+		if p := m.expectPulls("an echo and a hint", "apple:1")[0]; p.Echoes != "" || !p.IsOpen(none) {
+			t.Errorf("an echo and a hint: %+v", p)
+		}
+	}
+}

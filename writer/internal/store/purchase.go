@@ -418,7 +418,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	if e.pulledAt > pull.ConflictAt {
 		pull.Conflict, pull.ConflictAt = false, 0
 	}
-	pull.Doubt, pull.Asks = len(e.doubts) > 0, asksOf(e.doubts)
+	pull.Doubt, pull.Asks, pull.Echoes = len(e.doubts) > 0, asksOf(e.doubts), c.echoesOf(e.doubts)
 	if pulled || pull.Doubt || pull.Conflict {
 		c.writePull(key, pull)
 	}
@@ -470,6 +470,22 @@ func asksOf(doubts []entitlement.Doubt) []byte {
 	}
 	sum := sha256.Sum256(entitlement.Encode(doubts))
 	return sum[:8]
+}
+
+// echoesOf names whom the doubts are for where nothing is open unless they can be asked, separated by commas.
+func (c *command) echoesOf(doubts []entitlement.Doubt) string {
+	if c.st.Rules < rulesAccounts {
+		return ""
+	}
+	var names []string
+	for i := range doubts {
+		if !doubts[i].Echo {
+			return ""
+		}
+		names = append(names, string(doubts[i].Provider()))
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ",")
 }
 
 // writeIdentities keeps the index by which a new account or alias finds the purchases that it decides about.

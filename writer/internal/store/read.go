@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -411,6 +412,12 @@ type Pull struct {
 
 	ConflictAt int64  // when the last such message was noted, Unix seconds
 	Asks       string // changes with what there is to ask for: evidence in the same doubt has the same
+	Echoes     string // the providers, separated by commas, of doubts that leave nothing open where these cannot be asked; empty: something is open
+}
+
+// IsOpen reports whether something is open about the purchase, or would be asked of a provider that can be.
+func (p *Pull) IsOpen(can func(entitlement.Provider) bool) bool {
+	return p.Conflict || p.Echoes == "" || slices.ContainsFunc(strings.Split(p.Echoes, ","), func(name string) bool { return can(entitlement.Provider(name)) })
 }
 
 // Pulls lists purchases whose provider is to be asked, sorted by id, after the given one.
@@ -421,7 +428,7 @@ func (r *Reader) Pulls(env entitlement.Environment, after entitlement.PurchaseID
 		if err := entitlement.Decode(row, &p); err != nil {
 			return fmt.Errorf("pull %s: %w: %w", id, replication.ErrCorrupt, err)
 		}
-		list = append(list, Pull{ID: id, Since: p.Since, Conflict: p.Conflict, ConflictAt: p.ConflictAt, Asks: string(p.Asks)})
+		list = append(list, Pull{ID: id, Since: p.Since, Conflict: p.Conflict, ConflictAt: p.ConflictAt, Asks: string(p.Asks), Echoes: p.Echoes})
 		return nil
 	})
 	return list, err

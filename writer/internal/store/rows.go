@@ -186,6 +186,7 @@ type pullRow struct {
 
 	ConflictAt int64  `cbor:"4,keyasint,omitempty"` // stamp of the last of them
 	Asks       []byte `cbor:"5,keyasint,omitempty"` // identifies what there is to ask for: see asksOf
+	Echoes     string `cbor:"6,keyasint,omitempty"` // since rulesAccounts: see Pull
 }
 
 // maxKeyText is how much of an id from outside stands in a key; a longer one is replaced by its SHA-256. bbolt takes 32 KiB.
