@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -69,6 +70,9 @@ func TestAnAccountIsMadeForWhomeverAProviderVouches(t *testing.T) {
 	for id := range ids {
 		if r := w.api("GET", "/v1/accounts/oidc_subject:"+url.PathEscape(issuer+"|user 1"), ""); r.status != http.StatusOK || r.str("account_id") != id {
 			t.Errorf("by its alias: %d %s, want %s", r.status, r.text, id)
+		}
+		if r := w.api("GET", "/v1/accounts/"+id+"/events", ""); strings.Count(r.text, `"caller":{"kind":"sign_in"}`) != 1 {
+			t.Errorf("the audit trail = %s, want one change, asked for by a sign-in", r.text)
 		}
 	}
 	// From an anonymous session: somebody known takes it in, somebody new is who it was.

@@ -26,12 +26,15 @@ func (m *machine) audited(r Result) (ev StoredEvent) {
 // The trail has each command's ids and its caller, and the trail of a purchase has what the API did with it.
 func TestTheTrailSaysWhatACommandWasAbout(t *testing.T) {
 	m := newMachine(t, 1<<20)
-	month := entitlement.Product{Provider: entitlement.Stripe, ID: "price_1", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Group: "pro"}
-	for _, c := range []Command{NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{month}}}),
-		create("acc_1"), create("acc_2"), record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"), invoice("in_1", "sub_1", "pi_1", 1, entitlement.InvoicePaid)))} {
+	sold := []entitlement.Product{{Provider: entitlement.Stripe, ID: "price_1", Kind: entitlement.KindRecurring, Entitlements: []string{"pro"}, Group: "pro"},
+		{Provider: entitlement.Apple, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}},
+		{Provider: entitlement.Stripe, ID: "course", Kind: entitlement.KindPackage, Accesses: []entitlement.ModuleAccess{{Module: "algebra", DurationDays: 30}}}}
+	for _, c := range []Command{NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: sold}}),
+		create("acc_1"), create("acc_2"), record(event("evt_1", subscription("sub_1", 1, entitlement.Active, "acc_1"), invoice("in_1", "sub_1", "pi_1", 1, entitlement.InvoicePaid))),
+		record(event("evt_2", subscription("sub_2", 1, entitlement.Active, ""), invoice("in_2", "sub_2", "pi_2", 1, entitlement.InvoicePaid))), pack("1", "acc_1", 100, false)} {
 		m.apply(c)
 	}
-	const sub = "stripe:sub_1"
+	const sub, nobodys = "stripe:sub_1", "stripe:sub_2"
 	for _, tt := range []struct {
 		name     string
 		kind     CommandType
@@ -48,6 +51,12 @@ func TestTheTrailSaysWhatACommandWasAbout(t *testing.T) {
 		{"an intent", TypePutIntent, &PutIntent{ID: "intent_1", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d"}, Refs{Intent: "intent_1"}, ""},
 		{"the device's own again", TypePutIntent, &PutIntent{ID: "intent_2", Account: "acc_1", Provider: entitlement.Stripe, Product: "price_1", Device: "d"}, Refs{Intent: "intent_1"}, ""},
 		{"its end", TypeEndIntent, &EndIntent{ID: "intent_1"}, Refs{Intent: "intent_1"}, ""},
+		{"a consumption", TypeConsume, &Consume{Account: "acc_1", ID: "spend_1", Credit: "coins", Amount: 30}, Refs{Consumption: "spend_1"}, ""},
+		{"a code", TypePutCode, &PutCode{ID: "code_1", Hash: codeHash("1"), Provider: entitlement.Stripe, Product: "course"}, Refs{Code: "code_1"}, ""},
+		{"its redemption", TypeRedeemCode, &RedeemCode{Hash: codeHash("1"), Account: "acc_2"}, Refs{Code: "code_1"}, ""},
+		{"its revocation", TypeRevokeCode, &RevokeCode{ID: "code_1"}, Refs{Code: "code_1"}, ""},
+		{"a link to what is nobody's", TypePutLink, &PutLink{Hash: linkHash("1"), Purchase: nobodys, TTLSeconds: 900}, Refs{}, nobodys},
+		{"who redeems it", TypeRedeemLink, &RedeemLink{Hash: linkHash("1"), Account: "acc_2", Merge: "merge_2"}, Refs{To: "acc_2"}, nobodys},
 		{"what names nothing more than an account", TypeEndSessions, &EndSessions{Account: "acc_1"}, Refs{}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -69,9 +78,11 @@ func TestTheTrailSaysWhatACommandWasAbout(t *testing.T) {
 				t.Errorf("purchases %v, want %v", ev.Purchases, want)
 			}
 			m.read(func(r *Reader) error {
-				listed := r.bucket(bucketSubjects).Get(subjectKey(sandbox, subjectPurchase, sub, ev.Seq)) != nil
-				if listed != (tt.purchase != "") {
-					t.Errorf("the purchase's trail lists it: %t", listed)
+				for _, id := range []entitlement.PurchaseID{sub, nobodys} {
+					listed := r.bucket(bucketSubjects).Get(subjectKey(sandbox, subjectPurchase, string(id), ev.Seq)) != nil
+					if listed != (tt.purchase == id) {
+						t.Errorf("the trail of %s lists it: %t", id, listed)
+					}
 				}
 				return nil
 			})
