@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkey/latchkey/deploy/bench/rival"
 )
@@ -159,5 +160,17 @@ func TestYearIsRead(t *testing.T) {
 	}
 	if _, err := yearFigures("instant 3: not within 20s"); err == nil {
 		t.Error("a year that did not end has figures")
+	}
+}
+
+// Of each provider the slowest purchase counts, against the same goal: six fast ones hide no slow one.
+func TestTheSlowestPurchaseOfAProviderCounts(t *testing.T) {
+	var took []time.Duration
+	for n := range purchasesEach {
+		took = append(took, time.Duration(n+1)*10*time.Millisecond)
+	}
+	took[purchasesEach-1] = 2 * time.Second
+	if got := slowest("purchase_to_edge_google", took); got.Name != "purchase_to_edge_google_p99" || got.Value != 2000 || got.Min != 10 || got.Runs != purchasesEach || got.holds() {
+		t.Errorf("slowest = %+v", got)
 	}
 }

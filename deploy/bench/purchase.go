@@ -40,6 +40,7 @@ func takePurchases(ctx context.Context, config config) ([]figure, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(purchasesEach*len(soldBy))*time.Second)
 	defer cancel()
 	var took []time.Duration
+	var each []figure
 	for _, sold := range soldBy {
 		var of []time.Duration
 		for n := range purchasesEach {
@@ -55,9 +56,9 @@ func takePurchases(ctx context.Context, config config) ([]figure, error) {
 		}
 		slices.Sort(of)
 		fmt.Fprintf(os.Stderr, "  %s: p50 %.1f ms, slowest %.1f ms\n", sold.provider, milliseconds(of[len(of)/2]), milliseconds(of[len(of)-1]))
-		took = append(took, of...)
+		took, each = append(took, of...), append(each, slowest("purchase_to_edge_"+sold.provider, of))
 	}
-	return latencies("purchase_to_edge", took), nil
+	return append(latencies("purchase_to_edge", took), each...), nil
 }
 
 // latencies are the figures of purchases that took so long.
@@ -66,8 +67,13 @@ func latencies(name string, took []time.Duration) []figure {
 	least, greatest := milliseconds(took[0]), milliseconds(took[len(took)-1])
 	return []figure{
 		{Name: name + "_p50", Value: milliseconds(took[len(took)/2]), Unit: "ms", Min: least, Max: greatest, Runs: len(took)},
-		{Name: name + "_p99", Value: milliseconds(took[len(took)*99/100]), Unit: "ms", Goal: goal(purchaseGoal), Min: least, Max: greatest, Runs: len(took)},
+		slowest(name, took),
 	}
+}
+
+// slowest is the p99 of purchases that took so long. took is sorted.
+func slowest(name string, took []time.Duration) figure {
+	return figure{Name: name + "_p99", Value: milliseconds(took[len(took)*99/100]), Unit: "ms", Goal: goal(purchaseGoal), Min: milliseconds(took[0]), Max: milliseconds(took[len(took)-1]), Runs: len(took)}
 }
 
 // buys makes one purchase and returns how long it took until the last edge has answered that it counts.
