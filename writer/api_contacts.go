@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/base64"
 	"encoding/hex"
@@ -78,22 +79,40 @@ type emailShown struct {
 	Until *string `json:"until"` // null: the account has it
 }
 
-// emails opens the addresses of accounts that are one: the newest that any of them has, and what all of them had, oldest first.
+// emails opens the addresses of accounts that are one: the newest that any of them has, and what all of them had, oldest first. One that they had without a gap is
+// shown once.
 func (c *apiCall) emails(reader *store.Reader, accounts ...entitlement.AccountID) (present *string, history []emailShown, err error) {
 	all, err := accountContacts(reader, c.env, accounts)
 	if err != nil {
 		return nil, nil, err
 	}
-	history = []emailShown{}
+	open := func(contact *accountContact) *string {
+		text, err := c.sealer.open(c.env, contactPlace(contact.account), contact.Sealed)
+		if err != nil {
+			return nil
+		}
+		return &text
+	}
+	var once []accountContact
 	for _, contact := range all {
-		shown := emailShown{Since: formatTime(contact.Since), Until: optionalTime(contact.Until)}
-		if text, err := c.sealer.open(c.env, contactPlace(contact.account), contact.Sealed); err == nil {
-			shown.Email = &text
-		}
 		if contact.Until == 0 {
-			present = shown.Email
+			present = open(&contact)
 		}
-		history = append(history, shown)
+		at := slices.IndexFunc(once, func(has accountContact) bool {
+			return bytes.Equal(has.Index, contact.Index) && (has.Until == 0 || has.Until >= contact.Since)
+		})
+		switch {
+		case at < 0:
+			once = append(once, contact)
+		case contact.Until == 0:
+			once[at].Until = 0
+		case once[at].Until != 0:
+			once[at].Until = max(once[at].Until, contact.Until)
+		}
+	}
+	history = []emailShown{}
+	for _, contact := range once {
+		history = append(history, emailShown{Email: open(&contact), Since: formatTime(contact.Since), Until: optionalTime(contact.Until)})
 	}
 	return present, history, nil
 }

@@ -233,11 +233,17 @@ func TestMergedAccountsShowOneHistoryOfEmails(t *testing.T) {
 		t.Fatalf("PATCH = %d %s", r.status, r.text)
 	}
 	both("once it is gone", "into@example.com", "into@example.com from@example.com*")
+	w.setEmail(from, "INTO@example.com")
+	both("with the address of both, which is the newest", "INTO@example.com", "into@example.com from@example.com*")
+	if r := w.api("PATCH", "/v1/accounts/"+into, `{"email": null}`); r.status != 200 {
+		t.Fatalf("PATCH = %d %s", r.status, r.text)
+	}
+	both("once one of them has given it up", "INTO@example.com", "into@example.com from@example.com*")
 	if r := w.api("DELETE", "/v1/accounts/"+into+"/merges/"+merge, ""); r.status != 200 {
 		t.Fatalf("undo = %d %s", r.status, r.text)
 	}
-	shows("apart", from, "", "from@example.com*")
-	shows("apart", into, "into@example.com", "into@example.com")
+	shows("apart", from, "INTO@example.com", "from@example.com* INTO@example.com")
+	shows("apart", into, "", "into@example.com*")
 }
 
 // TestWithoutAKeyNothingOfAPersonIsTaken: no address, no attribute, no reason; and the rest goes on.
