@@ -117,10 +117,10 @@ func takeIntents(ctx context.Context, config config) ([]figure, error) {
 	return figures, nil
 }
 
-// askToBuy asks for a purchase intent of each account in turn, always from the same device.
+// askToBuy asks for a purchase intent of each account in turn, each time from another device: the same one would get its intent again.
 func askToBuy(host, key, product string, connections int, accounts []string) load.Source {
 	return func(dst []byte, connection, n int) []byte {
-		body := `{"account_id":"` + accounts[(n*connections+connection)%len(accounts)] + `","provider":"stripe","product_id":"` + product + `","device_id":"d"}`
+		body := `{"account_id":"` + accounts[(n*connections+connection)%len(accounts)] + `","provider":"stripe","product_id":"` + product + `","device_id":"d` + strconv.Itoa(connection) + "-" + strconv.Itoa(n) + `"}`
 		return fmt.Appendf(dst, "POST /v1/purchase-intents HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", host, key, len(body), body)
 	}
 }
