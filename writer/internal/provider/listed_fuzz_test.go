@@ -38,19 +38,7 @@ func FuzzLists(f *testing.F) {
 		}
 	}))
 	f.Cleanup(s.Close)
-	now := func() time.Time { return asked }
-	google, err := NewGoogleAPI(GoogleAPIConfig{Package: playPackage, ServiceAccount: serviceAccount(), BaseURL: s.URL, TokenURL: s.URL + "/token", Environment: entitlement.Sandbox, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
-	apple, err := NewAppleAPI(AppleAPIConfig{Key: pemOf(f, appletest.NewKey(f)), KeyID: "K", IssuerID: "I", Apple: newApple(f, appletest.New(f).Root), Environment: entitlement.Sandbox, BaseURL: s.URL, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
-	stripe, err := NewStripeAPI(StripeAPIConfig{Key: testKey, BaseURL: s.URL, Environment: entitlement.Sandbox, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
+	google, apple, stripe := fuzzedStores(f, s.URL)
 	google.voided.SetLimit(1000)
 	forged := appletest.New(f).Sign(f, appleSample)
 	for _, seed := range []string{

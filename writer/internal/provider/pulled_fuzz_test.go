@@ -27,10 +27,7 @@ func FuzzPulledAnswers(f *testing.F) {
 	}))
 	f.Cleanup(s.Close)
 	now := func() time.Time { return asked }
-	google, err := NewGoogleAPI(GoogleAPIConfig{Package: playPackage, ServiceAccount: serviceAccount(), BaseURL: s.URL, TokenURL: s.URL + "/token", Environment: entitlement.Sandbox, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
+	google, apple, stripe := fuzzedStores(f, s.URL)
 	adapty, err := NewAdaptyAPI(AdaptyAPIConfig{Key: "secret_1", BaseURL: s.URL, Environment: entitlement.Sandbox, Now: now})
 	if err != nil {
 		f.Fatal(err)
@@ -48,14 +45,6 @@ func FuzzPulledAnswers(f *testing.F) {
 		f.Fatal(err)
 	}
 	first, err := NewRevenueCatAPI(RevenueCatAPIConfig{KeyV1: "sk_1", BaseURL: s.URL, Environment: entitlement.Sandbox, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
-	apple, err := NewAppleAPI(AppleAPIConfig{Key: pemOf(f, appletest.NewKey(f)), KeyID: "K", IssuerID: "I", Apple: newApple(f, appletest.New(f).Root), Environment: entitlement.Sandbox, BaseURL: s.URL, Now: now})
-	if err != nil {
-		f.Fatal(err)
-	}
-	stripe, err := NewStripeAPI(StripeAPIConfig{Key: testKey, BaseURL: s.URL, Environment: entitlement.Sandbox, Now: now})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -115,4 +104,23 @@ func checkWhole(t testing.TB, ev entitlement.Event) {
 		}
 	}
 	entitlement.Fold(entitlement.Evidence{}.Add(ev.Objects...), entitlement.DefaultPolicy)
+}
+
+// fuzzedStores are the APIs of the stores themselves, all at one address.
+func fuzzedStores(f *testing.F, url string) (*GoogleAPI, *AppleAPI, *StripeAPI) {
+	f.Helper()
+	now := func() time.Time { return asked }
+	google, err := NewGoogleAPI(GoogleAPIConfig{Package: playPackage, ServiceAccount: serviceAccount(), BaseURL: url, TokenURL: url + "/token", Environment: entitlement.Sandbox, Now: now})
+	if err != nil {
+		f.Fatal(err)
+	}
+	apple, err := NewAppleAPI(AppleAPIConfig{Key: pemOf(f, appletest.NewKey(f)), KeyID: "K", IssuerID: "I", Apple: newApple(f, appletest.New(f).Root), Environment: entitlement.Sandbox, BaseURL: url, Now: now})
+	if err != nil {
+		f.Fatal(err)
+	}
+	stripe, err := NewStripeAPI(StripeAPIConfig{Key: testKey, BaseURL: url, Environment: entitlement.Sandbox, Now: now})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return google, apple, stripe
 }

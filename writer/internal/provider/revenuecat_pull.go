@@ -188,11 +188,6 @@ func (a *RevenueCatAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, i
 			return entitlement.Event{}, err
 		}
 	}
-	if !answer.gone && a.auth != "" && a.authV1 != "" {
-		if err := a.askHidden(ctx, id, &answer); err != nil {
-			return entitlement.Event{}, err
-		}
-	}
 	return a.event(id, left, &answer), nil
 }
 
@@ -297,7 +292,7 @@ var (
 	revenueCatV1Entitlement = fields(map[string]keep{"product_identifier": revenueCatID})
 )
 
-// askV1 asks version 1, which makes a customer whom it does not know.
+// askV1 asks version 1, which makes a customer whom it does not know, and version 2 for what version 1 leaves out.
 func (a *RevenueCatAPI) askV1(ctx context.Context, left time.Time, id string, into *revenueCatAnswer) error {
 	answer, head, err := a.get(ctx, "/v1/subscribers/"+url.PathEscape(id), a.authV1)
 	into.version = min(into.version, version(left, head.header))
@@ -337,7 +332,10 @@ func (a *RevenueCatAPI) askV1(ctx context.Context, left time.Time, id string, in
 		})
 		return len(into.sales) < maxRevenueCatRows
 	})
-	return nil
+	if a.auth == "" {
+		return nil
+	}
+	return a.askHidden(ctx, id, into)
 }
 
 // rowV1 adds one row of version 1's answer.

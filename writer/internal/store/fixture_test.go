@@ -242,6 +242,17 @@ func (m *machine) apply(c Command) Result {
 	return response.(Result)
 }
 
+// sameState holds the state to that of the machines before: the first one sets it.
+func (m *machine) sameState(hash *any) {
+	m.t.Helper()
+	if *hash == nil {
+		*hash = m.state.StateHash
+	}
+	if m.state.StateHash != *hash {
+		m.t.Fatal("the order shows in the state (I20)")
+	}
+}
+
 // mixed applies calls in their order, none of which may be refused, and messages among them in any.
 func (m *machine) mixed(random *rand.Rand, calls, messages []Command) {
 	m.t.Helper()

@@ -87,12 +87,7 @@ func TestWhomAPurchaseIsNamedTo(t *testing.T) {
 						m.mixed(random, []Command{put, create("acc_1"), create("acc_2")}, commands)
 						m.check()
 						m.ownedBy(store, want, lost...)
-						if hash == nil {
-							hash = m.state.StateHash
-						}
-						if m.state.StateHash != hash {
-							t.Fatal("the order shows in the state (I20)")
-						}
+						m.sameState(&hash)
 					}
 				})
 			}
@@ -260,12 +255,7 @@ func TestWhoLosesAPurchaseToANewerNameSeesIt(t *testing.T) {
 					m.mixed(random, []Command{create("acc_1"), create("acc_2"), create("acc_3")}, messages)
 					m.check()
 					m.ownedBy(by, tt.want, tt.lost...)
-					if hash == nil {
-						hash = m.state.StateHash
-					}
-					if m.state.StateHash != hash {
-						t.Fatal("the order shows in the state (I20)")
-					}
+					m.sameState(&hash)
 				}
 			})
 		}
@@ -453,12 +443,7 @@ func TestWhatWasShownGoesToWhoBuysItAgain(t *testing.T) {
 						m.mixed(random, []Command{put, create("acc_2")}, messages)
 						m.check()
 						m.ownedBy(store, want, lost...)
-						if hash == nil {
-							hash = m.state.StateHash
-						}
-						if m.state.StateHash != hash {
-							t.Fatal("the order shows in the state (I20)")
-						}
+						m.sameState(&hash)
 					}
 				})
 			}
@@ -511,12 +496,7 @@ func TestAnAggregatorMovesWhatWasShown(t *testing.T) {
 				} else if got := m.ownerOf(id); got != tt.want {
 					t.Fatalf("it is %q's, want %q", got, tt.want)
 				}
-				if hash == nil {
-					hash = m.state.StateHash
-				}
-				if m.state.StateHash != hash {
-					t.Fatal("the order shows in the state (I20)")
-				}
+				m.sameState(&hash)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -370,13 +371,20 @@ func (r *Reader) Unclaimed(env entitlement.Environment, after entitlement.Purcha
 // UnclaimedSince is Unclaimed without those whose access ended before a time, Unix seconds, from the first one on.
 func (r *Reader) UnclaimedSince(env entitlement.Environment, ended int64, limit int) ([]UnclaimedPurchase, error) {
 	var list []UnclaimedPurchase
+	full := errors.New("as many as are wanted")
 	err := r.walkPurchases(bucketUnclaimed, env, "", math.MaxInt, func(id entitlement.PurchaseID, row []byte) error {
+		if len(list) >= limit {
+			return full
+		}
 		u, err := readUnclaimed(id, row)
-		if len(list) < limit && (u.AccessUntil == 0 || u.AccessUntil >= ended) {
+		if u.AccessUntil == 0 || u.AccessUntil >= ended {
 			list = append(list, u)
 		}
 		return err
 	})
+	if errors.Is(err, full) {
+		err = nil
+	}
 	return list, err
 }
 
