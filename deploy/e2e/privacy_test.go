@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,42 +94,46 @@ func TestNothingPersonalIsStored(t *testing.T) {
 	d.inNoFile(never)
 }
 
+// eachFile visits the files of a folder: what each holds, and then what is inside of it that is compressed.
+func eachFile(t *testing.T, root string, visit func(path string, texts [][]byte)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a running node has files that come and go
+		}
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		visit(path, append([][]byte{content}, unpack(content)...))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // inNoFile fails for each file of a node, and each log, that has one of the texts, plainly or inside what is compressed. The texts are given by what they are.
 func (d *dev) inNoFile(never map[string]string) {
 	t := d.t
 	t.Helper()
 	files, unpacked := 0, 0
 	for _, part := range append([]string{"logs"}, nodeDirs(d)...) {
-		err := filepath.WalkDir(filepath.Join(d.dir, part), func(path string, entry fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // a running node has files that come and go
-			}
-			if err != nil || !entry.Type().IsRegular() {
-				return err
-			}
-			content, err := os.ReadFile(path)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		eachFile(t, filepath.Join(d.dir, part), func(path string, texts [][]byte) {
 			files++
-			texts := append([][]byte{content}, unpack(content)...)
 			unpacked += len(texts) - 1
 			for what, canary := range never {
-				for _, text := range texts {
-					if bytes.Contains(text, []byte(canary)) {
-						t.Errorf("%s holds %s", path, what)
-						break
-					}
+				if slices.ContainsFunc(texts, func(text []byte) bool { return bytes.Contains(text, []byte(canary)) }) {
+					t.Errorf("%s holds %s", path, what)
 				}
 			}
-			return nil
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 	if files < 3 {
 		t.Errorf("only %d files were searched", files)

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -147,31 +147,19 @@ func (e *erasure) filesWithTexts() map[string]int {
 	found := map[string]int{}
 	for _, n := range e.info().Writers {
 		root := filepath.Join(e.dir, n.ID)
-		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // a running node has files that come and go
-			}
-			if err != nil || !entry.Type().IsRegular() {
-				return err
-			}
-			content, err := os.ReadFile(path)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			for _, part := range append([][]byte{content}, unpack(content)...) {
-				for text := range e.sealed {
-					if bytes.Contains(part, []byte(text)) {
-						folder, err := filepath.Rel(root, path)
-						found[strings.Split(filepath.ToSlash(folder), "/")[0]]++
-						return err
-					}
+		eachFile(e.t, root, func(path string, texts [][]byte) {
+			for text := range e.sealed {
+				if !slices.ContainsFunc(texts, func(part []byte) bool { return bytes.Contains(part, []byte(text)) }) {
+					continue
 				}
+				inside, err := filepath.Rel(root, path)
+				if err != nil {
+					e.t.Fatal(err)
+				}
+				found[strings.Split(filepath.ToSlash(inside), "/")[0]]++
+				return
 			}
-			return err
 		})
-		if err != nil {
-			e.t.Fatal(err)
-		}
 	}
 	return found
 }
