@@ -68,7 +68,7 @@ func (s *Store) Backup() (b *Backup, err error) {
 	if b.segments, err = sealedIn(tx); err != nil {
 		return nil, err
 	}
-	if s.fsm.missing.Load() > 0 {
+	if s.fsm.missing.segments() > 0 {
 		return nil, fmt.Errorf("this node still fetches journal segments from others: %w", ErrNoSegment)
 	}
 	if b.spool, err = os.CreateTemp(s.cfg.Dir, "backup-*.tmp"); err != nil {

@@ -275,45 +275,24 @@ func TestAFollowerCatchesUpByLog(t *testing.T) {
 }
 
 func TestAFollowerCatchesUpBySnapshotAndFetchesSegments(t *testing.T) {
-	var mu sync.Mutex
-	var nodes []*node
-	fetch := func(_ context.Context, sum replication.Hash) (io.ReadCloser, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, n := range nodes {
-			if n.Store == nil {
-				continue
-			}
-			if file, err := n.OpenSegment(sum); err == nil {
-				return file, nil
-			}
-		}
-		return nil, ErrNoSegment
-	}
-	nodes = startCluster(t, 3, func(c *Config) {
+	r := newRoster(t)
+	nodes := r.cluster(3, func(c *Config) {
 		c.SegmentBytes, c.SnapshotThreshold, c.TrailingLogs, c.SnapshotInterval = 4<<10, 20, 5, 20*time.Millisecond
-		c.FetchSegment = fetch
 	})
 	fill(t, nodes, 0, 5)
 	away := others(nodes, leaderOf(t, nodes...))[0]
-	mu.Lock()
-	stop(t, away)
-	mu.Unlock()
+	r.close(away)
 	rest := others(nodes, away)
 	fill(t, rest, 5, 45)
 	cutLogs(t, rest, 40) // what the follower would need is gone before it comes back
-	mu.Lock()
-	away.open(t)
-	mu.Unlock()
+	r.open(away)
 	equal(t, nodes...)
 	if n := away.Stats().Restores; n < 1 {
 		t.Errorf("%d snapshots restored: it caught up by log", n)
 	}
 	// And what it got is enough for its own restart.
-	mu.Lock()
-	away.close(t)
-	away.open(t)
-	mu.Unlock()
+	r.close(away)
+	r.open(away)
 	equal(t, nodes...)
 }
 

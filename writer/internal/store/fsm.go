@@ -50,8 +50,8 @@ type fsm struct {
 	restoresInARow int
 	closing        sync.WaitGroup // state files that were replaced and wait for their last reader
 	restored       atomic.Int64   // snapshots
-	missing        atomic.Int64   // sealed segments that are not on this disk
-	marks          marks          // what other nodes' states are compared with
+	missing        lacking
+	marks          marks // what other nodes' states are compared with
 
 	mu      sync.RWMutex // guards what follows: the goroutine of Raft writes, everyone reads
 	db      *bolt.DB

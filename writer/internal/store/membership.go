@@ -80,7 +80,7 @@ const (
 func (s *Store) Standing() Standing {
 	s.fsm.commitNow() // or it would look as far behind as a commit waits
 	st, _, _, _ := s.fsm.current()
-	out := Standing{Rules: s.fsm.rules, AppliedIndex: st.Applied, MissingSegments: int(s.fsm.missing.Load()), Empty: st.Epoch == 0}
+	out := Standing{Rules: s.fsm.rules, AppliedIndex: st.Applied, MissingSegments: s.fsm.missing.segments(), Empty: st.Epoch == 0}
 	members, err := s.Members()
 	if err != nil { // closing
 		return out

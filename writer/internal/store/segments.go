@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -53,6 +54,7 @@ func sealedIn(tx *bolt.Tx) (list []segment, err error) {
 
 // missingSegments lists sealed segments whose file is not here, or has another size.
 func (f *fsm) missingSegments() ([]segment, error) {
+	state := f.missing.state()
 	list, err := f.sealedSegments()
 	if err != nil {
 		return nil, err
@@ -67,13 +69,49 @@ func (f *fsm) missingSegments() ([]segment, error) {
 			missing = append(missing, seg)
 		}
 	}
-	f.missing.Store(int64(len(missing)))
+	f.missing.found(state, len(missing))
 	return missing, nil
 }
 
-// wantSegments asks the background for a look. Until it has looked, the node counts as lacking one.
+// lacking counts the sealed segments that are not on this disk. A state that came from elsewhere counts as lacking one until somebody has looked: what was found of
+// the state before it says nothing.
+type lacking struct {
+	mu    sync.Mutex
+	came  uint64 // states that came from elsewhere
+	count int
+}
+
+// replaced notes that another state came from elsewhere.
+func (l *lacking) replaced() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.came, l.count = l.came+1, max(l.count, 1)
+}
+
+// state names the newest state that came from elsewhere. Whoever looks takes the name first, and the list of segments then.
+func (l *lacking) state() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.came
+}
+
+// found notes how many segments a state lacks.
+func (l *lacking) found(state uint64, count int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if state == l.came {
+		l.count = count
+	}
+}
+
+func (l *lacking) segments() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
+}
+
+// wantSegments asks the background for a look.
 func (s *Store) wantSegments() {
-	s.fsm.missing.Store(1)
 	select {
 	case s.segments <- struct{}{}:
 	default:
@@ -98,17 +136,18 @@ func (s *Store) fetchMissing() {
 }
 
 func (s *Store) fetchAll() bool {
+	state := s.fsm.missing.state()
 	missing, err := s.fsm.missingSegments()
 	if err != nil {
 		s.log.Error("list missing journal segments", "error", err)
 		return false
 	}
-	for _, seg := range missing {
+	for i, seg := range missing {
 		if err := s.fetch(seg); err != nil {
 			s.log.Warn("fetch a journal segment", "segment", seg.number, "error", err)
 			return false
 		}
-		s.fsm.missing.Add(-1)
+		s.fsm.missing.found(state, len(missing)-1-i)
 	}
 	return true
 }

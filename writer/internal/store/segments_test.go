@@ -3,11 +3,13 @@ package store
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
 )
 
@@ -73,5 +75,38 @@ func TestAnAlteredSegmentIsNotTaken(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); err != nil || len(left) != 0 {
 		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// A state from another node counts as lacking segments from the moment that it is seen, and nothing that was found of the state before it says otherwise: a newcomer
+// would vote, and a backup be taken, without them.
+func TestARestoredStateLacksSegmentsUntilSomebodyLooked(t *testing.T) {
+	from, m := newMachine(t, 300), newMachine(t, 300)
+	for i := range 40 {
+		from.apply(create(entitlement.AccountID(fmt.Sprintf("acc_%d", i))))
+	}
+	before := m.missing.state()
+	if missing, err := m.missingSegments(); err != nil || len(missing) != 0 || m.missing.segments() != 0 {
+		t.Fatalf("a state of this node's own lacks %v, %v", missing, err)
+	}
+	seen := 0
+	m.fetchSegments = func() { seen = m.missing.segments() }
+	if err := m.Restore(nopCloser{bytes.NewReader(packedSnapshot(t, from))}); err != nil {
+		t.Fatal(err)
+	}
+	m.missing.found(before, 0) // by somebody who looked before
+	if after := m.missing.segments(); seen == 0 || after == 0 {
+		t.Errorf("restored with %d lacking, then %d: want some", seen, after)
+	}
+	sealed, err := m.sealedSegments()
+	if err != nil || len(sealed) < 2 {
+		t.Fatalf("sealed segments: %v, %v, want two at least", sealed, err)
+	}
+	if missing, err := m.missingSegments(); err != nil || len(missing) != len(sealed) || m.missing.segments() != len(sealed) {
+		t.Errorf("%d segments are missing, %v, and %d are said to be, want %d", len(missing), err, m.missing.segments(), len(sealed))
+	}
+	m.missing.found(m.missing.state(), 0)
+	if n := m.missing.segments(); n != 0 {
+		t.Errorf("everything was fetched, and %d are said to be missing", n)
 	}
 }

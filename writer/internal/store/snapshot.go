@@ -182,6 +182,7 @@ func (f *fsm) restore(source io.Reader) error {
 	f.mu.Lock()
 	old := f.db
 	f.db = db
+	f.missing.replaced() // at once: whoever sees the new state must not hear that it lacks nothing
 	f.mu.Unlock()
 	f.publish(st)
 	// Close waits for the readers of the old file, and a snapshot may be reading it for long.

@@ -73,6 +73,7 @@ func Open(cfg Config) (*Store, error) {
 		s.background.Go(func() { s.askToFound(s.ctx) })
 	}
 	if s.fsm.kept {
+		s.fsm.missing.replaced()
 		s.wantSegments()
 		s.background.Go(func() { s.fsm.prove(s.ctx) })
 	}
@@ -241,7 +242,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{ID: s.cfg.ID, Leader: s.Leader(), State: s.raft.State().String(), Leads: led != 0, Term: cmp.Or(led, s.raft.CurrentTerm()), CommitIndex: s.raft.CommitIndex(),
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.Applied, Position: st.position(), FullHash: st.FullHash, Stamp: st.Stamp, Floor: st.Floor,
 		ChangeLogBytes: st.ChangeBytes, JournalSegment: st.Segment, JournalOffset: st.SegmentOffset, JournalHash: st.SegmentHash,
-		MissingSegments: int(s.fsm.missing.Load()), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load(), Kept: s.fsm.kept, Proving: s.fsm.proving.Load()}
+		MissingSegments: s.fsm.missing.segments(), Restores: s.fsm.restored.Load(), Broken: s.fsm.broken.Load(), Kept: s.fsm.kept, Proving: s.fsm.proving.Load()}
 	if info, err := os.Stat(filepath.Join(s.cfg.Dir, stateFile)); err == nil {
 		out.StateBytes = info.Size()
 	}
