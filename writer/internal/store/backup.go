@@ -172,7 +172,7 @@ func (st *state) contents(sealed []segment) Contents {
 }
 
 // VerifyBackup reads the whole backup at path and recomputes every hash that it states. The state is unpacked into a folder beside it, which is
-// removed again. Errors: ErrBackup, that of ctx.
+// removed again. Progress counts what is read: all of it twice, as nothing is unpacked before the SHA-256 of the whole is right. Errors: ErrBackup, that of ctx.
 func VerifyBackup(ctx context.Context, path string, progress Progress) (c Contents, err error) {
 	work, err := os.MkdirTemp(filepath.Dir(path), "verify-*.tmp")
 	if err != nil {
@@ -202,20 +202,28 @@ func unpackBackup(ctx context.Context, path, dir string, keep bool, progress Pro
 	if want := uint64(info.Size()) - uint64(backupHeader) - sha256.Size; length != want || info.Size() < int64(backupHeader)+sha256.Size {
 		return c, fmt.Errorf("%w: %d bytes, %d are missing or too many", ErrBackup, info.Size(), int64(length-want))
 	}
-	sum := sha256.New()
-	body := bufio.NewReaderSize(io.TeeReader(Counted(ctx, io.LimitReader(file, int64(length)), int64(length), progress), sum), copyBuffer)
-	if c, err = unpackBody(body, dir, keep); err != nil {
-		if ctx.Err() != nil {
-			return c, ctx.Err()
+	// It is read twice: a state file that is damaged anywhere is never opened.
+	section := func() io.Reader { return io.NewSectionReader(file, int64(backupHeader), int64(length)) }
+	both := Counted(ctx, io.MultiReader(section(), section()), 2*int64(length), progress)
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
 		}
+	}()
+	sum := sha256.New()
+	if _, err := io.CopyN(sum, both, int64(length)); err != nil {
+		return c, fmt.Errorf("%w: %w", ErrBackup, err)
+	}
+	var want [sha256.Size]byte
+	if _, err := file.ReadAt(want[:], info.Size()-sha256.Size); err != nil || !bytes.Equal(want[:], sum.Sum(nil)) {
+		return c, fmt.Errorf("%w: its SHA-256 is another", ErrBackup)
+	}
+	body := bufio.NewReaderSize(both, copyBuffer)
+	if c, err = unpackBody(body, dir, keep); err != nil {
 		return c, fmt.Errorf("%w: %w", ErrBackup, err)
 	}
 	if _, err := body.ReadByte(); err != io.EOF {
 		return c, fmt.Errorf("%w: bytes after the last segment", ErrBackup)
-	}
-	var want [sha256.Size]byte
-	if _, err := io.ReadFull(file, want[:]); err != nil || !bytes.Equal(want[:], sum.Sum(nil)) {
-		return c, fmt.Errorf("%w: its SHA-256 is another", ErrBackup)
 	}
 	return c, nil
 }
