@@ -221,6 +221,12 @@ func (c *chain) lastLive() *chainTerm {
 	return last
 }
 
+// isAnotherNameOf reports whether both are one term told of twice, and nothing of this one was taken back: Google's order has another id for each of its products, and
+// its own once one is left.
+func (t *chainTerm) isAnotherNameOf(other *chainTerm) bool {
+	return t.revokedAt == 0 && !t.Transaction.Upgraded && t.start == other.start && t.end == other.end && t.Transaction.Product == other.Transaction.Product
+}
+
 // standing returns where the chain stands at its newest term. told is false where that is not known.
 func (c *chain) standing(newest *chainTerm) (r Renewal, at int64, told bool) {
 	if c.renewal == nil {
@@ -261,6 +267,9 @@ func (c *chain) fold(overtakes bool, billingGrace func(store string) int64) Item
 	if live == nil { // upgraded, and what it was upgraded to is not known
 		item.State, item.AccessUntil = Ended, max(newest.start, 1)
 		return item
+	}
+	if overtakes && newest.isAnotherNameOf(live) {
+		live = newest
 	}
 	if live != newest {
 		item.show(live)

@@ -113,6 +113,10 @@ func TestChainsOfTerms(t *testing.T) {
 			Item{State: Live, AccessUntil: year}},
 		{"nor does a renewal of the same product", []Object{term("2", april, june), term("3", may, june, revokedAt(may+day)), standing(may, Renewal{Phase: PhaseActive})},
 			Item{State: Live, AccessUntil: june}},
+		{"a term told of under two ids renews under the one that is named", []Object{term("2:pro", april, may), term("2", april, may), standing(april+1, Renewal{Phase: PhaseActive, WillRenew: true, Transaction: "2"})},
+			Item{State: Live, AccessUntil: may + day, WillRenew: true}},
+		{"another product that ends then is another term", []Object{term("2:yearly", april, may, yearly), term("2", april, may), standing(april+1, Renewal{Phase: PhaseActive, WillRenew: true, Transaction: "2"})},
+			Item{State: Live, AccessUntil: may, WillRenew: true}},
 		{"each change of several ends what was before it", []Object{term("2", april, year, yearly), term("3", april+day, may), term("4", april+2*day, may+day), term("5", may+day, june, yearly), renews},
 			Item{State: Live, AccessUntil: june, WillRenew: true}},
 	}...)
@@ -139,15 +143,19 @@ func TestChainsOfTerms(t *testing.T) {
 }
 
 // What was folded by the rules before is folded alike, however new the program: records of a log that is read again are the same.
-func TestTheLongestEndCountedBeforeRules3(t *testing.T) {
+func TestWhatWasFoldedByTheRulesBeforeIsFoldedAlike(t *testing.T) {
 	chain := Evidence{}.Add(term("2", april, april+365*day, yearly), term("3", may, june))
 	paid := Evidence{}.Add(subscriptionIs(PastDue), invoice("in_1", InvoicePaid, line(start-month, start+11*month, 900)),
 		invoice("in_3", InvoicePaid, line(start-month/2, start+month/2, 90)))
+	twice := Evidence{}.Add(term("2:pro", april, may), term("2", april, may), standing(april+1, Renewal{Phase: PhaseActive, WillRenew: true, Transaction: "2"}))
 	for _, tt := range []struct {
-		rules         uint32
-		chain, stripe int64
-	}{{1, april + 365*day, start + 11*month}, {2, april + 365*day, start + 11*month}, {3, june, start + month/2}, {0, june, start + month/2}} {
+		rules                uint32
+		chain, stripe, twice int64
+	}{{1, april + 365*day, start + 11*month, may}, {2, april + 365*day, start + 11*month, may}, {3, june, start + month/2, may + day}, {0, june, start + month/2, may + day}} {
 		policy := Policy{Rules: tt.rules}
+		if got := Fold(twice, policy).Items[0].AccessUntil; got != tt.twice {
+			t.Errorf("rules %d: a term told of twice has access until %d, want %d", tt.rules, got, tt.twice)
+		}
 		if got := Fold(chain, policy).Items[0].Term.EndsAt; got != tt.chain {
 			t.Errorf("rules %d: the term ends at %d, want %d", tt.rules, got, tt.chain)
 		}

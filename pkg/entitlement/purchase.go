@@ -251,7 +251,8 @@ type Policy struct {
 }
 
 const (
-	// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted.
+	// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted, and a term
+	// told of under two ids had no leeway.
 	rulesOvertaken = 3
 	// rulesAskStores is the version since which a store is asked after an aggregator was.
 	rulesAskStores = 3

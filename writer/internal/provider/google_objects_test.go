@@ -163,6 +163,10 @@ func TestPlaySubscriptions(t *testing.T) {
 			[]item{{id + ":extra", "extra:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Revoked, playNow + 2, ends, true, false, 0, ""}}},
 		{"two products have each their own end", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", "GPA.1-2", ends-9*playDay, map[string]any{"deferredItemRemoval": map[string]any{}})}))},
 			[]item{{id + ":extra", "extra:monthly", entitlement.Live, ends - 9*playDay, ends - 9*playDay, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
+		{"one of two products under one order has left: the other renews as before", [][]entitlement.Object{
+			answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", order, ends), lineItem("extra", order, ends-9*playDay, map[string]any{"deferredItemRemoval": map[string]any{}})})),
+			answered(t, testToken, ends-8*playDay, playState("ACTIVE", pro(order, ends)))},
+			[]item{{id + ":extra", "extra:monthly", entitlement.Live, ends - 9*playDay, ends - 9*playDay, false, false, 0, ""}, {id + ":pro", "pro:monthly", entitlement.Live, ends + playDay, ends, true, false, 0, ""}}},
 		{"no order, as with a promotion code", [][]entitlement.Object{answered(t, testToken, playNow, playState("ACTIVE", pro("", ends, noRenew)))},
 			[]item{{id + ":pro", "pro:monthly", entitlement.Live, ends, ends, false, false, 0, ""}}},
 		{"an upgrade ends what it replaced", [][]entitlement.Object{answered(t, testToken, playNow-playDay, playState("ACTIVE", pro(order, ends))), answered(t, newToken, playNow+1, replacing("ACTIVE", lineItem("team", "GPA.2-2", ends+playDay)))},
