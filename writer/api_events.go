@@ -70,6 +70,7 @@ type refsShown struct {
 	Intent      string                `json:"intent_id,omitempty"`
 	Consumption string                `json:"consumption_id,omitempty"`
 	Code        string                `json:"code_id,omitempty"`
+	APIKey      string                `json:"api_key,omitempty"` // its name
 }
 
 func showEvent(ev store.StoredEvent) eventShown {

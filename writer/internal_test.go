@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -268,6 +269,13 @@ func TestOperator(t *testing.T) {
 	for method, path := range map[string]string{"POST": "/v1/accounts", "GET": "/v1/catalog"} {
 		if r := w.do(method, path, "", auth(key)); r.status != http.StatusUnauthorized || r.slug() != "invalid-credential" {
 			t.Errorf("%s with the revoked key = %d %s", method, r.status, r.text)
+		}
+	}
+	trail := w.api("GET", "/v1/events", "").text
+	for _, what := range []string{"api_key.added", "api_key.revoked"} {
+		entry := regexp.MustCompile(`\{[^{}]*"type":"` + what + `"[^{}]*"caller":\{"kind":"operator"\},"refs":\{"api_key":"backend"\}\}`)
+		if n := len(entry.FindAllString(trail, -1)); n != 1 {
+			t.Errorf("the trail has %d entries of %s by the operator, want 1: %s", n, what, trail)
 		}
 	}
 	if err := op.RevokeKey(t.Context(), entitlement.Sandbox, "nobody"); err == nil || !strings.HasPrefix(err.Error(), "Not found") {

@@ -153,7 +153,7 @@ func (w *Writer) handleRevokeKey(rw http.ResponseWriter, r *http.Request) error 
 }
 
 func (w *Writer) commitKey(rw http.ResponseWriter, r *http.Request, env entitlement.Environment, t store.CommandType, body any) error {
-	result, err := w.propose(r.Context(), t, env, body)
+	result, err := w.propose(withCaller(r.Context(), store.Caller{Kind: store.CallerOperator}), t, env, body)
 	if err != nil {
 		return err
 	}

@@ -124,9 +124,9 @@ func (c *command) run(d *decoded) Result {
 	case TypePutRevocations:
 		return plain(c, c.putRevocations)
 	case TypeAddAPIKey:
-		return plain(c, c.addAPIKey)
+		return keyChange(c, "api_key.added", c.addAPIKey)
 	case TypeRevokeAPIKey:
-		return plain(c, c.revokeAPIKey)
+		return keyChange(c, "api_key.revoked", c.revokeAPIKey)
 	case TypeTouchAPIKeys:
 		return plain(c, c.touchAPIKeys)
 	case TypeTrim:

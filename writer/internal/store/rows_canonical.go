@@ -252,6 +252,8 @@ func (refs *Refs) ReadCanonical(r *canonical.Reader) {
 			refs.Consumption = r.String()
 		case 7:
 			refs.Code = r.String()
+		case 8:
+			refs.APIKey = r.String()
 		default:
 			r.Fail()
 		}
@@ -268,6 +270,7 @@ func (refs *Refs) WriteCanonical(w *canonical.Writer) {
 	w.Text(m, 5, refs.Intent)
 	w.Text(m, 6, refs.Consumption)
 	w.Text(m, 7, refs.Code)
+	w.Text(m, 8, refs.APIKey)
 }
 
 // ReadCanonical implements canonical.Readable.

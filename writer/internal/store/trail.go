@@ -19,16 +19,19 @@ type Refs struct {
 	Intent      string                `cbor:"5,keyasint,omitempty"`
 	Consumption string                `cbor:"6,keyasint,omitempty"`
 	Code        string                `cbor:"7,keyasint,omitempty"` // its id; the code itself is nowhere
+	APIKey      string                `cbor:"8,keyasint,omitempty"` // its name
 }
 
 // CallerKind says by what kind of credential a command was asked for.
 type CallerKind string
 
-// The kinds of callers. CallerKey has a name, that of the API key; the others are the app, with what its user has.
+// The kinds of callers. CallerKey has a name, that of the API key; sessions and sign-ins are the app, with what its user has.
 const (
 	CallerKey     CallerKind = "api_key"
 	CallerSession CallerKind = "session" // a session token
 	CallerSignIn  CallerKind = "sign_in" // a token of an identity provider
+	// CallerOperator has no credential: whoever may use the socket in a writer's data folder.
+	CallerOperator CallerKind = "operator"
 )
 
 // Caller is whose credential a command was asked for with. The zero value is a writer by itself. Nothing of the credential is in it.
@@ -74,6 +77,10 @@ func (c *command) trace(row *eventRow, body any, result *Result) (subjects []sub
 		refs.Intent = result.Intent.ID
 	case *Consume:
 		refs.Consumption = body.ID
+	case *AddAPIKey:
+		refs.APIKey = body.Name
+	case *RevokeAPIKey:
+		refs.APIKey = body.Name
 	case *RestorePurchase:
 		purchases = append(purchases, body.Purchase)
 	case *ClaimPurchase:

@@ -57,6 +57,8 @@ func TestTheTrailSaysWhatACommandWasAbout(t *testing.T) {
 		{"its revocation", TypeRevokeCode, &RevokeCode{ID: "code_1"}, Refs{Code: "code_1"}, ""},
 		{"a link to what is nobody's", TypePutLink, &PutLink{Hash: linkHash("1"), Purchase: nobodys, TTLSeconds: 900}, Refs{}, nobodys},
 		{"who redeems it", TypeRedeemLink, &RedeemLink{Hash: linkHash("1"), Account: "acc_2", Merge: "merge_2"}, Refs{To: "acc_2"}, nobodys},
+		{"a key", TypeAddAPIKey, &AddAPIKey{Hash: bytes.Repeat([]byte{7}, 32), Name: "support", Scope: "sk"}, Refs{APIKey: "support"}, ""},
+		{"its end", TypeRevokeAPIKey, &RevokeAPIKey{Name: "support"}, Refs{APIKey: "support"}, ""},
 		{"what names nothing more than an account", TypeEndSessions, &EndSessions{Account: "acc_1"}, Refs{}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -124,6 +126,24 @@ func TestOlderRulesKnowNoCallers(t *testing.T) {
 	}
 }
 
+// A change of keys that changes nothing leaves no entry, and none at all does during an upgrade (I17).
+func TestOnlyChangesOfKeysLeaveATrace(t *testing.T) {
+	add, revoke := NewCommand(TypeAddAPIKey, sandbox, "", &AddAPIKey{Hash: bytes.Repeat([]byte{7}, 32), Name: "support", Scope: "sk"}), NewCommand(TypeRevokeAPIKey, sandbox, "", &RevokeAPIKey{Name: "support"})
+	for rules, want := range map[uint32]uint64{rulesAccounts - 1: 0, rulesAccounts: 2} {
+		m := newMachineUnder(t, 1<<20, rules)
+		before := m.state.EventSeq
+		for _, c := range []Command{add, add, revoke, revoke} {
+			if r := m.apply(c); r.Rejection != nil {
+				t.Fatalf("%+v", r.Rejection)
+			}
+		}
+		if n := m.state.EventSeq - before; n != want {
+			t.Errorf("rules %d: %d entries, want %d", rules, n, want)
+		}
+		m.check()
+	}
+}
+
 // A caller comes back from a command's bytes, whatever else is in them, and stays in what the journal keeps; bytes that are cut off are no command.
 func TestACommandCarriesItsCaller(t *testing.T) {
 	for name, body := range map[string]any{"with a text of a person": &PatchAccount{Account: "acc_1", Personal: []Sealed{{"attribute", []byte("sealed")}}},
@@ -146,7 +166,7 @@ func TestACommandCarriesItsCaller(t *testing.T) {
 			}
 		})
 	}
-	for _, c := range []Caller{{}, {Kind: CallerSession}, {Kind: CallerSignIn}, {CallerKey, "a:b"}} {
+	for _, c := range []Caller{{}, {Kind: CallerSession}, {Kind: CallerSignIn}, {Kind: CallerOperator}, {CallerKey, "a:b"}} {
 		if got := CallerOf(c.String()); got != c {
 			t.Errorf("CallerOf(%q) = %+v", c.String(), got)
 		}
