@@ -167,6 +167,9 @@ func (s *Sim) shareAtApple(p *Purchase, member string) {
 	s.index.hold(member, child)
 	s.sold[child.ID] = Sold{Provider: p.Provider, Store: p.Store, Env: p.Env, Owner: member, Entitlement: p.Product.Entitlement, Recurring: p.recurs()}
 	s.record(child, Fact{Kind: Bought, Until: child.last().EndsAt, Trial: child.last().Trial})
+	if child.Phase == Grace || child.Phase == Retry { // Apple tells of both with one message
+		s.facts = append(s.facts, Fact{At: s.clock, Kind: RenewalFailed, Purchase: child.ID, Term: child.present(), Product: child.Product.ID, Until: child.GraceEnds})
+	}
 }
 
 func (s *Sim) revokeFamily(child *Purchase) {
