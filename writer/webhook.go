@@ -33,6 +33,9 @@ func (w *Writer) handleWebhook(rw http.ResponseWriter, r *http.Request) error {
 	env, name := entitlement.Environment(r.PathValue("env")), entitlement.Provider(r.PathValue("provider"))
 	adapter, err := w.adapter(env, name)
 	if err != nil {
+		if status, p := provider.NotServedStatus(name), problem.From(err); status != 0 {
+			return p.InStatus(status)
+		}
 		return err
 	}
 	body, err := readBody(r, maxWebhookBytes)

@@ -49,6 +49,8 @@ func TestWebhookOutcomes(t *testing.T) {
 			header: signed(event("evt_future", "ping", object{}), stripeSecret, now.Add(320*time.Second)), status: 401, slug: "stale-signature"},
 		{name: "a body of 2 MiB", body: bytes.Repeat([]byte("x"), 2<<20), status: 413, slug: "body-too-large"},
 		{name: "a provider that is not configured", path: "/v1/webhooks/sandbox/apple", body: good, status: 404, slug: "not-found"},
+		{name: "Adapty, which is not configured and repeats nothing after a 404", path: "/v1/webhooks/sandbox/adapty", body: good, status: 503, slug: "not-found"},
+		{name: "Adapty, in an environment that is none", path: "/v1/webhooks/staging/adapty", body: good, status: 503, slug: "unknown-environment"},
 		{name: "a provider that is none", path: "/v1/webhooks/sandbox/nobody", body: good, status: 404, slug: "not-found"},
 		{name: "an environment that is none", path: "/v1/webhooks/staging/stripe", body: good, status: 404, slug: "unknown-environment"},
 		{name: "the other environment's address with this one's secret", path: "/v1/webhooks/production/stripe", body: good, status: 401, slug: "invalid-signature"},

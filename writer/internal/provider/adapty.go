@@ -87,10 +87,13 @@ func NewAdapty(c AdaptyConfig) (*Adapty, error) {
 // Provider returns entitlement.Adapty.
 func (a *Adapty) Provider() entitlement.Provider { return entitlement.Adapty }
 
-// Delivery answers 503 to what Verify refused: Adapty repeats only what was answered with less than 200 or more than 404, so 401 would lose for
-// good what our own mistake refused. It waits 10 s. Source: adapty.io/docs/set-up-webhook-integration.
+// adaptyRefused answers what is not taken: Adapty repeats only what was answered with less than 200 or more than 404, so 401 or 404 would lose for good what our own
+// mistake refused. Source: adapty.io/docs/set-up-webhook-integration.
+const adaptyRefused = http.StatusServiceUnavailable
+
+// Delivery has a status of its own for what Verify refused, and Adapty's test of the address. Adapty waits 10 s.
 func (a *Adapty) Delivery() Delivery {
-	return Delivery{RefusedStatus: http.StatusServiceUnavailable, Handshake: adaptyHandshake}
+	return Delivery{RefusedStatus: adaptyRefused, Handshake: adaptyHandshake}
 }
 
 // adaptyHandshake answers the test that Adapty makes when the address is saved: the empty object, and before 2025 an object with a text that is

@@ -90,6 +90,15 @@ type Delivery struct {
 	Handshake func(Request) (answer []byte, ok bool)
 }
 
+// NotServedStatus answers a message where its provider is not configured, as while a new configuration goes from node to node. 0 is that of the problem, below 500;
+// a provider that never repeats what was answered so gets 503.
+func NotServedStatus(p entitlement.Provider) int {
+	if p == entitlement.Adapty {
+		return adaptyRefused
+	}
+	return 0
+}
+
 // Puller asks one provider in one environment for the present state of its objects. It is safe for concurrent use, keeps to a rate that the
 // provider allows, and never asks twice for one answer: when to ask again is the caller's matter.
 type Puller interface {
