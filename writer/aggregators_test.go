@@ -2,7 +2,9 @@ package writer
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,6 +128,45 @@ func TestASaleWhoseStoreCannotBeAskedIsInNoDoubt(t *testing.T) {
 		if got := w.countOpen(entitlement.Sandbox, apis); rows() != 1 || err != nil || len(due) != want || got != float64(want) {
 			t.Errorf("with %d stores to ask: %d rows, %d due, %v counted, %v; want %d due and counted of one row", want, rows(), len(due), got, err, want)
 		}
+	}
+}
+
+// What Adapty tells a day before it is so, as of Apple's renewals, no answer of today settles: it is asked about now, and again when it is so.
+func TestARenewalToldEarlyIsAskedAboutAgainWhenItIsDue(t *testing.T) {
+	w := startAggregators(t)
+	account, now := w.account(), time.Now()
+	asked := 0
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		asked++
+		if _, err := io.WriteString(rw, jsonOf(t, object{"data": object{"profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10", "customer_user_id": account, "access_levels": []any{}}})); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer api.Close()
+	adapty, err := provider.NewAdaptyAPI(provider.AdaptyAPIConfig{Key: "secret_1", BaseURL: api.URL, Environment: entitlement.Sandbox})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000000-0700") }
+	starts := now.Add(20 * time.Hour)
+	message := object{"event_type": "subscription_renewed", "event_datetime": stamp(starts), "profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10", "customer_user_id": account,
+		"event_properties": object{"profile_event_id": unique("e"), "environment": "Sandbox", "store": "app_store", "vendor_product_id": "com.example.pro_monthly", "transaction_id": "2000000912345679",
+			"original_transaction_id": "2000000912345678", "purchase_date": stamp(starts), "subscription_expires_at": stamp(now.AddDate(0, 1, 0))}}
+	if r := w.do("POST", "/v1/webhooks/sandbox/adapty", jsonOf(t, message), header{"Authorization": adaptyAuthorization, "Content-Type": "application/json"}); r.str("outcome") != "recorded" {
+		t.Fatalf("POST = %d %s", r.status, r.text)
+	}
+	p := newPulling(w.Writer, entitlement.Sandbox, map[entitlement.Provider]provider.Puller{entitlement.Adapty: adapty})
+	due, _, err := p.scan(time.Now())
+	if err != nil || len(due) != 1 {
+		t.Fatalf("due: %v, %v, want one", due, err)
+	}
+	p.ask(t.Context(), due[0])
+	if again := time.Until(p.tried[due[0].ID].next); asked != 0 || again > pullSettleWait {
+		t.Errorf("asked %d times before the second was over, next in %s", asked, again)
+	}
+	p.ask(t.Context(), due[0])
+	if again := time.Until(p.tried[due[0].ID].next); asked != 1 || again < 14*time.Hour || again > 26*time.Hour {
+		t.Errorf("asked %d times, next in %s, want once and about 20 h", asked, again)
 	}
 }
 

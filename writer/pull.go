@@ -50,6 +50,9 @@ const (
 	pullOutrunPause = time.Second
 	// pullSettleWait is the longest wait for an answer to be new enough, which is a matter of one second; times beyond are no clock's.
 	pullSettleWait = 2 * time.Second
+	// pullEarlyPause is the longest pause before a question that no answer of now can settle, as it is about a time to come: Apple tells of a renewal up to a day
+	// before it, and Adapty passes that on.
+	pullEarlyPause = 24 * time.Hour
 
 	// maxPullMemory bounds for how many purchases we remember when to ask again. What is beyond is asked about in turn: at ten requests a
 	// second that is no sooner than pullPauseMax.
@@ -274,7 +277,8 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 		p.later(pull, pullPauseMax)
 		return
 	}
-	if early := p.tooEarly(targets, pull); early > 0 && p.firstWait(pull, early) {
+	early := p.tooEarly(targets, pull)
+	if early > 0 && p.firstWait(pull, min(early, pullSettleWait)) {
 		return
 	}
 	ctx = problem.WithRequestID(ctx, newID())
@@ -296,6 +300,9 @@ func (p *pulling) ask(ctx context.Context, pull store.Pull) {
 	}
 	if !settled {
 		pause = max(pause, pullPauseMin)
+	}
+	if !settled && complete { // what is told a day early is asked about again when it is so
+		pause = max(pause, min(early, pullEarlyPause))
 	}
 	p.later(pull, pause)
 }
@@ -431,7 +438,7 @@ func (p *pulling) tooEarly(targets []entitlement.Doubt, pull store.Pull) time.Du
 	if whole := from.Truncate(time.Second); whole.Before(from) {
 		from = whole.Add(time.Second)
 	}
-	return min(from.Sub(p.now()), pullSettleWait)
+	return from.Sub(p.now())
 }
 
 // askAll asks for the targets one after the other. pause is the longest that one of them needs before it is asked for again, busy is a
