@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -31,16 +32,20 @@ func encode(v any) []byte {
 
 func base64url(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// signES256 returns a compact JWS as RFC 7515 has it.
+// signES256 returns a compact JWS as RFC 7515 has it, the same for the same input (RFC 6979): equal seeds give equal messages.
 func signES256(key *ecdsa.PrivateKey, header, payload object) string {
 	header["alg"] = "ES256"
 	input := base64url(encode(header)) + "." + base64url(encode(payload))
 	digest := sha256.Sum256([]byte(input))
-	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+	der, err := key.Sign(nil, digest[:], crypto.SHA256)
 	if err != nil {
 		panic(err) // of a key that cannot sign
 	}
-	return input + "." + base64url(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+	var signature struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &signature); err != nil {
+		panic(err)
+	}
+	return input + "." + base64url(append(signature.R.FillBytes(make([]byte, 32)), signature.S.FillBytes(make([]byte, 32))...))
 }
 
 // signRS256 is signES256 with RSA.
