@@ -413,6 +413,53 @@ func TestErasedCreditsAreGoneInAnyOrder(t *testing.T) {
 	}
 }
 
+// Coins that an account bought itself stay when it gets the name of an account that was erased, under which the provider knows it too. When the store tells of them does not show (I20), nor does a policy.
+func TestOwnCreditsStayWithAnErasedName(t *testing.T) {
+	name := customer("cus_1")
+	both := record(told(entitlement.Apple, "buy-own", entitlement.Object{Kind: entitlement.KindTransaction, ID: "own", By: entitlement.Apple, At: 100 * 1e9, Account: "acc_2", Aliases: []entitlement.Alias{name},
+		Links: []entitlement.Link{"apple:own"}, Transaction: &entitlement.Transaction{Sold: entitlement.Sold{Product: "coins"}, StartsAt: 100, Store: entitlement.AppStore}}))
+	calls := []Command{coins(100), create("acc_2"), create("acc_1", name), erase("acc_1"), NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: name}),
+		NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{SharingOff: true}})}
+	random := rand.New(rand.NewPCG(2, 4))
+	var hash any
+	for range 10 {
+		m := newMachine(t, 1<<20)
+		m.mixed(random, calls, []Command{both, unnamed("1", 100, name)})
+		m.check()
+		if got := m.balance("acc_2", m.shop()); got != 100 {
+			t.Fatalf("acc_2 has %d coins, want its own and not those of the erased account", got)
+		}
+		m.sameState(&hash)
+	}
+}
+
+// Of two names of a buyer the first that is somebody's says whose the coins are: what an account has by a name of its own is not forfeited with another.
+func TestTheNameThatDecidesForfeits(t *testing.T) {
+	own, erasedOne := customer("cus_1"), customer("cus_2")
+	gives := func(a entitlement.Alias) Command {
+		return NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: a})
+	}
+	for _, tt := range []struct {
+		name   string
+		own    entitlement.Alias
+		erased entitlement.Alias
+		want   int64
+	}{{"its own name decides", own, erasedOne, 100}, {"the erased one's decides", erasedOne, own, 0}} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for i, c := range []Command{coins(100), create("acc_2", tt.own), create("acc_1", tt.erased), erase("acc_1"), gives(tt.erased), unnamed("1", 100, own, erasedOne)} {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("step %d: %+v", i, got.Rejection)
+				}
+			}
+			m.check()
+			if got := m.balance("acc_2", m.shop()); got != tt.want {
+				t.Errorf("acc_2 has %d coins, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestSharesNeverMove: with whom a purchase is shared takes nothing from its buyer, nor does anybody what a store's family sharing gave to another; what is nobody's is a
 // family's as well (A10.7).
 func TestSharesNeverMove(t *testing.T) {

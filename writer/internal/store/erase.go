@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
 	"github.com/latchkey/latchkey/replication"
@@ -47,19 +48,27 @@ func (c *command) erasedAt(id entitlement.AccountID) int64 {
 
 // forfeitedAt returns when the credits of a purchase went with an account that was erased, Unix seconds; 0: they did not. What was sold later was nobody's yet. The claim says
 // so, else the name by which its owner has it: the API gave it to them when it was an erased account's before.
-func (c *command) forfeitedAt(row *purchaseRow, identity *entitlement.Identity) (at int64) {
+func (c *command) forfeitedAt(row *purchaseRow, identity *entitlement.Identity) int64 {
 	if row.Claim != nil {
 		return row.Claim.ForfeitedAt
 	}
-	if c.st.Rules < rulesAccounts || row.Owner == "" {
+	if c.st.Rules < rulesAccounts {
 		return 0
 	}
-	for _, a := range identity.Aliases {
-		if had := c.erasedNamed(a); had != "" && c.aliasOwner(a) == row.Owner {
-			at = max(at, c.erasedAt(had))
-		}
+	return c.forfeitedByName(row.Owner, identity)
+}
+
+// forfeitedByName is forfeitedAt for an owner by the names of the buyer. The one that decides counts: a purchase that names the account itself was never another's, whatever
+// else its buyer is called.
+func (c *command) forfeitedByName(owner entitlement.AccountID, identity *entitlement.Identity) int64 {
+	if owner == "" || identity.Account != "" {
+		return 0
 	}
-	return at
+	at := slices.IndexFunc(identity.Aliases, func(a entitlement.Alias) bool { return c.named(a) != "" })
+	if at < 0 || c.aliasOwner(identity.Aliases[at]) != owner {
+		return 0
+	}
+	return c.erasedAt(c.erasedNamed(identity.Aliases[at]))
 }
 
 // known reports whether there is such an account, or was: what names it is nobody else's.
