@@ -139,6 +139,7 @@ func (c *command) eraseRows(id entitlement.AccountID) {
 	c.forgetDismissed(id)
 	c.forgetDevices(id)
 	c.delete(bucketGrantsOwed, key)
+	c.forgetAddresses(id)
 	c.forgetAll(id)
 
 	var edge mergeRow

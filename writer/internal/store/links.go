@@ -71,6 +71,9 @@ type linkRow struct {
 	Index []byte `cbor:"12,keyasint,omitempty"` // of the address to which it was mailed
 }
 
+// addressed reports whether something is kept of the address to which the link was mailed.
+func (row *linkRow) addressed() bool { return row.Mailed || len(row.Index) > 0 }
+
 // linkHolder is under whose id the address of a link is kept: of a payment that waits it is the payment's own.
 func linkHolder(account entitlement.AccountID, purchase entitlement.PurchaseID) entitlement.AccountID {
 	if account != "" {
@@ -88,6 +91,10 @@ type RenewedLink struct {
 
 func linkTokenKey(env entitlement.Environment, hash []byte) []byte {
 	return append([]byte{envByte(env)}, hash...)
+}
+
+func linksMailedPrefix(env entitlement.Environment, holder entitlement.AccountID) []byte {
+	return appendKeyText([]byte{envByte(env)}, string(holder))
 }
 
 func linkDueKey(at int64, key []byte) []byte {
@@ -135,6 +142,33 @@ func (c *command) putLink(body *PutLink) Result {
 func (c *command) writeLink(key []byte, row *linkRow) {
 	c.encode(bucketLinkTokens, key, row)
 	c.put(bucketLinksDue, linkDueKey(row.ExpiresAt+keptLinkSeconds, key), []byte{})
+	if row.addressed() {
+		c.put(bucketLinksMailed, append(linksMailedPrefix(c.Env, linkHolder(row.Account, row.Purchase)), key[1:]...), []byte{})
+	}
+}
+
+// forgetAddress takes from a link, by its key, what is kept of the address to which it was mailed. It is mailed to nobody any more.
+func (c *command) forgetAddress(env entitlement.Environment, key []byte, row *linkRow) {
+	if !row.addressed() {
+		return
+	}
+	holder := linkHolder(row.Account, row.Purchase)
+	c.forgetIn(env, holder, LinkText(key[1:]))
+	c.delete(bucketLinksMailed, append(linksMailedPrefix(env, holder), key[1:]...))
+	row.Mailed, row.TTL, row.Index = false, 0, nil
+}
+
+// forgetAddresses takes from all links to an account or to a payment what is kept of the addresses to which they were mailed.
+func (c *command) forgetAddresses(holder entitlement.AccountID) {
+	prefix := linksMailedPrefix(c.Env, holder)
+	for _, mailed := range c.keysUnder(bucketLinksMailed, prefix) {
+		key := linkTokenKey(c.Env, mailed[len(prefix):])
+		var row linkRow
+		if c.decode(bucketLinkTokens, key, &row) {
+			c.forgetAddress(c.Env, key, &row)
+			c.encode(bucketLinkTokens, key, &row)
+		}
+	}
 }
 
 // dropLinks removes some of the rows whose time has passed: more than one command makes.
@@ -146,8 +180,8 @@ func (c *command) dropLinks() {
 		}
 		k = bytes.Clone(k)
 		var row linkRow
-		if env, ok := byteEnv(k[8]); ok && c.decode(bucketLinkTokens, k[8:], &row) && row.Mailed {
-			c.forgetIn(env, linkHolder(row.Account, row.Purchase), LinkText(k[9:]))
+		if env, ok := byteEnv(k[8]); ok && c.decode(bucketLinkTokens, k[8:], &row) {
+			c.forgetAddress(env, k[8:], &row)
 		}
 		c.delete(bucketLinkTokens, k[8:])
 		c.delete(bucketLinksDue, k)
@@ -200,10 +234,7 @@ func (c *command) redeemLink(body *RedeemLink) Result {
 	to := c.own(result.Account)
 	result.Stamp = to.NextSession(device, c.now)
 	row.By, row.To, row.Merge = by, result.Account, result.Merge
-	if row.Mailed { // nothing is mailed any more
-		c.forget(linkHolder(row.Account, row.Purchase), LinkText(body.Hash))
-		row.Mailed, row.TTL = false, 0
-	}
+	c.forgetAddress(c.Env, key, &row)
 	c.encode(bucketLinkTokens, key, &row)
 	c.about = append(c.about, by)
 	result.Moved, result.Anonymous = row.Moved, c.anonymous(result.Account)

@@ -117,7 +117,7 @@ func TestOldLinksAreForgotten(t *testing.T) {
 	m := newMachine(t, 1<<20)
 	m.apply(create("acc_1"))
 	put := func(name string, at int64) {
-		c := putLink(name, PutLink{Account: "acc_1", TTLSeconds: 60})
+		c := putLink(name, PutLink{Account: "acc_1", TTLSeconds: 60, Mailed: true, Personal: []Sealed{sealedText(LinkText(linkHash(name)))}})
 		c.Stamp = startTime + at
 		m.apply(c)
 	}
@@ -126,6 +126,9 @@ func TestOldLinksAreForgotten(t *testing.T) {
 			n = r.tx.Bucket(bucketLinkTokens).Stats().KeyN
 			if due := r.tx.Bucket(bucketLinksDue).Stats().KeyN; due != n {
 				t.Errorf("%d links, %d of them go some day", n, due)
+			}
+			if mailed, texts := r.tx.Bucket(bucketLinksMailed).Stats().KeyN, len(r.Personal(sandbox, "acc_1")); mailed != n || texts != n {
+				t.Errorf("%d links, of %d there is an address, by %d rows", n, texts, mailed)
 			}
 			return nil
 		})
@@ -141,6 +144,96 @@ func TestOldLinksAreForgotten(t *testing.T) {
 		t.Errorf("%d links after it, want 2", n)
 	}
 	m.check()
+}
+
+// addressesOfLinks counts what is kept of the addresses to which links were mailed: sealed texts, indexes in links, and rows that find such links.
+func (m *machine) addressesOfLinks(holders ...entitlement.AccountID) (texts, indexes, mailed int) {
+	m.read(func(r *Reader) error {
+		mailed = r.tx.Bucket(bucketLinksMailed).Stats().KeyN
+		return r.tx.Bucket(bucketLinkTokens).ForEach(func(_, value []byte) error {
+			var row linkRow
+			err := entitlement.Decode(value, &row)
+			if row.addressed() {
+				indexes++
+			}
+			return err
+		})
+	})
+	return m.texts(holders...), indexes, mailed
+}
+
+// The address to which a link to a payment was mailed is kept while the payment waits, under the payment's id: from then on nobody needs it, and no erasure
+// of whoever has the payment would find it there.
+func TestAddressesOfLinksToAPaymentGoWhenItIsSomebodys(t *testing.T) {
+	mailed := func(name string, ttl int64) Command {
+		return putLink(name, PutLink{Purchase: "stripe:sub_1", TTLSeconds: ttl, Mailed: true, Index: make([]byte, contactIndexBytes), Personal: []Sealed{sealedText(LinkText(linkHash(name)))}})
+	}
+	waits := subscription("sub_1", 10, entitlement.Active, "", customer("cus_1"))
+	tests := map[string][]Command{
+		"by support":         {create("acc_1"), NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: "acc_1", Purchase: "stripe:sub_1", Support: true})},
+		"by a receipt":       {create("acc_1"), NewCommand(TypeClaim, sandbox, "", &ClaimPurchase{Account: "acc_1", Purchase: "stripe:sub_1"})},
+		"by an alias":        {create("acc_1", customer("cus_1"))},
+		"by a message":       {create("acc_1"), record(event("evt_2", subscription("sub_1", 20, entitlement.Active, "acc_1")))},
+		"by another link":    {create("acc_1"), putLink("b", PutLink{Purchase: "stripe:sub_1", TTLSeconds: 60}), redeem("b", RedeemLink{Account: "acc_1"})},
+		"by the link itself": {create("acc_1"), redeem("a", RedeemLink{Account: "acc_1"})},
+		"by the name of an account that was erased": {create("acc_2", customer("cus_2")), erase("acc_2"), create("acc_1"),
+			record(event("evt_2", subscription("sub_1", 20, entitlement.Active, "", customer("cus_2"))))},
+	}
+	for name, gets := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			for _, c := range append([]Command{record(event("evt_1", waits)), mailed("a", 900), mailed("c", 900)}, gets...) {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+				}
+			}
+			m.check()
+			if texts, indexes, rows := m.addressesOfLinks("stripe:sub_1"); texts != 0 || indexes != 0 || rows != 0 {
+				t.Errorf("of the addresses there are %d texts, %d indexes, %d rows", texts, indexes, rows)
+			}
+		})
+	}
+	t.Run("by a link that was mailed for one that came too late", func(t *testing.T) {
+		m := newMachine(t, 1<<20)
+		m.apply(record(event("evt_1", waits)))
+		m.apply(mailed("a", 60))
+		m.apply(create("acc_1"))
+		m.now += 100
+		if got := m.apply(redeem("a", RedeemLink{Account: "acc_1", Renew: linkHash("b")})); got.Renewed == nil {
+			t.Fatalf("redeemed too late = %+v", got)
+		}
+		if texts, indexes, rows := m.addressesOfLinks("stripe:sub_1"); texts != 2 || indexes != 2 || rows != 2 {
+			t.Fatalf("while both wait there are %d texts, %d indexes, %d rows, want 2 of each", texts, indexes, rows)
+		}
+		if got := m.apply(redeem("b", RedeemLink{Account: "acc_1"})); got.Rejection != nil {
+			t.Fatalf("redeemed = %+v", got.Rejection)
+		}
+		m.check()
+		if texts, indexes, rows := m.addressesOfLinks("stripe:sub_1"); texts != 0 || indexes != 0 || rows != 0 {
+			t.Errorf("of the addresses there are %d texts, %d indexes, %d rows", texts, indexes, rows)
+		}
+	})
+}
+
+// What links to an account keep of addresses goes with the account, and of one that was redeemed at once.
+func TestAddressesOfLinksToAnAccountGoWithIt(t *testing.T) {
+	for name, ends := range map[string]Command{"erased": erase("acc_1"), "redeemed": redeem("a", RedeemLink{})} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			m.apply(create("acc_1"))
+			m.apply(putLink("a", PutLink{Account: "acc_1", TTLSeconds: 900, Mailed: true, Index: make([]byte, contactIndexBytes), Personal: []Sealed{sealedText(LinkText(linkHash("a")))}}))
+			if texts, indexes, rows := m.addressesOfLinks("acc_1"); texts != 1 || indexes != 1 || rows != 1 {
+				t.Fatalf("before there are %d texts, %d indexes, %d rows, want 1 of each", texts, indexes, rows)
+			}
+			if got := m.apply(ends); got.Rejection != nil {
+				t.Fatalf("%+v", got.Rejection)
+			}
+			m.check()
+			if texts, indexes, rows := m.addressesOfLinks("acc_1"); texts != 0 || indexes != 0 || rows != 0 {
+				t.Errorf("of the address there are %d texts, %d indexes, %d rows", texts, indexes, rows)
+			}
+		})
+	}
 }
 
 // A mailed link that came too late is replaced, at most so often, and not where it leads nowhere any more or was used.

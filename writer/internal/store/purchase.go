@@ -414,6 +414,7 @@ func (c *command) writePurchase(e *purchaseEdit) {
 		c.delete(bucketUnclaimed, key)
 	}
 	c.suggestBuyers(e)
+	c.forgetMailed(e)
 	// An answer of the second in which the conflict was noted may be older than it.
 	if e.pulledAt > pull.ConflictAt {
 		pull.Conflict, pull.ConflictAt = false, 0
@@ -421,6 +422,16 @@ func (c *command) writePurchase(e *purchaseEdit) {
 	pull.Doubt, pull.Asks, pull.Echoes = len(e.doubts) > 0, asksOf(e.doubts), c.echoesOf(e.doubts)
 	if pulled || pull.Doubt || pull.Conflict {
 		c.writePull(key, pull)
+	}
+}
+
+// forgetMailed forgets the addresses to which links to a purchase were mailed that is somebody's from now on: nobody needs another, and who has it may be erased.
+func (c *command) forgetMailed(e *purchaseEdit) {
+	if c.st.Rules < rulesAccounts || e.row.Owner == "" || !slices.ContainsFunc(e.before, func(p storedPurchase) bool { return p.row.Owner != e.row.Owner }) {
+		return
+	}
+	for _, l := range e.row.Evidence.Links { // a link may lead to any id that it ever had
+		c.forgetAddresses(entitlement.AccountID(l))
 	}
 }
 

@@ -47,6 +47,7 @@ var (
 	bucketContactIndex = []byte("contact_index") // env | index (32) | account id -> account id: who has the address now
 	bucketLinkTokens   = []byte("link_tokens")   // env | SHA-256 of the token (32) -> linkRow
 	bucketLinksDue     = []byte("links_due")     // stamp (8) | key of link_tokens -> nothing: when the row goes
+	bucketLinksMailed  = []byte("links_mailed")  // env | length (2) | account or purchase id | SHA-256 of the token (32) -> nothing: a link whose address is kept
 	bucketSuggestions  = []byte("suggestions")   // env | index (32) -> stamp (8) since when several accounts have the address
 	bucketDismissed    = []byte("dismissed")     // env | length (2) | account | index (32) | account or purchase id -> that id: the two are not suggested for the address again
 
@@ -70,7 +71,7 @@ var (
 var hashed = [][]byte{bucketPurchases, bucketLinks, bucketIdentities, bucketAliases, bucketAccounts, bucketEvents, bucketConflicts,
 	bucketEventOrder, bucketSubjects, bucketAPIKeys, bucketIdempotency, bucketIdemOrder, bucketUnclaimed, bucketPulls, bucketSegments, bucketMembers,
 	bucketParts, bucketMerges, bucketMergedIn, bucketPersons, bucketNamed, bucketCards, bucketIntents, bucketLeases, bucketDue, bucketSpends,
-	bucketContacts, bucketContactIndex, bucketSuggestions, bucketDismissed, bucketLinkTokens, bucketLinksDue,
+	bucketContacts, bucketContactIndex, bucketSuggestions, bucketDismissed, bucketLinkTokens, bucketLinksDue, bucketLinksMailed,
 	bucketCodes, bucketCodeIDs, bucketCodesDue, bucketCodesOwed, bucketDevices, bucketErased, bucketErasedNames,
 	bucketGrantsOwed}
 
