@@ -3,6 +3,7 @@ package writer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -122,5 +123,60 @@ func TestATestPurchaseAsksAboutItsCustomerOnce(t *testing.T) {
 				t.Errorf("asked %d times, want %d", n, customers)
 			}
 		})
+	}
+}
+
+// Web2Wave has one address for both environments, and the rows of its answers need not say whether a payment was real: a test stays one once a message said so.
+func TestATestPaymentOfWeb2WaveGivesNothingInProduction(t *testing.T) {
+	t.Parallel() // it mostly waits
+	now, user := time.Now().UTC(), "8e6a0f5e-3d0b-4c61-9a0e-5f4f2f9d1c22"
+	date := func(at time.Time) string { return at.Format(time.DateTime) }
+	row := func(id int, changes object) object {
+		short := object{"id": id, "user_id": user, "status": "active", "plan_name": "premium_monthly", "price_label": "19.99 USD / 1 month", "next_charge_date": date(now.AddDate(0, 1, 0)),
+			"canceled_at": nil, "currency": "usd", "amount_real": "19.99", "payment_system_label": "stripe"}
+		maps.Copy(short, changes)
+		return short
+	}
+	rows := make(chan []any, 1)
+	rows <- []any{row(1, nil)}
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		answer := <-rows
+		rows <- answer
+		if strings.HasSuffix(r.URL.Path, "/user/properties") {
+			_ = json.NewEncoder(rw).Encode(object{"user_id": user, "properties": []any{}})
+			return
+		}
+		_ = json.NewEncoder(rw).Encode(object{"subscription": answer})
+	}))
+	defer api.Close()
+	w := productionWriter(t, func(e *EnvironmentConfig) {
+		e.Web2Wave = &Web2WaveConfig{WebhookTokens: []config.Secret{web2waveToken}, APIKey: "secret", APIBase: api.URL}
+	})
+	if r := w.production("PUT", "/v1/catalog", `{"products": [{"provider": "web2wave", "product_id": "premium_monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "m", "group": "pro"}]}`); r.status != http.StatusOK {
+		t.Fatalf("PUT = %d %s", r.status, r.text)
+	}
+	account := w.production("POST", "/v1/accounts", `{"aliases": [{"kind": "web2wave_user", "value": "`+user+`"}]}`).str("account_id")
+	send := func(kind string, data object, outcome string) {
+		t.Helper()
+		r := w.do("POST", "/v1/webhooks/production/web2wave", string(web2waveMessage(kind, data)), header{"Webhooks-Token": web2waveToken})
+		if r.status != http.StatusOK || r.str("outcome") != outcome {
+			t.Fatalf("POST = %d %s, want %s", r.status, r.text, outcome)
+		}
+	}
+	entitlements := func() string { return w.production("GET", "/v1/accounts/"+account+"/entitlements", "").text }
+	send("subscription", row(1, object{"updated_at": date(now.Add(-time.Minute)), "real_payment": 0, "last_charge_date": date(now.Add(-time.Hour)), "charges_count": 1, "event_type": "customer.subscription.updated"}), "wrong_environment")
+	named := object{"user_id": user, "property": "external_user_id", "value": account}
+	send("user_property", named, "recorded")
+	await(t, "the answer", func() bool { return strings.Contains(entitlements(), "web2wave:1") })
+	if e := entitlements(); strings.Contains(e, `"active":true`) {
+		t.Errorf("a test payment gives access in production: %s", e)
+	}
+	<-rows
+	rows <- []any{row(1, nil), row(2, nil)} // no message came about the second
+	named["value"] = "another-name"
+	send("user_property", named, "recorded")
+	await(t, "what only an answer tells of", func() bool { return strings.Contains(entitlements(), `"active":true`) })
+	if e := entitlements(); !strings.Contains(e, `"purchase_id":"web2wave:2"`) {
+		t.Errorf("access is by another purchase: %s", e)
 	}
 }

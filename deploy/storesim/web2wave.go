@@ -121,7 +121,11 @@ func (s *Sim) web2WaveAPI(mux *http.ServeMux, env Environment) {
 				}
 				list := []object{}
 				for _, p := range s.ofOwner(Web2Wave, env, account) {
-					list = append(list, s.web2WaveRow(p))
+					row := s.web2WaveRow(p)
+					if key == "subscription" { // as documented
+						delete(row, "real_payment")
+					}
+					list = append(list, row)
 				}
 				return http.StatusOK, object{key: list}
 			})

@@ -158,6 +158,43 @@ func TestWeb2WaveShortAnswer(t *testing.T) {
 	}
 }
 
+// TestWeb2WaveAsksWhatIsReal: where rows do not say whether a payment was real, the list says so, if it can.
+func TestWeb2WaveAsksWhatIsReal(t *testing.T) {
+	short := answerOf(wave(0, map[string]any{"real_payment": nil}), wave(0, map[string]any{"id": 8, "real_payment": nil}))
+	for name, tt := range map[string]struct {
+		list string
+		want []string
+	}{
+		"the list tells":       {strings.Replace(answerOf(wave(0, nil), wave(0, map[string]any{"id": 8, "real_payment": "0"})), "subscription", "data", 1), []string{"7"}},
+		"the list is as short": {short, []string{"7", "8"}},
+		"there is no list":     {"", []string{"7", "8"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := map[string]string{"/user/subscriptions": short, "/subscriptions/list": tt.list}
+			if tt.list == "" {
+				delete(answers, "/subscriptions/list")
+			}
+			s := serveWave(t, answers)
+			ev, err := waveAPI(t, s.URL, time.Unix(began, 0)).Pull(context.Background(), entitlement.KindCustomer, web2waveUser)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var chains []string
+			for _, o := range ev.Objects {
+				if o.Transaction != nil {
+					chains = append(chains, o.Transaction.Chain)
+				}
+			}
+			if !slices.Equal(chains, tt.want) {
+				t.Errorf("it tells of %v, want %v", chains, tt.want)
+			}
+			if text := show(s.asked); !strings.Contains(text, "GET /subscriptions/list?user_id="+web2waveUser) || len(s.asked) != 3 {
+				t.Errorf("asked for %s", text)
+			}
+		})
+	}
+}
+
 // TestWeb2WaveSoonAfterACharge: an answer that comes within the race asks to be asked again; a minute later it does not.
 func TestWeb2WaveSoonAfterACharge(t *testing.T) {
 	answer := answerOf(wave(30*waveDay, map[string]any{"status": "past_due", "charges_count": 2, "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)}))

@@ -36,8 +36,8 @@ func (c *command) recordEvent(d *decoded) Result {
 		row.Outcome = Unreadable
 	case ev.Environment != c.Env && !fault.Planted("sandbox-counts"):
 		row.Outcome = WrongEnvironment
-		if c.takesTest(ev) {
-			if edits = c.planEvent(asTest(ev)); !c.fits(edits) {
+		if kept := c.keptOfAnother(ev); kept != nil {
+			if edits = c.planEvent(kept); !c.fits(edits) {
 				row.Outcome, edits = TooLarge, nil
 			}
 		}
@@ -243,6 +243,39 @@ func (c *command) learn(e *purchaseEdit) []string {
 		}
 	}
 	return names
+}
+
+// keptOfAnother returns what counts of a message about the other environment; nil for nothing.
+func (c *command) keptOfAnother(ev *entitlement.Event) *entitlement.Event {
+	switch {
+	case c.takesTest(ev):
+		return asTest(ev)
+	case ev.Provider == entitlement.Web2Wave && ev.Kind == entitlement.Proof && c.st.Rules >= rulesAccounts:
+		return asForeign(ev)
+	}
+	return nil
+}
+
+// asForeign returns that the subscription of a message is none of this environment, whatever else tells of it: Web2Wave has one address for both, and its answers do not
+// say which one a subscription is of (I15).
+func asForeign(ev *entitlement.Event) *entitlement.Event {
+	for i := range ev.Objects {
+		o := &ev.Objects[i]
+		id := ""
+		switch {
+		case o.Transaction != nil:
+			id = o.Transaction.Chain
+		case o.Renewal != nil:
+			id = o.ID
+		}
+		if id != "" {
+			foreign := *ev
+			foreign.Objects = []entitlement.Object{{Kind: entitlement.KindRevocation, ID: "environment:" + id, By: ev.Provider, At: o.At,
+				Links: []entitlement.Link{entitlement.Link(string(ev.Provider) + ":" + id)}, Revocation: &entitlement.Revocation{Transaction: id, Reason: entitlement.ReasonRevoked}}}
+			return &foreign
+		}
+	}
+	return nil
 }
 
 // takesTest reports whether a message about a test purchase that came to production is kept, for those for whom the policy lets it count

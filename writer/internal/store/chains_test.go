@@ -200,3 +200,46 @@ func TestI15TestPurchasesInProduction(t *testing.T) {
 	})
 	m.check()
 }
+
+// TestWhatIsOfTheOtherEnvironmentGivesNothing: Web2Wave has one address for both environments, and answers that do not say which one a subscription is of (I15). Under older
+// rules such a message leaves nothing (I17).
+func TestWhatIsOfTheOtherEnvironmentGivesNothing(t *testing.T) {
+	test := func(n string, o entitlement.Object) Command {
+		ev := told(entitlement.Web2Wave, n, o)
+		ev.Environment = sandbox
+		return NewCommand(TypeRecordEvent, production, "corr-"+n, &RecordEvent{Event: ev})
+	}
+	month := func(term string, at int64) entitlement.Object {
+		return months(entitlement.Web2Wave, term, at, func(o *entitlement.Object) {
+			o.Account, o.Links, o.Transaction.Chain = "acc_1", []entitlement.Link{"web2wave:7", "stripe:sub_7"}, "7"
+		})
+	}
+	standing := months(entitlement.Web2Wave, "7", 3)
+	standing.Kind, standing.Transaction, standing.Renewal = entitlement.KindRenewal, nil, &entitlement.Renewal{Phase: entitlement.PhaseBillingGrace}
+	answer := told(entitlement.Web2Wave, "pull:1", month("7:until:9", 5))
+	answer.Environment = production
+	commands := []Command{test("1", month("7:1", 1)), test("2", standing), NewCommand(TypeRecordEvent, production, "corr-3", &RecordEvent{Event: answer})}
+	for rules, state := range map[uint32]entitlement.ItemState{2: entitlement.Live, RulesVersion: entitlement.Revoked} {
+		var hash string
+		for _, order := range permutations(len(commands)) {
+			m := newMachineUnder(t, 1<<20, rules)
+			m.apply(NewCommand(TypeCreate, production, "create", &CreateAccount{ID: "acc_1"}))
+			for _, at := range order {
+				m.apply(commands[at])
+			}
+			m.read(func(r *Reader) error {
+				a, _, err := r.Account(production, "acc_1")
+				if len(a.Purchases) != 1 || a.Purchases[0].Items[0].State != state {
+					t.Errorf("rules %d, order %v: %+v", rules, order, a.Purchases)
+				}
+				return err
+			})
+			m.check()
+			if got := m.state.StateHash.String(); hash == "" {
+				hash = got
+			} else if got != hash {
+				t.Fatalf("rules %d, order %v: the order counts (I20)", rules, order)
+			}
+		}
+	}
+}
