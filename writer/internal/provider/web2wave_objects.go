@@ -266,6 +266,27 @@ func (r *web2waveRow) read() {
 		r.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: r.subject, At: r.at, Rank: web2waveRanks[r.status], Partial: r.unsettled, By: entitlement.Web2Wave,
 			Renewal: standing})
 	}
+	if r.text("price_label") == web2waveLifetime && r.unix("next_charge_date") == 0 {
+		r.takeBack()
+	}
+}
+
+// takeBack adds whether what was paid once is still given: no term of it has an end, so that where the subscription stands cannot end it.
+func (r *web2waveRow) takeBack() {
+	taken := &entitlement.Revocation{Transaction: r.subject}
+	switch r.status {
+	case "active", "trialing":
+		taken.Undone = true
+	case "canceled":
+		taken.RevokedAt, taken.Reason = max(r.unix("canceled_at"), r.unix("updated_at")), entitlement.ReasonRevoked
+	case "paused", "unpaid", "incomplete_expired":
+		taken.RevokedAt, taken.Reason = r.unix("updated_at"), entitlement.ReasonRevoked
+	default: // of a payment under way, or one that failed
+		return
+	}
+	if !r.charged || !r.unpaid() {
+		r.add(entitlement.Object{Kind: entitlement.KindRevocation, ID: r.subject, At: r.at, Rank: web2waveRanks[r.status], By: entitlement.Web2Wave, Revocation: taken})
+	}
 }
 
 // termID is the subscription and how often it was charged: each charge is one term. A short answer does not count charges; then the end has to do.

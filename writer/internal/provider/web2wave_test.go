@@ -135,6 +135,9 @@ func checkWave(t testing.TB, ev entitlement.Event) {
 func TestWeb2WaveLives(t *testing.T) {
 	noGrace := entitlement.Policy{BillingGrace: map[entitlement.Provider]int64{entitlement.Stripe: 0}}
 	charge2 := wave(30*waveDay, map[string]any{"charges_count": 2, "event_type": "charge.succeeded", "status": "past_due", "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)})
+	lifetime := func(status string, after time.Duration) string {
+		return wave(after, map[string]any{"status": status, "price_label": "49.00 usd Lifetime", "next_charge_date": nil})
+	}
 	tests := []struct {
 		name     string
 		messages []string
@@ -159,6 +162,11 @@ func TestWeb2WaveLives(t *testing.T) {
 		{"PayPal's payment is a charge", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "PAYMENT.SALE.COMPLETED", "payment_system_label": "PayPal", "pay_system_id": "I-1"})}, noGrace, time.Minute, "active paid until 720h0m0s"},
 		{"PayPal's refused payment is none", []string{wave(time.Second, map[string]any{"status": "incomplete", "event_type": "PAYMENT.SALE.DENIED"})}, noGrace, time.Minute, "nothing"},
 		{"paid once is for ever", []string{wave(time.Second, map[string]any{"price_label": "49.00 usd Lifetime", "next_charge_date": nil})}, noGrace, 9000 * waveDay, "active paid until ever"},
+		{"paid once, and canceled, has an end", []string{lifetime("active", time.Second), lifetime("canceled", 2*waveDay)}, noGrace, 3 * waveDay, "revoked revoked until 48h0m0s"},
+		{"paid once, and paused", []string{lifetime("active", time.Second), lifetime("paused", 2*waveDay)}, noGrace, 3 * waveDay, "revoked revoked until 48h0m0s"},
+		{"paid once, and unpaid", []string{lifetime("active", time.Second), lifetime("unpaid", 2*waveDay)}, noGrace, 3 * waveDay, "revoked revoked until 48h0m0s"},
+		{"paid once, and given up", []string{lifetime("active", time.Second), lifetime("incomplete_expired", 2*waveDay)}, noGrace, 3 * waveDay, "revoked revoked until 48h0m0s"},
+		{"paid once, canceled, and active again", []string{lifetime("active", time.Second), lifetime("canceled", 2*waveDay), lifetime("active", 3*waveDay)}, noGrace, 9000 * waveDay, "active paid until ever"},
 		{"running without a next date lasts 35 days", []string{wave(time.Second, map[string]any{"next_charge_date": nil})}, noGrace, waveDay, "active paid until 864h0m0s"},
 		{"the first message may be about a later charge", []string{charge2, wave(30*waveDay+3*time.Second, map[string]any{"charges_count": 2, "last_charge_date": waveDate(30 * waveDay), "next_charge_date": waveDate(60 * waveDay)})}, noGrace, 31 * waveDay, "active paid until 1464h0m0s"},
 		{"an unknown status changes nothing", []string{wave(9*time.Second, nil), wave(waveDay, map[string]any{"status": "on_the_moon"})}, noGrace, 2 * waveDay, "active paid until 744h0m0s"},
