@@ -76,6 +76,48 @@ func TestAnAppWithoutABackend(t *testing.T) {
 	}
 }
 
+// TestALoginLeavesBehindWhatSomebodyElseHas: support merged a person's account into the anonymous one of a device, where somebody else signs in, with a session or
+// with a link.
+func TestALoginLeavesBehindWhatSomebodyElseHas(t *testing.T) {
+	w := oneWriter(t)
+	w.awaitReady()
+	ann := w.account()
+	for _, tt := range []struct {
+		name   string
+		target func() string
+	}{
+		{"with a session", func() string {
+			return fmt.Sprintf(`{"session_token": %q}`, w.api("POST", "/v1/accounts/"+ann+"/sessions", `{}`).str("session_token"))
+		}},
+		{"with a link", func() string {
+			return fmt.Sprintf(`{"link_token": %q}`, w.api("POST", "/v1/link-tokens", fmt.Sprintf(`{"account_id": %q}`, ann)).str("token"))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			first := w.begin()
+			device := first.str("account_id")
+			bob := w.api("POST", "/v1/accounts", fmt.Sprintf(`{"aliases": [{"kind": "custom", "value": %q}]}`, unique("bob-"))).str("account_id")
+			w.stripe(event(unique("evt_"), "customer.subscription.created", subscription(unique("sub_"), bob, "price_pro")))
+			if r := w.api("POST", "/v1/accounts/"+device+"/merges", fmt.Sprintf(`{"from": %q}`, bob)); r.status != 201 {
+				t.Fatalf("merge = %d %s", r.status, r.text)
+			}
+			if shown := w.api("GET", "/v1/accounts/"+device, ""); shown.json["anonymous"] != false {
+				t.Errorf("GET of the account = %s, want it somebody's", shown.text)
+			}
+			in := w.do("POST", "/v1/sessions/login", tt.target(), auth(first.str("session_token")))
+			if in.status != 200 || in.str("account_id") != ann || in.str("merge_id") != "" {
+				t.Errorf("login = %d %s, want %s without a merge", in.status, in.text, ann)
+			}
+			if pro := w.pro(ann); len(pro) != 0 {
+				t.Errorf("pro of who signed in = %v, want none", pro)
+			}
+			if pro := w.pro(bob); pro == nil || pro["active"] != true {
+				t.Errorf("pro of who bought it = %v, want it active", pro)
+			}
+		})
+	}
+}
+
 // TestALogoutEndsTheDevicesSession: that one and no other, everywhere in the API of apps, and the device can sign in again at once.
 func TestALogoutEndsTheDevicesSession(t *testing.T) {
 	w := oneWriter(t)

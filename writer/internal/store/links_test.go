@@ -44,6 +44,7 @@ func TestRedeemLink(t *testing.T) {
 		{"again with the session that it gave", []Command{known, begun, bought, toKnown, redeem("a", anon)}, "a", RedeemLink{From: session("acc_known"), Merge: "merge_2"}, 0, Result{Account: "acc_known", Merge: "merge_1", Moved: moved}, ""},
 		{"another one", []Command{known, begun, toKnown, redeem("a", anon), login(Login{New: "acc_two"})}, "a", RedeemLink{From: session("acc_two"), Merge: "merge_2"}, 0, Result{}, SlugLinkUsed},
 		{"of somebody nothing moves", []Command{known, create("acc_some"), toKnown}, "a", RedeemLink{From: session("acc_some"), Merge: "merge_1"}, 0, Result{Account: "acc_known"}, ""},
+		{"nor of an anonymous account that somebody's was merged into", []Command{known, begun, bought, create("acc_some", *subjectAlias("bob")), mergeOf("merge_0", "acc_some", "acc_anon"), toKnown}, "a", anon, 0, Result{Account: "acc_known"}, ""},
 		{"of somebody who has the address to which the link was mailed, it is one person", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_known", "x"), mailed}, "a", some, 0,
 			Result{Account: "acc_known", Merge: "merge_1"}, ""},
 		{"mailed to an address that the one had before", []Command{known, create("acc_some"), putContact("acc_some", "x"), putContact("acc_some", "y"), putContact("acc_known", "x"), mailed}, "a", some, 0, Result{Account: "acc_known"}, ""},

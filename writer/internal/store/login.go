@@ -61,14 +61,10 @@ func (c *command) sessionEnded(s *Session) *Rejection {
 // token of any of them shows what all have. nil is for none. An account that is nobody's has no other name than its session, which stays valid: with it what was
 // bought would be lost.
 func (c *command) signOut(s *Session) {
-	if s == nil || s.SignIn {
+	if s == nil || s.SignIn || c.anonymous(s.Account) {
 		return
 	}
-	members := c.mergedUnder(c.survivor(s.Account))
-	if !slices.ContainsFunc(members, func(id entitlement.AccountID) bool { return !c.nobodys(id) }) {
-		return
-	}
-	for _, id := range members {
+	for _, id := range c.mergedUnder(c.survivor(s.Account)) {
 		if id == s.Account || s.Device != "" { // what others of the device are is not known of one without a name
 			c.account(id).acc.SignOut(s.Device, s.IssuedAt, c.now)
 		}
@@ -117,10 +113,10 @@ func (c *command) entered(from, to entitlement.AccountID, merge, device string, 
 	return result
 }
 
-// anonymous reports whether nobody is known to have the account: a session made it, nothing has named it since, and it was not merged into one that
-// is known. No account is not anonymous.
+// anonymous reports whether nobody is known to have the account: a session made it and all that it is merged with, whichever of them survives, and nothing has
+// named any of them since. No account is not anonymous.
 func (c *command) anonymous(id entitlement.AccountID) bool {
-	return id != "" && c.get(bucketMerges, envKey(c.Env, string(id))) == nil && c.nobodys(id)
+	return !slices.ContainsFunc(c.mergedUnder(c.survivor(id)), func(member entitlement.AccountID) bool { return !c.nobodys(member) })
 }
 
 // nobodys reports whether a session made the account itself and nothing has named it since, whatever it is merged with.

@@ -22,6 +22,7 @@ func TestLogin(t *testing.T) {
 	begun := login(Login{New: "acc_anon"})
 	bought := record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_anon")))
 	known := create("acc_known", *subjectAlias("ann"))
+	bobs, bobBought := create("acc_other", *subjectAlias("bob")), record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_other")))
 	tests := []struct {
 		name   string
 		before []Command
@@ -46,6 +47,16 @@ func TestLogin(t *testing.T) {
 			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"}, Result{Account: "acc_known", Existing: true, Merge: "merge_1"}, "", "accounts.merged", []entitlement.AccountID{"acc_anon", "acc_known"}},
 		{"nor from one that is merged into somebody's", []Command{begun, known, bought, create("acc_other"), mergeOf("merge_0", "acc_anon", "acc_other")},
 			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"}, Result{Account: "acc_known", Existing: true}, "", "session.login", []entitlement.AccountID{"acc_anon", "acc_other"}},
+		{"nor from one that somebody's was merged into", []Command{begun, known, bobs, bobBought, mergeOf("merge_0", "acc_other", "acc_anon")},
+			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"}, Result{Account: "acc_known", Existing: true}, "", "session.login", []entitlement.AccountID{"acc_anon", "acc_other"}},
+		{"whoever is new there gets an account of their own", []Command{begun, bobs, bobBought, mergeOf("merge_0", "acc_other", "acc_anon")},
+			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("eve"), Merge: "merge_1"}, Result{Account: "acc_new"}, "", "session.login", []entitlement.AccountID{"acc_anon", "acc_other"}},
+		{"who signs in to one that somebody's was merged into is not anonymous", []Command{begun, bobs, mergeOf("merge_0", "acc_other", "acc_anon")},
+			Login{New: "acc_new", To: session("acc_anon"), Merge: "merge_1"}, Result{Account: "acc_anon", Existing: true}, "", "session.login", nil},
+		{"anonymous accounts that are merged are taken in together", []Command{begun, login(Login{New: "acc_other"}), known, bought, mergeOf("merge_0", "acc_anon", "acc_other")},
+			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"}, Result{Account: "acc_known", Existing: true, Merge: "merge_1"}, "", "accounts.merged", []entitlement.AccountID{"acc_anon", "acc_known", "acc_other"}},
+		{"an unknown identity is theirs together", []Command{begun, login(Login{New: "acc_other"}), bought, mergeOf("merge_0", "acc_anon", "acc_other")},
+			Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"}, Result{Account: "acc_anon", Existing: true}, "", "session.login", []entitlement.AccountID{"acc_anon", "acc_other"}},
 		{"an unknown identity at an account that is somebody's is a new account", []Command{known}, Login{New: "acc_new", From: session("acc_known"), Alias: subjectAlias("eve"), Merge: "merge_1"},
 			Result{Account: "acc_new"}, "", "session.login", nil},
 		{"an unknown identity without a session is a new account", nil, Login{New: "acc_new", Alias: subjectAlias("eve"), Merge: "merge_1"}, Result{Account: "acc_new"}, "", "session.login", nil},
@@ -88,6 +99,9 @@ func TestLogin(t *testing.T) {
 				return
 			}
 			m.read(func(r *Reader) error {
+				if shown, _, err := r.AccountDetail(sandbox, got.Account); shown.Anonymous != got.Anonymous || err != nil {
+					t.Errorf("%s is shown as anonymous: %t, %v", got.Account, shown.Anonymous, err)
+				}
 				events, err := r.AccountEvents(sandbox, got.Account, 0, 100)
 				if err != nil || len(events) == 0 || events[len(events)-1].Type != tt.what {
 					t.Errorf("the audit trail of %s ends with %+v, %v, want %s", got.Account, events, err, tt.what)

@@ -257,7 +257,7 @@ type AccountDetail struct {
 	Accounts     []entitlement.AccountID // that are merged, ID first
 	Merges       []Merge                 // that it takes part in, oldest first
 	CreatedAt    int64                   // Unix seconds
-	Anonymous    bool                    // a session made it, and nothing has named it since
+	Anonymous    bool                    // a session made it and all that it is merged with, and nothing has named any of them since
 	Attributes   map[string]string       // put before RulesPersonal: later ones are sealed texts
 	Aliases      []NamedAlias            // sorted by kind, value; of all that are merged
 	GrantReasons map[string]string       // by grant id, put before RulesPersonal
@@ -288,7 +288,7 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 			return AccountDetail{}, false, err
 		}
 	}
-	d := AccountDetail{ID: members[0], Account: account, Accounts: members, Merges: merges, Attributes: map[string]string{}, GrantReasons: map[string]string{}}
+	d := AccountDetail{ID: members[0], Account: account, Accounts: members, Merges: merges, Anonymous: true, Attributes: map[string]string{}, GrantReasons: map[string]string{}}
 	for i := len(members) - 1; i >= 0; i-- { // the survivor's own attributes are the last to be written
 		part, _, err := keptRow(r, &r.kept.details, bucketAccounts, envKey(env, string(members[i])))
 		if err != nil {
@@ -297,8 +297,9 @@ func (r *Reader) AccountDetail(env entitlement.Environment, id entitlement.Accou
 		maps.Copy(d.Attributes, part.Attributes)
 		maps.Copy(d.GrantReasons, part.Reasons)
 		d.Aliases = append(d.Aliases, part.named(members[i])...)
+		d.Anonymous = d.Anonymous && part.anonymous()
 		if i == 0 {
-			d.CreatedAt, d.Anonymous = part.CreatedAt, part.anonymous()
+			d.CreatedAt = part.CreatedAt
 		}
 	}
 	slices.SortFunc(d.Aliases, func(a, b NamedAlias) int { return compareAliases(a.Alias, b.Alias) })
