@@ -270,7 +270,7 @@ func (r *Reader) LinkAddress(env entitlement.Environment, l *RenewedLink) []byte
 }
 
 // enteredByLink leads who redeems to the link's account. What an anonymous account had comes along, and what an account had that has the address too to which the
-// link was mailed: that settles the suggestion that the two are one.
+// link was mailed: that settles the suggestion that the two are one, unless support has settled it before.
 func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, row *linkRow) Result {
 	if !c.exists(row.Account) {
 		return rejected(SlugNotFound, "account")
@@ -281,7 +281,7 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, 
 			had = append(had, p.ID)
 		}
 	}
-	result := c.entered(by, row.Account, merge, device, c.anonymous(by) || c.haveAddress(row.Index, by, row.Account))
+	result := c.entered(by, row.Account, merge, device, c.anonymous(by) || c.suggested(row.Index, by, row.Account))
 	if result.Merge != "" {
 		slices.Sort(had)
 		row.Moved = slices.Compact(had)
@@ -289,16 +289,23 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, 
 	return result
 }
 
-// haveAddress reports whether each of the accounts, or one that is merged with it, has an address. Nobody has none.
-func (c *command) haveAddress(index []byte, accounts ...entitlement.AccountID) bool {
-	for _, id := range accounts {
-		if len(index) == 0 || !slices.ContainsFunc(c.mergedUnder(c.survivor(id)), func(member entitlement.AccountID) bool {
-			return c.get(bucketContactIndex, contactKey(c.Env, index, member)) != nil
-		}) {
-			return false
-		}
+// suggested reports whether an address suggests that two accounts are one: each of them has it, or one that is merged with it, and support has not said of all that have
+// it that they are two people. Nobody has no address.
+func (c *command) suggested(index []byte, one, other entitlement.AccountID) bool {
+	if len(index) == 0 {
+		return false
 	}
-	return true
+	having := func(id entitlement.AccountID) []entitlement.AccountID {
+		return slices.DeleteFunc(c.mergedUnder(c.survivor(id)), func(member entitlement.AccountID) bool {
+			return c.get(bucketContactIndex, contactKey(c.Env, index, member)) == nil
+		})
+	}
+	others := having(other)
+	return slices.ContainsFunc(having(one), func(id entitlement.AccountID) bool {
+		return slices.ContainsFunc(others, func(with entitlement.AccountID) bool {
+			return c.get(bucketDismissed, dismissedKey(c.Env, id, index, string(with))) == nil
+		})
+	})
 }
 
 // redeemedBefore answers who redeems a link again: the same person as before, as the first time; anybody else is refused.

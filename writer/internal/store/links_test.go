@@ -90,6 +90,64 @@ func TestRedeemLink(t *testing.T) {
 	}
 }
 
+// Support has said that two who have one address are two people. A link that one of them opens is a switch, until somebody has the address of whom support has said nothing.
+func TestALinkMergesNobodyWhomSupportSaidToBeAnother(t *testing.T) {
+	third := []Command{create("acc_3", *subjectAlias("eve")), putContact("acc_3", "x")}
+	tests := []struct {
+		name  string
+		said  string // the address that is dismissed
+		since []Command
+		comes bool
+	}{
+		{"nothing was said", "", nil, true},
+		{"they are two", "x", nil, false},
+		{"they are two who have another address", "y", nil, true},
+		{"one gave the address up and has it again", "x", []Command{putContact("acc_bob", ""), putContact("acc_bob", "x")}, false},
+		{"one is merged into somebody without the address", "x", []Command{create("acc_3"), mergeOf("merge_0", "acc_bob", "acc_3")}, false},
+		{"the other one is", "x", []Command{create("acc_3"), mergeOf("merge_0", "acc_ann", "acc_3")}, false},
+		{"one is merged with somebody who has the address since", "x", append(slices.Clone(third), mergeOf("merge_0", "acc_3", "acc_bob")), true},
+		{"the other one is, and with them support judged again", "x", append(slices.Clone(third), mergeOf("merge_0", "acc_3", "acc_ann"), Command{}), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			apply := func(c Command) Result {
+				t.Helper()
+				if c.Type == 0 {
+					c = dismiss(m, tt.said)
+				}
+				got := m.apply(c)
+				if got.Rejection != nil {
+					t.Fatalf("%d: %+v", c.Type, got.Rejection)
+				}
+				return got
+			}
+			for _, c := range []Command{create("acc_ann", *subjectAlias("ann")), create("acc_bob", *subjectAlias("bob")), record(event("evt_1", subscription("sub_1", 10, entitlement.Active, "acc_bob")))} {
+				apply(c)
+			}
+			if tt.said == "y" {
+				for _, c := range []Command{putContact("acc_ann", "y"), putContact("acc_bob", "y"), {}} {
+					apply(c)
+				}
+			}
+			for _, c := range []Command{putContact("acc_ann", "x"), putContact("acc_bob", "x"), putLink("a", PutLink{Account: "acc_ann", TTLSeconds: 900, Index: bytes.Repeat([]byte("x"), contactIndexBytes)})} {
+				apply(c)
+			}
+			if tt.said == "x" {
+				apply(Command{})
+			}
+			for _, c := range tt.since {
+				apply(c)
+			}
+			got := apply(redeem("a", RedeemLink{From: session("acc_bob"), Merge: "merge_1"}))
+			m.check()
+			if has := len(m.account("acc_ann").Purchases) == 1; got.Account != "acc_ann" || (got.Merge != "") != tt.comes || has != tt.comes {
+				t.Errorf("redeem = %+v; acc_ann has the purchase: %t, want %t", got, has, tt.comes)
+			}
+		})
+	}
+}
+
 func TestLinksThatLeadNowhereAreRefused(t *testing.T) {
 	m := newMachine(t, 1<<20)
 	m.apply(create("acc_1"))
