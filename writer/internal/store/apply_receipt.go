@@ -127,7 +127,8 @@ func (c *command) restorePurchase(body *RestorePurchase) Result {
 // claimFor is what the API says about the owner from now on: it outranks what was said before, in the same second too. Who was erased took the credits along.
 func (c *command) claimFor(id entitlement.AccountID, row *purchaseRow, support bool) *claimRow {
 	identity := row.Evidence.Identity()
-	claim := &claimRow{Account: id, Stamp: c.now, Support: support, ForfeitedAt: max(c.erasedAt(row.Owner), c.forfeitedAt(row, &identity))}
+	_, _, claimed := c.ownerOf(row, &identity)
+	claim := &claimRow{Account: id, Stamp: c.now, Support: support, ForfeitedAt: max(c.erasedAt(row.Owner), c.forfeitedAt(row, &identity, claimed))}
 	if old := row.Claim; old != nil {
 		claim.Stamp = max(c.now, old.Stamp+1)
 	}

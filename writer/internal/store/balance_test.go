@@ -460,6 +460,33 @@ func TestTheNameThatDecidesForfeits(t *testing.T) {
 	}
 }
 
+// Coins that a receipt gave to somebody, and an aggregator then moved to an account that is erased, do not come back with its name: whoever gets that, who showed the receipt too.
+func TestCreditsThatMovedOnAndWereErasedAreGone(t *testing.T) {
+	moved := func(at int64, name string) Command {
+		return record(told(entitlement.RevenueCat, fmt.Sprint("rc-", at), entitlement.Object{Kind: entitlement.KindTransaction, ID: "c1", By: entitlement.RevenueCat, At: (startTime + at) * 1e9, Aliases: []entitlement.Alias{rcUser(name)},
+			Links: []entitlement.Link{"revenuecat:c1"}, Transaction: &entitlement.Transaction{Sold: entitlement.Sold{Product: "coins"}, StartsAt: startTime + 1, Store: entitlement.AppStore}}))
+	}
+	catalog := NewCommand(TypePutCatalog, sandbox, "", &PutCatalog{Catalog: entitlement.Catalog{Products: []entitlement.Product{
+		{Provider: entitlement.RevenueCat, ID: "coins", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}}}}})
+	for _, heir := range []entitlement.AccountID{"acc_1", "acc_3"} {
+		t.Run(string(heir), func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			steps := []Command{catalog, create("acc_1"), create("acc_2", rcUser("user8")), create("acc_3"), moved(10, "user9"), claim("c", "acc_1", "revenuecat:c1"), moved(200, "user8"), consume("x", "acc_2", 100),
+				erase("acc_2"), NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: heir, Alias: rcUser("user8")})}
+			for i, c := range steps {
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("step %d: %+v", i, got.Rejection)
+				}
+				m.now += 30
+			}
+			m.check()
+			if got := m.balance(heir, m.shop()); got != 0 || m.ownerOf("revenuecat:c1") != heir {
+				t.Errorf("%s has %d coins that were spent; they are of %q", heir, got, m.ownerOf("revenuecat:c1"))
+			}
+		})
+	}
+}
+
 // TestSharesNeverMove: with whom a purchase is shared takes nothing from its buyer, nor does anybody what a store's family sharing gave to another; what is nobody's is a
 // family's as well (A10.7).
 func TestSharesNeverMove(t *testing.T) {

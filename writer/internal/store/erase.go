@@ -47,15 +47,15 @@ func (c *command) erasedAt(id entitlement.AccountID) int64 {
 }
 
 // forfeitedAt returns when the credits of a purchase went with an account that was erased, Unix seconds; 0: they did not. What was sold later was nobody's yet. The claim says
-// so, else the name by which its owner has it: the API gave it to them when it was an erased account's before.
-func (c *command) forfeitedAt(row *purchaseRow, identity *entitlement.Identity) int64 {
+// so, and where it does not decide who has the purchase (claimed), the name by which they have it too: the API gave it to them when it was an erased account's before.
+func (c *command) forfeitedAt(row *purchaseRow, identity *entitlement.Identity, claimed bool) (at int64) {
 	if row.Claim != nil {
-		return row.Claim.ForfeitedAt
+		at = row.Claim.ForfeitedAt
 	}
-	if c.st.Rules < rulesAccounts {
-		return 0
+	if claimed || c.st.Rules < rulesAccounts {
+		return at
 	}
-	return c.forfeitedByName(row.Owner, identity)
+	return max(at, c.forfeitedByName(row.Owner, identity))
 }
 
 // forfeitedByName is forfeitedAt for an owner by the names of the buyer. The one that decides counts: a purchase that names the account itself was never another's, whatever

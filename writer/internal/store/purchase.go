@@ -107,7 +107,8 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	c.tell(toldPurchase{e.id, known, e.is}, e.was)
 	c.knowPersons(e)
 	var losses []entitlement.Loss
-	e.row.Owner, losses = c.ownerOf(&e.row, &e.is)
+	var claimed bool
+	e.row.Owner, losses, claimed = c.ownerOf(&e.row, &e.is)
 	e.row.Shares = c.sharesOf(&e.row)
 	if c.lost != nil {
 		e.row.Lost = append(e.row.Lost, *c.lost)
@@ -136,7 +137,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if e.shown {
 		policy := c.policyOf(c.Env)
 		folded := entitlement.Fold(e.row.Evidence, policy)
-		folded.ForfeitedAt = c.forfeitedAt(&e.row, &e.is)
+		folded.ForfeitedAt = c.forfeitedAt(&e.row, &e.is, claimed)
 		gone := c.vanished(e.row.Evidence, &e.is)
 		if gone.all {
 			folded = folded.Vanished(entitlement.Iaptic, gone.at)
@@ -220,15 +221,15 @@ func newerClaim(a, b *claimRow) *claimRow {
 // says that it stays with them (requirement A10.7); the account that the newest metadata names, where it exists (an unknown one leaves the purchase unclaimed: accounts are never made from metadata); the
 // account that has one of the purchase's aliases. Empty is unclaimed. An account that was erased still is the owner: what it paid for is nobody's to see.
 //
-// It also returns who lost it by the names under which it was bought. Where the API said whose it is, names do not count.
-func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (owner entitlement.AccountID, lost []entitlement.Loss) {
+// It also returns who lost it by the names under which it was bought, and whether the claim decided. Where the API said whose it is, names do not count.
+func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (owner entitlement.AccountID, lost []entitlement.Loss, claimed bool) {
 	var shown *entitlement.Showing
 	switch claim := row.Claim; {
 	case claim == nil:
 	case claim.Shown:
 		shown = &entitlement.Showing{Account: claim.Account, At: claim.Stamp}
 	default:
-		return claim.Account, nil
+		return claim.Account, nil, true
 	}
 	if c.st.Rules >= rulesAccounts {
 		policy := c.policyOf(c.Env)
@@ -237,21 +238,21 @@ func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (own
 			return c.movedFrom(row, identity, lost)
 		}
 		if owner != "" && policy.KeepsHolder() {
-			return owner, lost
+			return owner, lost, false
 		}
-		return c.namedBy(identity), lost
+		return c.namedBy(identity), lost, false
 	}
-	return c.namedBy(identity), nil
+	return c.namedBy(identity), nil, false
 }
 
-// movedFrom returns who has a purchase that was shown and is still of who showed it by the names of its buyers: them, unless an aggregator that alone tells of it has moved it since.
-func (c *command) movedFrom(row *purchaseRow, identity *entitlement.Identity, lost []entitlement.Loss) (entitlement.AccountID, []entitlement.Loss) {
+// movedFrom is ownerOf for a purchase that was shown and is still of who showed it by the names of its buyers: it is theirs, unless an aggregator that alone tells of it has moved it since.
+func (c *command) movedFrom(row *purchaseRow, identity *entitlement.Identity, lost []entitlement.Loss) (entitlement.AccountID, []entitlement.Loss, bool) {
 	if at := row.Evidence.MovedAt(); at > row.Claim.Stamp {
 		if to := c.namedBy(identity); to != "" {
-			return to, append(lost, entitlement.Loss{Account: row.Claim.Account, At: at})
+			return to, append(lost, entitlement.Loss{Account: row.Claim.Account, At: at}), false
 		}
 	}
-	return row.Claim.Account, lost
+	return row.Claim.Account, lost, true
 }
 
 // namedBy returns the account that an identity is of. Empty is nobody's.
