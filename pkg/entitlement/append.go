@@ -97,6 +97,7 @@ func (o *Object) WriteCanonical(w *canonical.Writer) {
 		o.Naming.write(w)
 	}
 	canonical.WriteList(w, m, 29, o.Former, func(x *FormerName) { x.write(w) })
+	w.Int(m, 30, o.NamedSince)
 }
 
 func (n *FormerName) write(w *canonical.Writer) {
@@ -104,6 +105,7 @@ func (n *FormerName) write(w *canonical.Writer) {
 	w.Text(m, 1, string(n.Account))
 	canonical.WriteList(w, m, 2, n.Aliases, func(x *Alias) { x.write(w) })
 	w.Int(m, 3, n.At)
+	w.Int(m, 4, n.Since)
 }
 
 func (n *Naming) write(w *canonical.Writer) {

@@ -108,6 +108,8 @@ func (o *Object) ReadCanonical(r *canonical.Reader) {
 			o.Naming.read(r)
 		case 29:
 			o.Former = canonical.List(r, func(x *FormerName) { x.read(r) })
+		case 30:
+			o.NamedSince = r.Int()
 		default:
 			r.Fail()
 		}
@@ -123,6 +125,8 @@ func (n *FormerName) read(r *canonical.Reader) {
 			n.Aliases = canonical.List(r, func(x *Alias) { x.read(r) })
 		case 3:
 			n.At = r.Int()
+		case 4:
+			n.Since = r.Int()
 		default:
 			r.Fail()
 		}

@@ -210,6 +210,8 @@ type Object struct {
 	// Former are other names that earlier states of the object had in Account and Aliases, sorted: a purchase that moved was of those accounts. Set by Merge,
 	// adapters never do. There are none at stores that say with each term who bought it (Naming).
 	Former []FormerName `cbor:"29,keyasint,omitempty"`
+	// NamedSince is the oldest version in which an aggregator said the name in Account and Aliases, Unix nanoseconds. Zero: that of At. Set as Former is.
+	NamedSince int64 `cbor:"30,keyasint,omitempty"`
 }
 
 // SubscriptionStatus is Stripe's word for it; adapters of other providers translate.

@@ -128,7 +128,7 @@ func compareVersions(a, b *Object) int {
 // state returns the canonical bytes of the state alone: what was seen, not when nor what else was seen.
 func (o *Object) state() []byte {
 	bare := *o
-	bare.At, bare.Tied, bare.Links, bare.Former = 0, false, nil, nil
+	bare.At, bare.Tied, bare.Links, bare.Former, bare.NamedSince = 0, false, nil, nil, 0
 	return Encode(&bare)
 }
 

@@ -119,30 +119,42 @@ func (e Evidence) Holders(keeps bool, shown *Showing, whose func(Naming) Account
 	return holder, lost, shows
 }
 
-// MovedAt returns when an aggregator last said who the buyer is, where none but aggregators tell of the purchase and that one named another before, Unix seconds; 0: none moved it.
-func (e Evidence) MovedAt() int64 {
+// MovedAfter returns when an aggregator last said who the buyer is, where none but aggregators tell of the purchase and that one moved it after a time: it named another before, and either
+// never said the present name until then, or said another after it. Both in Unix seconds; 0: it did not. What it moved back to whom it had named before that time, with no word of another
+// between, cannot be told from what it merely says again, and counts as that.
+func (e Evidence) MovedAfter(shown int64) int64 {
 	var newest *Object
 	for i := range e.Objects {
 		o := &e.Objects[i]
-		switch o.By {
-		case RevenueCat, Adapty, Iaptic, Web2Wave:
-		default:
+		if !o.byAggregator() {
 			return 0
 		}
 		if o.names() && (newest == nil || compareNaming(o, newest) > 0) {
 			newest = o
 		}
 	}
-	if newest == nil {
+	if newest == nil || seconds(newest.At) <= shown {
 		return 0
 	}
-	another := func(n FormerName) bool { return !n.isSame(newest.present()) }
+	another, first := int64(0), newest.present().since() // when another was named last, and this one first
 	for i := range e.Objects {
-		if o := &e.Objects[i]; o.By == newest.By && (slices.ContainsFunc(o.Former, another) || o.names() && another(o.present())) {
-			return seconds(newest.At)
+		o := &e.Objects[i]
+		if o.By != newest.By {
+			continue
+		}
+		for _, n := range append(slices.Clone(o.Former), o.present()) {
+			switch {
+			case n.isSame(newest.present()):
+				first = min(first, n.since())
+			case n.names():
+				another = max(another, versionSaid(n.At))
+			}
 		}
 	}
-	return 0
+	if another == 0 || seconds(first) <= shown && seconds(another) <= shown {
+		return 0
+	}
+	return seconds(newest.At)
 }
 
 // liveBeside reports whether another term of what was bought was live when this one was bought: paid for, begun, not over, not taken back and

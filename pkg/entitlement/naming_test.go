@@ -181,10 +181,11 @@ func TestWhoLostAPurchaseByANewerName(t *testing.T) {
 // However many names an object had, it keeps the newest, the same ones in any order and any portions: final states, which count though they are older, among them.
 func TestTheNewestFormerNamesAreKept(t *testing.T) {
 	random := rand.New(rand.NewPCG(10, 9))
-	for range 200 {
+	for i := range 200 {
 		var objects []Object
+		by := []Provider{"", RevenueCat}[i%2]
 		for i := range 90 {
-			objects = append(objects, Object{Kind: KindSubscription, ID: "1", Final: random.IntN(10) == 0, At: int64(random.IntN(60)), Account: AccountID(strconv.Itoa(random.IntN(40))), Links: []Link{"stripe:1"},
+			objects = append(objects, Object{Kind: KindSubscription, ID: "1", By: by, Final: random.IntN(10) == 0, At: int64(random.IntN(60)), Account: AccountID(strconv.Itoa(random.IntN(40))), Links: []Link{"stripe:1"},
 				Subscription: &Subscription{Status: Active, TrialEnd: int64(i)}})
 		}
 		want := Evidence{}.Add(objects...)
@@ -194,8 +195,41 @@ func TestTheNewestFormerNamesAreKept(t *testing.T) {
 		random.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
 		cut := random.IntN(len(objects))
 		mustEqual(t, "shuffled and cut", Merge(Evidence{}.Add(objects[:cut]...), Evidence{}.Add(objects[cut:]...)), want)
-		if len(want.WithoutFormer().Objects[0].Former) > 0 || len(want.Objects[0].Former) == 0 {
+		if bare := want.WithoutFormer().Objects[0]; len(bare.Former) > 0 || bare.NamedSince != 0 || len(want.Objects[0].Former) == 0 {
 			t.Fatal("former names are left out, and the evidence itself is not changed")
 		}
+	}
+}
+
+// Whether an aggregator moved a purchase after a time is what all its words say, though only the oldest and the newest version of each name are kept: in any order and any portions.
+func TestWhatAnAggregatorMovedAfterATime(t *testing.T) {
+	random := rand.New(rand.NewPCG(10, 11))
+	moves := 0
+	for range 2000 {
+		said := make([]string, 1+random.IntN(8)) // by version, a second apart
+		var objects []Object
+		for at := range said {
+			said[at] = strconv.Itoa(random.IntN(3))
+			objects = append(objects, Object{Kind: KindRenewal, ID: strconv.Itoa(random.IntN(2)), By: RevenueCat, At: int64(at) * 1e9, Aliases: []Alias{{RevenueCatAppUser, said[at]}}, Links: []Link{"revenuecat:1"}, Renewal: &Renewal{}})
+		}
+		last, shown := len(said)-1, random.IntN(len(said))
+		first := slices.Index(said, said[last])
+		another := len(said) - 1
+		for another >= 0 && said[another] == said[last] {
+			another--
+		}
+		want := int64(0)
+		if another >= 0 && last > shown && (first > shown || another > shown) {
+			want = int64(last)
+			moves++
+		}
+		random.Shuffle(len(objects), func(i, j int) { objects[i], objects[j] = objects[j], objects[i] })
+		cut := random.IntN(len(objects))
+		if got := Merge(Evidence{}.Add(objects[:cut]...), Evidence{}.Add(objects[cut:]...)).MovedAfter(int64(shown)); got != want {
+			t.Fatalf("of %v after %d: moved at %d, want %d", said, shown, got, want)
+		}
+	}
+	if moves < 200 || moves > 1800 {
+		t.Errorf("%d of 2000 moved, want some and not all", moves)
 	}
 }

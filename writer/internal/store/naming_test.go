@@ -502,6 +502,52 @@ func TestAnAggregatorMovesWhatWasShown(t *testing.T) {
 	}
 }
 
+// TestARenewalAfterAReceiptIsNoTransfer: an aggregator named two, nobody's, before the receipt. What it says again of the second moves nothing when that becomes somebody's; what it says of a third does,
+// and of the first once it named another between. In any order of what it says (I20).
+func TestARenewalAfterAReceiptIsNoTransfer(t *testing.T) {
+	tests := []struct {
+		name string
+		told []string // a day apart, from the day after the receipt on
+		want entitlement.AccountID
+	}{
+		{"nothing more", nil, "acc_1"},
+		{"said again", []string{"second", "second"}, "acc_1"},
+		{"back to the first", []string{"first"}, "acc_1"},
+		{"moved to a third", []string{"third"}, "acc_2"},
+		{"moved to a third, and renewed", []string{"third", "third"}, "acc_2"},
+		{"away and back", []string{"other", "second"}, "acc_2"},
+	}
+	random := rand.New(rand.NewPCG(7, 12))
+	for _, by := range []entitlement.Provider{entitlement.RevenueCat, entitlement.Adapty, entitlement.Iaptic} {
+		for _, tt := range tests {
+			t.Run(string(by)+": "+tt.name, func(t *testing.T) {
+				id := entitlement.PurchaseID(string(by) + ":1000")
+				say := func(at int64, name string) Command {
+					return record(told(by, fmt.Sprint("say-", at), months(by, "1000", at, named(rcUser(name)))))
+				}
+				var hash any
+				for range 4 {
+					m := newMachine(t, 1<<20)
+					m.mixed(random, []Command{create("acc_1")}, []Command{say(startTime-2*day, "first"), say(startTime-day, "second")})
+					if got := m.apply(claim("c", "acc_1", id)); got.Rejection != nil {
+						t.Fatalf("claim: %+v", got.Rejection)
+					}
+					var messages []Command
+					for i, name := range tt.told {
+						messages = append(messages, say(startTime+int64(1+i)*day, name))
+					}
+					m.mixed(random, []Command{create("acc_2", rcUser("first"), rcUser("second"), rcUser("third"))}, messages)
+					m.check()
+					if got := m.ownerOf(id); got != tt.want {
+						t.Fatalf("it is %q's, want %q", got, tt.want)
+					}
+					m.sameState(&hash)
+				}
+			})
+		}
+	}
+}
+
 // Who showed it first, lost it to a name and could not show it again before another did, goes on to see that it was transferred.
 func TestWhoShowedItBeforeSeesThatItWent(t *testing.T) {
 	m := newMachine(t, 1<<20)

@@ -247,7 +247,7 @@ func (c *command) ownerOf(row *purchaseRow, identity *entitlement.Identity) (own
 
 // movedFrom is ownerOf for a purchase that was shown and is still of who showed it by the names of its buyers: it is theirs, unless an aggregator that alone tells of it has moved it since.
 func (c *command) movedFrom(row *purchaseRow, identity *entitlement.Identity, lost []entitlement.Loss) (entitlement.AccountID, []entitlement.Loss, bool) {
-	if at := row.Evidence.MovedAt(); at > row.Claim.Stamp {
+	if at := row.Evidence.MovedAfter(row.Claim.Stamp); at != 0 {
 		if to := c.namedBy(identity); to != "" {
 			return to, append(lost, entitlement.Loss{Account: row.Claim.Account, At: at}), false
 		}
