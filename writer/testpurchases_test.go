@@ -180,3 +180,53 @@ func TestATestPaymentOfWeb2WaveGivesNothingInProduction(t *testing.T) {
 		t.Errorf("access is by another purchase: %s", e)
 	}
 }
+
+// Adapty's access levels need not say that they are of the sandbox: its subscriptions do. A profile that production asks about, because of a message about a
+// test purchase or a real one, gives nobody what was bought in the sandbox.
+func TestASandboxLevelOfAdaptyGivesNothingInProduction(t *testing.T) {
+	t.Parallel() // it mostly waits
+	now := time.Now()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000000-0700") }
+	const month, coins = "com.example.pro_monthly", "com.example.coins_100"
+	for policy, message := range map[string]object{
+		"testers": {"event_type": "subscription_started", "environment": "Sandbox", "vendor_product_id": month, "transaction_id": "2000000912345678"},
+		"none":    {"event_type": "non_subscription_purchase", "environment": "Production", "vendor_product_id": coins, "transaction_id": "77"},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			var account string
+			var asked atomic.Int32
+			api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				sale := func(name, value string) object {
+					return object{name: value, "store": "app_store", "store_product_id": month, "store_transaction_id": "2000000912345678", "store_original_transaction_id": "2000000912345678",
+						"purchased_at": now.Add(-time.Hour).UTC().Format(time.RFC3339), "expires_at": now.AddDate(0, 1, 0).UTC().Format(time.RFC3339), "is_in_grace_period": false}
+				}
+				_ = json.NewEncoder(rw).Encode(object{"data": object{"profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10", "customer_user_id": account,
+					"access_levels": []object{sale("access_level_id", "premium")}, "subscriptions": []object{sale("environment", "Sandbox")}, "non_subscriptions": []object{}}})
+			}))
+			defer api.Close()
+			w := productionWriter(t, func(e *EnvironmentConfig) {
+				e.Adapty = &AdaptyConfig{Authorizations: []config.Secret{adaptyAuthorization}, APIKey: "secret", APIBase: api.URL}
+			})
+			for path, body := range map[string]string{"/v1/policy": fmt.Sprintf(`{"sandbox_access": %q}`, policy),
+				"/v1/catalog": `{"products": [], "aggregator_entitlements": [{"provider": "adapty", "id": "premium", "entitlement": "pro"}]}`} {
+				if r := w.production("PUT", path, body); r.status != http.StatusOK {
+					t.Fatalf("PUT %s = %d %s", path, r.status, r.text)
+				}
+			}
+			account = w.production("POST", "/v1/accounts", `{}`).str("account_id")
+			properties := object{"profile_event_id": unique("e"), "store": "app_store", "original_transaction_id": message["transaction_id"],
+				"purchase_date": stamp(now.Add(-time.Hour)), "subscription_expires_at": stamp(now.AddDate(0, 1, 0))}
+			maps.Copy(properties, message)
+			r := w.do("POST", "/v1/webhooks/production/adapty", jsonOf(t, object{"event_type": message["event_type"], "event_datetime": stamp(now.Add(-time.Minute)),
+				"profile_id": "3c1f6a52-2b0e-4a38-9a51-0c2d8a3f7e10", "customer_user_id": account, "event_properties": properties}), header{"Authorization": adaptyAuthorization, "Content-Type": "application/json"})
+			if r.status != http.StatusOK {
+				t.Fatalf("POST = %d %s", r.status, r.text)
+			}
+			await(t, "the profile asked about", func() bool { return asked.Load() > 0 && w.productionSettled() })
+			if e := w.production("GET", "/v1/accounts/"+account+"/entitlements", "").text; strings.Contains(e, `"active":true`) {
+				t.Errorf("a sandbox purchase gives access in production: %s", e)
+			}
+		})
+	}
+}

@@ -205,7 +205,9 @@ func (s *Sim) adaptyData(env Environment, account string) object {
 			row["offer"] = object{"category": "introductory", "type": "pay_as_you_go", "id": nil}
 		}
 		if level := aggregatorEntitlement(Adapty, t.Product); level != "" && (p.recurs() || t.RevokedAt.IsZero()) {
-			levels = append(levels, with(row, "access_level_id", level))
+			shown := with(row, "access_level_id", level)
+			delete(shown, "environment") // Adapty may leave it out of a level
+			levels = append(levels, shown)
 		}
 		if p.recurs() {
 			subscriptions = append(subscriptions, row)

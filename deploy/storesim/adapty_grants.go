@@ -121,7 +121,7 @@ func (s *Sim) adaptyGiven(env Environment, account string) []object {
 		transaction := s.uuid("adapty given", string(env), account, level)
 		levels = append(levels, object{"access_level_id": level, "store": "adapty", "store_product_id": adaptyServerSide, "store_transaction_id": transaction, "store_original_transaction_id": transaction,
 			"offer": nil, "starts_at": nil, "purchased_at": nil, "originally_purchased_at": nil, "expires_at": adaptyAPITime(end), "renewal_cancelled_at": nil, "billing_issue_detected_at": nil,
-			"is_in_grace_period": false, "cancellation_reason": nil, "environment": appleEnvironments[env]})
+			"is_in_grace_period": false, "cancellation_reason": nil})
 	}
 	return levels
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -197,9 +198,9 @@ func readAdaptyProfile(profile gjson.Result, asked string, gone bool, at int64, 
 		}
 		ev.Objects = append(ev.Objects, o)
 	}
-	sales := map[string]object{}
+	sales, environments := map[string]object{}, map[string]string{} // environments are those of terms and of chains
 	var order []string
-	for _, name := range []string{"subscriptions", "non_subscriptions", "access_levels"} { // what comes later is kept
+	for _, name := range []string{"subscriptions", "non_subscriptions", "access_levels"} { // what comes later counts, and adds to what came before
 		kept := list{Data: []object{}}
 		member(profile, name).ForEach(func(_, v gjson.Result) bool {
 			o, ok := adaptyEntry(v).(object)
@@ -212,7 +213,12 @@ func readAdaptyProfile(profile gjson.Result, asked string, gone bool, at int64, 
 			if sales[key] == nil {
 				order = append(order, key)
 			}
-			sales[key] = o
+			for _, id := range []string{key, o.text("store_original_transaction_id")} {
+				if id != "" {
+					environments[id] = cmp.Or(environments[id], o.text("environment"))
+				}
+			}
+			sales[key] = merged(sales[key], o)
 			return true
 		})
 		if len(kept.Data) > 0 || kept.Cut {
@@ -220,16 +226,30 @@ func readAdaptyProfile(profile gjson.Result, asked string, gone bool, at int64, 
 		}
 	}
 	for _, key := range order {
-		ev.Objects = append(ev.Objects, adaptyPulled(sales[key], head.text("profile_id"), head.text("customer_user_id"), at, env)...)
+		o := sales[key]
+		of := cmp.Or(o.text("environment"), environments[key], environments[o.text("store_original_transaction_id")])
+		ev.Objects = append(ev.Objects, adaptyPulled(o, of, head.text("profile_id"), head.text("customer_user_id"), at, env)...)
 	}
 	ev.Raw = head.raw()
 	return ev
 }
 
-// adaptyPulled is what an entry of a profile says. An inheritor's profile has what its parent bought, and does not say so: whose it is, an
-// answer says as weakly as an event of a profile that shares.
-func adaptyPulled(o object, profile, user string, at int64, env entitlement.Environment) []entitlement.Object {
-	if other := strings.ToLower(o.text("environment")); other != "" && other != string(env) {
+// merged is an object with what another one has beside it, or instead.
+func merged(o, more object) object {
+	out := maps.Clone(o)
+	if out == nil {
+		return more
+	}
+	maps.Copy(out, more)
+	return out
+}
+
+// adaptyPulled is what an entry of a profile says in an environment. An inheritor's profile has what its parent bought, and does not say so: whose
+// it is, an answer says as weakly as an event of a profile that shares. of is the environment in which it was sold. Where that is not told, and
+// access levels need not tell it, the entry proves no sale, for one of the sandbox would give access in production: it says what has become of a sale
+// that is known here by other words. What nobody bought knows no environment.
+func adaptyPulled(o object, of, profile, user string, at int64, env entitlement.Environment) []entitlement.Object {
+	if of != "" && !strings.EqualFold(of, string(env)) {
 		return nil
 	}
 	ends := o.instant("expires_at")
@@ -254,10 +274,17 @@ func adaptyPulled(o object, profile, user string, at int64, env entitlement.Envi
 		a.levels = []string{level}
 	}
 	out := s.access(&a, func(int64) int64 { return at })
-	if !a.refund && !a.over() { // a refund that was told before has been reversed
-		undone := s.object(entitlement.KindRevocation, s.id, at)
-		undone.Revocation = &entitlement.Revocation{Transaction: s.id, Undone: true}
-		out = append(out, undone)
+	back := s.object(entitlement.KindRevocation, s.id, at)
+	switch {
+	case of == "" && !s.given:
+		if a.refund {
+			back.Revocation = &entitlement.Revocation{Transaction: s.id, RevokedAt: out[0].Transaction.RevokedAt}
+			out = append(out, back)
+		}
+		out = slices.DeleteFunc(out, func(o entitlement.Object) bool { return o.Transaction != nil })
+	case !a.refund && !a.over(): // a refund that was told before has been reversed
+		back.Revocation = &entitlement.Revocation{Transaction: s.id, Undone: true}
+		out = append(out, back)
 	}
 	return append(out, adaptyClaim(&s, profile, user, o.instants("originally_purchased_at", "purchased_at"), true))
 }

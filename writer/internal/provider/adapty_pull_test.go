@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/latchkey/latchkey/pkg/entitlement"
 )
 
@@ -154,6 +156,65 @@ func TestAdaptyPullStates(t *testing.T) {
 		if got := pro(t, saleIn(ev, "apple:2000000912345678"), at, entitlement.Adapty); got.Status != want {
 			t.Errorf("%s: %s, want %s", tt.name, got.Status, want)
 		}
+	}
+}
+
+// An access level need not say of which environment it is: that of the sale with its transaction, else of its chain, says it. A level of which nobody knows
+// proves no sale (I15), and what is known of one by other words it ends, and takes back.
+func TestAnAdaptyLevelMayTellNoEnvironment(t *testing.T) {
+	at := adaptyBought.AddDate(0, 0, 3)
+	sandbox := func(answer string) string {
+		return strings.ReplaceAll(answer, `"environment":"Production"`, `"environment":"Sandbox"`)
+	}
+	alone := func(level ...props) string {
+		all := gjson.Parse(adaptyProfileAnswer(level...))
+		return `{"data":{"profile_id":` + all.Get("data.profile_id").Raw + `,"customer_user_id":` + all.Get("data.customer_user_id").Raw + `,"access_levels":` + all.Get("data.access_levels").Raw + `}}`
+	}
+	renewed := func(answer string) string { // the level's term is a newer one than that of the subscription
+		level := gjson.Get(answer, "data.access_levels.0").Raw
+		return strings.Replace(answer, level, strings.Replace(level, `"store_transaction_id":"2000000912345678"`, `"store_transaction_id":"2000000934567890"`, 1), 1)
+	}
+	lifetime := props{"store_product_id": "com.example.lifetime", "expires_at": nil}
+	refunded := strings.Replace(adaptyProfileAnswer(lifetime), `"subscriptions":[{`, `"subscriptions":[{"is_refund":true,`, 1)
+	started := adaptyMessage("subscription_started", adaptyBought)
+	for _, tt := range []struct {
+		name, answer string
+		told         []string
+		want         entitlement.Status
+	}{
+		{"sold in production", adaptyProfileAnswer(), nil, entitlement.StatusActive},
+		{"sold in the sandbox", sandbox(adaptyProfileAnswer()), nil, ""},
+		{"renewed in production", renewed(adaptyProfileAnswer()), nil, entitlement.StatusActive},
+		{"renewed in the sandbox", renewed(sandbox(adaptyProfileAnswer())), nil, ""},
+		{"the level says that it is of the sandbox", alone(props{"environment": "Sandbox"}), nil, ""},
+		{"the level says that it is of production", alone(props{"environment": "Production"}), nil, entitlement.StatusActive},
+		{"the level says a number", alone(props{"environment": 1}), nil, ""},
+		{"nobody says it", alone(), nil, ""},
+		{"nobody says it, and messages told of the sale", alone(), []string{started}, entitlement.StatusActive},
+		{"nobody says it, and the sale that messages told of is over", alone(props{"expires_at": at.Add(-time.Hour).Format(time.RFC3339), "cancellation_reason": "voluntarily_cancelled"}), []string{started}, entitlement.StatusExpired},
+		{"nobody says it, and the sale that messages told of was refunded", alone(props{"expires_at": at.Add(-time.Hour).Format(time.RFC3339), "cancellation_reason": "refund"}), []string{started}, entitlement.StatusRefunded},
+		{"given, and nobody says it", alone(props{"store": "adapty", "store_product_id": "adapty_dashboard_product"}), nil, entitlement.StatusActive},
+		{"the sale is refunded, and the level does not say so", refunded, nil, entitlement.StatusRefunded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			base, _ := servingJSON(t, http.StatusOK, nil, tt.answer)
+			ev, err := newAdaptyAPI(t, base, at).Pull(t.Context(), entitlement.KindCustomer, adaptyBuyer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := tell(t, newAdapty(t), tt.told...)
+			for _, o := range ev.Objects {
+				if o.Customer == nil && !slices.Contains(o.Links, "apple:30") {
+					e = e.Add(o)
+				}
+			}
+			if tt.want == "" && e.IsPurchase() {
+				t.Errorf("a sale is proved: %+v", e.Objects)
+			}
+			if got := pro(t, e, at, entitlement.Adapty); got.Status != tt.want {
+				t.Errorf("pro is %q, want %q: %+v", got.Status, tt.want, e.Objects)
+			}
+		})
 	}
 }
 
