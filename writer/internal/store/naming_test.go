@@ -277,8 +277,56 @@ func TestOfManyWhoLostAPurchaseTheLastSeeIt(t *testing.T) {
 			see = append(see, i)
 		}
 	}
-	if len(see) != maxOutnamed || see[0] != 40-maxOutnamed {
-		t.Errorf("%v see it, want the owner and the %d before", see, maxOutnamed-1)
+	if len(see) != maxLosers || see[0] != 40-maxLosers {
+		t.Errorf("%v see it, want the owner and the %d before", see, maxLosers-1)
+	}
+}
+
+// The same where one restores it after the other: whoever has a proof of it and sessions enough makes it no dearer.
+func TestOfManyWhoLostAPurchaseToARestoreTheLastSeeIt(t *testing.T) {
+	m := newMachine(t, 1<<20)
+	m.apply(create("acc_0"))
+	m.apply(record(moving(entitlement.Stripe, 10, "acc_0")))
+	for i := range 40 {
+		id := entitlement.AccountID(fmt.Sprint("acc_", i))
+		m.apply(create(id))
+		m.now++
+		if got := m.apply(tapRestore(id, "stripe:1000")); got.Rejection != nil {
+			t.Fatalf("restore %d: %+v", i, got.Rejection)
+		}
+	}
+	rev := m.state.N
+	m.apply(record(told(entitlement.Stripe, "canceled", subscription("1000", 20, entitlement.Canceled, "acc_0"))))
+	m.check()
+	if n := m.state.N - rev; n != maxLosers+1 {
+		t.Errorf("a message about it changes %d records, want the owner's and %d", n, maxLosers)
+	}
+	for i := range 40 {
+		if items := m.owns(entitlement.AccountID(fmt.Sprint("acc_", i))); (len(items) > 0) != (i >= 39-maxLosers) {
+			t.Errorf("acc_%d of 40 who had it sees %+v, want the last %d before the owner to see it", i, items, maxLosers)
+		}
+	}
+}
+
+// Who lost a purchase to a restore sees that again when it is shared with them no more, whether they heard of the share or not (I20).
+func TestWhoLostAPurchaseSeesItAfterAShareOfIt(t *testing.T) {
+	say := func(at int64, shares ...entitlement.Alias) Command {
+		return record(told(entitlement.Adapty, fmt.Sprint("say-", at), months(entitlement.Adapty, "1000", at, sharedWith(shares...), func(o *entitlement.Object) { o.Account = "acc_1" })))
+	}
+	share, end := say(20, profile("one"), profile("two")), say(30, profile("two"))
+	var hash any
+	for _, messages := range [][]Command{{share, end}, {end, share}, {end}} {
+		m := newMachine(t, 1<<20)
+		for _, c := range slices.Concat([]Command{create("acc_1", profile("one")), create("acc_2"), say(10), tapRestore("acc_2", "adapty:1000")}, messages) {
+			if got := m.apply(c); got.Rejection != nil {
+				t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+			}
+		}
+		m.check()
+		m.ownedBy(entitlement.Adapty, "acc_2", "acc_1")
+		if len(messages) == 2 {
+			m.sameState(&hash)
+		}
 	}
 }
 

@@ -113,7 +113,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	if c.lost != nil {
 		e.row.Lost = append(e.row.Lost, *c.lost)
 	}
-	e.row.Lost = e.row.losers(e.row.Lost)
+	e.row.Lost = c.losersOf(&e.row)
 	e.row.Outnamed = e.row.outnamed(losses)
 	c.knowBuyers(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
@@ -155,7 +155,7 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		for _, id := range e.row.Shares {
 			c.give(id, folded.SharedCopy(), &policy)
 		}
-		for _, lost := range slices.Concat(e.row.Lost, e.row.Outnamed) {
+		for _, lost := range slices.Concat(e.row.losers(e.row.Lost), e.row.Outnamed) {
 			c.give(lost.Account, folded.TransferredCopy(lost.Stamp), &policy)
 		}
 	}
@@ -169,8 +169,16 @@ func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy 
 	}
 }
 
-// maxOutnamed bounds the accounts that see that they lost a purchase by a name, those that lost it last: each is written whenever the purchase changes.
-const maxOutnamed = 16
+// maxLosers bounds the accounts that see that they lost a purchase by a restore, and those that see it by a name, to those that lost it last: each is written whenever the purchase changes.
+const maxLosers = 16
+
+// losersOf returns whom a restore took the purchase from, without the present owner. With whom it is shared stays among them: a newer message may end that, and the order would show.
+func (c *command) losersOf(row *purchaseRow) []lostRow {
+	if c.st.Rules < rulesAccounts {
+		return row.losers(row.Lost)
+	}
+	return lastLosers(lostOnce(row.Lost, row.Owner))
+}
 
 // outnamed returns who lost the purchase by the names of its buyers, and not by a restore.
 func (row *purchaseRow) outnamed(losses []entitlement.Loss) []lostRow {
@@ -180,23 +188,35 @@ func (row *purchaseRow) outnamed(losses []entitlement.Loss) []lostRow {
 			lost = append(lost, lostRow{Account: loss.Account, Stamp: loss.At})
 		}
 	}
-	if lost = row.losers(lost); len(lost) <= maxOutnamed {
+	return lastLosers(row.losers(lost))
+}
+
+// lastLosers returns the maxLosers that lost it last, sorted by account.
+func lastLosers(lost []lostRow) []lostRow {
+	if len(lost) <= maxLosers {
 		return lost
 	}
 	slices.SortFunc(lost, func(a, b lostRow) int {
 		return cmp.Or(-cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Account, b.Account))
 	})
-	return row.losers(lost[:maxOutnamed])
+	lost = lost[:maxLosers]
+	slices.SortFunc(lost, func(a, b lostRow) int { return cmp.Compare(a.Account, b.Account) })
+	return lost
 }
 
 // losers returns the accounts of those that lost the purchase that do not have it again, sorted, each with the last time that it did.
 func (row *purchaseRow) losers(lost []lostRow) []lostRow {
+	return slices.DeleteFunc(lostOnce(lost, row.Owner), func(l lostRow) bool { return slices.Contains(row.Shares, l.Account) })
+}
+
+// lostOnce returns the accounts that lost a purchase, sorted, each with the last time that it did, without the present owner.
+func lostOnce(lost []lostRow, owner entitlement.AccountID) []lostRow {
 	lost = slices.Clone(lost)
 	slices.SortFunc(lost, func(a, b lostRow) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), -cmp.Compare(a.Stamp, b.Stamp))
 	})
 	lost = slices.CompactFunc(lost, func(a, b lostRow) bool { return a.Account == b.Account })
-	return slices.DeleteFunc(lost, func(l lostRow) bool { return l.Account == row.Owner || slices.Contains(row.Shares, l.Account) })
+	return slices.DeleteFunc(lost, func(l lostRow) bool { return l.Account == owner })
 }
 
 func newerClaim(a, b *claimRow) *claimRow {

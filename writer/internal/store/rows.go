@@ -113,7 +113,7 @@ type purchaseRow struct {
 	Claim    *claimRow             `cbor:"3,keyasint,omitempty"` // what the API said about the owner; it wins over the evidence, but see Shown
 	// Shares are the accounts beside the owner that the provider lets use it, as resolved, sorted.
 	Shares []entitlement.AccountID `cbor:"4,keyasint,omitempty"`
-	// Lost are the accounts that it was restored away from, sorted, without the present owner.
+	// Lost are the accounts that it was restored away from last, sorted, without the present owner.
 	Lost []lostRow `cbor:"5,keyasint,omitempty"`
 	// Codes are what its packages are delivered by, sorted by id.
 	Codes []purchaseCode `cbor:"6,keyasint,omitempty"`
