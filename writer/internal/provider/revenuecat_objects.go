@@ -207,8 +207,8 @@ var revenueCatTypes = map[string]revenueCatType{
 	"INITIAL_PURCHASE":            {2, (*revenueCatMessage).renewed},
 	"NON_RENEWING_PURCHASE":       {2, (*revenueCatMessage).sold},
 	"RENEWAL":                     {3, (*revenueCatMessage).renewed},
-	"SUBSCRIPTION_EXTENDED":       {3, (*revenueCatMessage).renewed},
-	"UNCANCELLATION":              {4, (*revenueCatMessage).renewed},
+	"SUBSCRIPTION_EXTENDED":       {3, (*revenueCatMessage).extended},
+	"UNCANCELLATION":              {4, (*revenueCatMessage).resumed},
 	"PRODUCT_CHANGE":              {5, (*revenueCatMessage).changes},
 	"CANCELLATION":                {6, (*revenueCatMessage).cancelled},
 	"SUBSCRIPTION_PAUSED":         {7, (*revenueCatMessage).pauses},
@@ -322,12 +322,44 @@ func (m *revenueCatMessage) endedBy() int64 {
 
 // The types. A term is added by every message that has one, so that a lost message is made up for by the next.
 
-// renewed is a term that was bought, renewed or made longer, or one that will renew after all.
+// renewed is a term that was bought or renewed.
 func (m *revenueCatMessage) renewed() error {
 	if m.sale.promo() || m.sale.endless {
 		return m.sold()
 	}
 	m.standing(entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true})
+	return m.term()
+}
+
+// stands adds where the subscription stands, by a message that knows nothing of cards. After the end of what was paid for one is being retried, and whether access
+// goes on meanwhile is not told: then the customer is asked about.
+func (m *revenueCatMessage) stands(r entitlement.Renewal) error {
+	if m.sale.recurring && m.sale.endsAt > 0 && m.sale.endsAt <= m.at {
+		return m.customerChanged()
+	}
+	m.standing(r)
+	return nil
+}
+
+// extended makes the term longer. Whether it renews, and whether a card is being retried, is not told.
+func (m *revenueCatMessage) extended() error {
+	if m.sale.promo() || m.sale.endless {
+		return m.sold()
+	}
+	if err := m.customerChanged(); err != nil {
+		return err
+	}
+	return m.term()
+}
+
+// resumed tells that it will renew after all.
+func (m *revenueCatMessage) resumed() error {
+	if m.sale.promo() || m.sale.endless {
+		return m.sold()
+	}
+	if err := m.stands(entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true}); err != nil {
+		return err
+	}
 	return m.term()
 }
 
@@ -356,7 +388,9 @@ func (m *revenueCatMessage) provisional() error {
 
 // changes tells of the product that the subscription renews as. Its end is that of the present one.
 func (m *revenueCatMessage) changes() error {
-	m.standing(entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true, Next: entitlement.ProductID(m.o.text("new_product_id"))})
+	if err := m.stands(entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true, Next: entitlement.ProductID(m.o.text("new_product_id"))}); err != nil {
+		return err
+	}
 	m.objects = append(m.objects, m.sale.echoes()...)
 	if len(m.objects) == 0 {
 		return m.customerChanged()
@@ -388,20 +422,19 @@ func (m *revenueCatMessage) cancelled() error {
 		}
 	case reason == "BILLING_ERROR":
 		// A billing issue is told beside it, at the same moment and in any order, and that one knows the grace.
-	case m.sale.recurring && m.sale.endsAt > 0 && m.sale.endsAt <= m.at:
-		// Turned off after its end: a card is being retried, and whether access goes on meanwhile is not told.
-		if err := m.customerChanged(); err != nil {
+	case m.sale.recurring:
+		if err := m.stands(entitlement.Renewal{Phase: entitlement.PhaseActive}); err != nil {
 			return err
 		}
-	case m.sale.recurring:
-		m.standing(entitlement.Renewal{Phase: entitlement.PhaseActive})
 	}
 	return m.term()
 }
 
 // pauses tells of a pause from the end of the term on.
 func (m *revenueCatMessage) pauses() error {
-	m.standing(entitlement.Renewal{Phase: entitlement.PhasePaused, WillRenew: true, ResumesAt: wholeSecond(m.o.int("auto_resume_at_ms"))})
+	if err := m.stands(entitlement.Renewal{Phase: entitlement.PhasePaused, WillRenew: true, ResumesAt: wholeSecond(m.o.int("auto_resume_at_ms"))}); err != nil {
+		return err
+	}
 	return m.term()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -432,6 +433,31 @@ func TestRevenueCatTargets(t *testing.T) {
 	}
 	if got := (&RevenueCatAPI{}).Targets(entitlement.Evidence{}, doubts[:1]); len(got) != 0 {
 		t.Errorf("of a purchase without a name: %+v", got)
+	}
+}
+
+// A change that is made while a card is retried is no word about the grace: its end is still asked about.
+func TestTheEndOfAGraceIsAskedAboutAfterAChangeInIt(t *testing.T) {
+	play := func(kind string, after int64, more rcEdits) string {
+		edits := rcEdits{"store": "PLAY_STORE", "product_id": "pro:monthly", "transaction_id": "GPA.3301-2210", "original_transaction_id": "GPA.3301-2210"}
+		maps.Copy(edits, more)
+		return rcEvent(kind, after, edits)
+	}
+	graceEnd := rcEnd + 16*rcDay
+	api := &RevenueCatAPI{}
+	for _, kind := range []string{"PRODUCT_CHANGE", "UNCANCELLATION", "SUBSCRIPTION_PAUSED", "CANCELLATION"} {
+		e, asks := purchaseOf(rcObjects(t, play("INITIAL_PURCHASE", 6, nil), play("BILLING_ISSUE", 30*rcDay, rcEdits{"grace_period_expiration_at_ms": graceEnd * 1000}), play(kind, 30*rcDay+3600, nil)))
+		if len(asks) != 1 {
+			t.Errorf("%s in a grace asks about %q, want the customer", kind, asks)
+		}
+		if until := entitlement.Fold(e, entitlement.DefaultPolicy).Items[0].AccessUntil; until != graceEnd {
+			t.Errorf("%s in a grace: access until %d, want the grace's end %d", kind, until, graceEnd)
+		}
+		for late, want := range map[time.Duration]int{aggregatorEndPoll - time.Second: 0, aggregatorEndPoll: 1} {
+			if due := api.Due(e, func(string) time.Time { return time.Time{} }, time.Unix(graceEnd, 0).Add(late)); len(due) != want {
+				t.Errorf("%s in a grace: %v after its end %d customers are due, want %d", kind, late, len(due), want)
+			}
+		}
 	}
 }
 

@@ -201,6 +201,7 @@ func TestRevenueCatTypes(t *testing.T) {
 	second := rcEdits{"transaction_id": "2000000923456789", "purchased_at_ms": rcEnd * 1000, "expiration_at_ms": (rcEnd + 30*rcDay) * 1000}
 	with := func(a, b rcEdits) rcEdits { a = maps.Clone(a); maps.Copy(a, b); return a }
 	cut := rcStart + 5*rcDay
+	grace := rcEvent("BILLING_ISSUE", 30*rcDay, rcEdits{"grace_period_expiration_at_ms": (rcEnd + 16*rcDay) * 1000})
 	grant := rcEdits{"store": "PROMOTIONAL", "period_type": "PROMOTIONAL", "product_id": "rc_promo_pro_custom", "transaction_id": "a42d", "original_transaction_id": "a42d", "app_id": nil, "price_in_purchased_currency": 0}
 	marked := MarkedEnd(time.Unix(rcEnd, 0)).UnixMilli()
 	tests := []struct {
@@ -253,8 +254,15 @@ func TestRevenueCatTypes(t *testing.T) {
 		{"BILLING_ISSUE without a grace", []string{bought, rcEvent("BILLING_ISSUE", 30*rcDay, rcEdits{"grace_period_expiration_at_ms": rcNull})}, rcEnd + 60, "billing_retry", "billing_retry", rcEnd, true, nil},
 		{"PRODUCT_CHANGE ends nothing", []string{bought, rcEvent("PRODUCT_CHANGE", rcDay, rcEdits{"new_product_id": "com.example.pro_yearly"})}, rcStart + 2*rcDay, "active", "paid", rcEnd + rcDay, true, nil},
 		{"PRODUCT_CHANGE after the renewal that it announces", []string{bought, rcEvent("RENEWAL", 30*rcDay, with(second, rcEdits{"product_id": "com.example.pro_yearly"})), rcEvent("PRODUCT_CHANGE", 30*rcDay+1, rcEdits{"new_product_id": "com.example.pro_yearly"})},
-			rcEnd + 60, "active", "paid", rcEnd + 31*rcDay, true, nil},
-		{"SUBSCRIPTION_EXTENDED", []string{bought, rcEvent("SUBSCRIPTION_EXTENDED", rcDay, rcEdits{"expiration_at_ms": (rcEnd + 5*rcDay) * 1000})}, rcEnd + rcDay, "active", "paid", rcEnd + 6*rcDay, true, nil},
+			rcEnd + 60, "active", "paid", rcEnd + 31*rcDay, true, []string{rcAccount}},
+		{"SUBSCRIPTION_EXTENDED", []string{bought, rcEvent("SUBSCRIPTION_EXTENDED", rcDay, rcEdits{"expiration_at_ms": (rcEnd + 5*rcDay) * 1000})}, rcEnd + rcDay, "active", "paid", rcEnd + 6*rcDay, true, []string{rcAccount}},
+		{"SUBSCRIPTION_EXTENDED after a cancel", []string{bought, rcEvent("CANCELLATION", rcDay, rcEdits{"cancel_reason": "UNSUBSCRIBE"}), rcEvent("SUBSCRIPTION_EXTENDED", 2*rcDay, rcEdits{"expiration_at_ms": (rcEnd + 5*rcDay) * 1000})},
+			rcEnd + rcDay, "active", "cancelled_until_end", rcEnd + 5*rcDay, false, []string{rcAccount}},
+		{"PRODUCT_CHANGE in a grace", []string{bought, grace, rcEvent("PRODUCT_CHANGE", 30*rcDay+3600, rcEdits{"new_product_id": "com.example.pro_yearly"})}, rcEnd + 3*rcDay, "billing_grace", "billing_grace", rcEnd + 16*rcDay, true, []string{rcAccount}},
+		{"UNCANCELLATION in a grace", []string{bought, grace, rcEvent("UNCANCELLATION", 30*rcDay+3600, nil)}, rcEnd + 3*rcDay, "billing_grace", "billing_grace", rcEnd + 16*rcDay, true, []string{rcAccount}},
+		{"CANCELLATION in a grace", []string{bought, grace, rcEvent("CANCELLATION", 30*rcDay+3600, rcEdits{"cancel_reason": "UNSUBSCRIBE"})}, rcEnd + 3*rcDay, "billing_grace", "billing_grace", rcEnd + 16*rcDay, true, []string{rcAccount}},
+		{"SUBSCRIPTION_PAUSED in a grace", []string{bought, grace, rcEvent("SUBSCRIPTION_PAUSED", 30*rcDay+3600, nil)}, rcEnd + 3*rcDay, "billing_grace", "billing_grace", rcEnd + 16*rcDay, true, []string{rcAccount}},
+		{"SUBSCRIPTION_EXTENDED in a grace", []string{bought, grace, rcEvent("SUBSCRIPTION_EXTENDED", 30*rcDay+3600, rcEdits{"expiration_at_ms": (rcEnd + 5*rcDay) * 1000})}, rcEnd + 6*rcDay, "billing_grace", "billing_grace", rcEnd + 16*rcDay, true, []string{rcAccount}},
 		{"TEMPORARY_ENTITLEMENT_GRANT", []string{rcEvent("TEMPORARY_ENTITLEMENT_GRANT", 6, rcEdits{"expiration_at_ms": (rcStart + rcDay) * 1000, "period_type": nil, "original_transaction_id": nil})}, rcStart + 60, "active", "provisional", rcStart + rcDay, true, nil},
 		{"TEMPORARY_ENTITLEMENT_GRANT for longer than a day", []string{rcEvent("TEMPORARY_ENTITLEMENT_GRANT", 6, nil)}, rcStart + 60, "active", "provisional", rcStart + rcDay + 6, true, nil},
 		{"TEMPORARY_ENTITLEMENT_GRANT withdrawn", []string{rcEvent("TEMPORARY_ENTITLEMENT_GRANT", 6, nil), rcEvent("EXPIRATION", 3600, rcEdits{"expiration_at_ms": (rcStart + 3600) * 1000})}, rcStart + 3601, "expired", "expired", rcStart + 3600, false, nil},
