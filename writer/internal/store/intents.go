@@ -167,6 +167,8 @@ func (c *command) putIntent(body *PutIntent) Result {
 	if product.Group != "" && slices.ContainsFunc(paid, func(row intentRow) bool { return row.Group == product.Group }) {
 		return rejected(SlugPurchasePending, "somebody has paid for a product of this group, and the provider has not confirmed it yet")
 	}
+	trial := !whole.UsedTrial() && !c.aliasesHadTrial(members)
+	trialPaid := slices.ContainsFunc(paid, func(row intentRow) bool { return row.Trial })
 	var mine string // an intent that this device has for the group, which the new one takes the place of
 	if what := row.leases(); what != "" {
 		id, row, held := c.lease(members, what)
@@ -177,7 +179,12 @@ func (c *command) putIntent(body *PutIntent) Result {
 		case held && product.Group == "" && row.Submitted != 0: // what has no group is bought again and again
 		case held:
 			mine = id
-			if row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (row.Trial || !body.Trial) {
+			tried := row.Trial && trial && !trialPaid // it may be used up since it was leased
+			if row.Submitted == 0 && row.Provider == body.Provider && row.Product == body.Product && (tried || !body.Trial) {
+				if !tried {
+					c.deleteTrialLeases(c.Env, id, &row)
+					row.Trial, row.Persons = false, nil
+				}
 				row.Warnings = buying.Warnings
 				c.encode(bucketIntents, envKey(c.Env, id), &row)
 				return Result{Account: body.Account, Existing: true, Intent: row.shown(id)}
@@ -185,7 +192,6 @@ func (c *command) putIntent(body *PutIntent) Result {
 		}
 	}
 	var persons []string
-	trial := !whole.UsedTrial() && !c.aliasesHadTrial(members)
 	switch {
 	case !trial && body.Trial:
 		return rejected(SlugTrialUsed, "the trial was used before")
@@ -194,7 +200,7 @@ func (c *command) putIntent(body *PutIntent) Result {
 	case trial:
 		id, row, held := c.lease(members, leaseTrial)
 		held = held && id != mine
-		if persons = c.personsIn(members, whole); c.leasedTo(persons, members) || held && !holds(&row) || slices.ContainsFunc(paid, func(row intentRow) bool { return row.Trial }) {
+		if persons = c.personsIn(members, whole); c.leasedTo(persons, members) || held && !holds(&row) || trialPaid {
 			if body.Trial {
 				return rejected(SlugPurchaseInProgress, "the trial is being bought with another product, by another device, or under another account")
 			}
@@ -343,14 +349,21 @@ func (c *command) endRow(id string) {
 }
 
 func (c *command) deleteLeases(env entitlement.Environment, id string, row *intentRow) {
-	keys := [][]byte{leaseKey(env, row.Account, row.leases()), leaseKey(env, row.Account, leaseTrial)}
+	c.deleteLease(leaseKey(env, row.Account, row.leases()), id)
+	c.deleteTrialLeases(env, id, row)
+}
+
+func (c *command) deleteTrialLeases(env entitlement.Environment, id string, row *intentRow) {
+	c.deleteLease(leaseKey(env, row.Account, leaseTrial), id)
 	for _, person := range row.Persons {
-		keys = append(keys, leaseKey(env, "", leasePerson+keyText(person)))
+		c.deleteLease(leaseKey(env, "", leasePerson+keyText(person)), id)
 	}
-	for _, key := range keys {
-		if string(c.get(bucketLeases, key)) == id {
-			c.delete(bucketLeases, key)
-		}
+}
+
+// deleteLease ends a lease, if the intent has it still.
+func (c *command) deleteLease(key []byte, id string) {
+	if string(c.get(bucketLeases, key)) == id {
+		c.delete(bucketLeases, key)
 	}
 }
 
