@@ -82,7 +82,7 @@ var (
 		"transaction_id": ident, "original_transaction_id": ident, "purchase_date": microTime, "original_purchase_date": microTime,
 		"subscription_expires_at": microTime, "cancellation_reason": word, "store_offer_category": word, "store_offer_discount_type": word,
 		"consecutive_payments": number, "profile_has_access_level": flag, "currency": word, "store_country": word,
-		"access_level_id": ident, "is_active": flag, "starts_at": microTime, "expires_at": microTime, "is_lifetime": flag, "is_in_grace_period": flag,
+		"access_level_id": ident, "is_active": flag, "starts_at": told(termTime), "expires_at": told(termTime), "is_lifetime": flag, "is_in_grace_period": flag,
 		"is_refund": flag, "will_renew": flag, "activated_at": microTime, "renewed_at": microTime, "billing_issue_detected_at": microTime,
 		"active_introductory_offer_type": word, "active_promotional_offer_type": word,
 	})
@@ -107,20 +107,45 @@ func isUserName(s string) bool {
 // The layouts of times: that of webhooks, which RFC 3339 does not know, and that of the API.
 var microLayouts = []string{"2006-01-02T15:04:05.999999-0700", time.RFC3339Nano}
 
+// The times that microTime keeps: others are none of a sale, and nanoseconds cannot hold them all.
+var (
+	firstTime = time.Date(1990, time.January, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(2200, time.December, 31, 23, 59, 59, 0, time.UTC)
+)
+
 // microTime keeps a time to the microsecond, as RFC 3339 in UTC.
 func microTime(v gjson.Result) any {
-	if v.Type != gjson.String || len(v.Str) > maxWordBytes {
+	if t, ok := timeOf(v); ok && !t.Before(firstTime) && t.Year() <= lastTime.Year() {
+		return t.Format(time.RFC3339Nano)
+	}
+	return nil
+}
+
+// termTime is microTime for when a term begins or ends. One that microTime would not keep is the first or the last that it does: what ended in 1970 is over,
+// and not without an end.
+func termTime(v gjson.Result) any {
+	t, ok := timeOf(v)
+	switch {
+	case !ok:
 		return nil
+	case t.Before(firstTime):
+		t = firstTime
+	case t.Year() > lastTime.Year():
+		t = lastTime
+	}
+	return t.Format(time.RFC3339Nano)
+}
+
+func timeOf(v gjson.Result) (at time.Time, ok bool) {
+	if v.Type != gjson.String || len(v.Str) > maxWordBytes {
+		return time.Time{}, false
 	}
 	for _, layout := range microLayouts {
 		if t, err := time.Parse(layout, v.Str); err == nil {
-			if t = t.UTC().Truncate(time.Microsecond); t.Year() < 1990 || t.Year() > 2200 { // no time of a sale, and what nanoseconds cannot hold
-				return nil
-			}
-			return t.Format(time.RFC3339Nano)
+			return t.UTC().Truncate(time.Microsecond), true
 		}
 	}
-	return nil
+	return time.Time{}, false
 }
 
 // instant returns a kept time; zero for none.
@@ -159,6 +184,7 @@ func later(a, b time.Time) time.Time {
 var (
 	errAdaptyType = errors.New("no event: the type is missing")
 	errAdaptyTime = errors.New("the event has no time")
+	errAdaptyTerm = errors.New("when the access level begins or ends is told in a form that is not known")
 )
 
 // How far a statement is in the life of what it is about. Those of state events are above all others, adaptyState of them is added.
@@ -226,6 +252,9 @@ func (a *Adapty) parse(body []byte, env entitlement.Environment) (entitlement.Ev
 	if e.own() || !handled {
 		ev.Kind, ev.Raw = entitlement.Unhandled, head.raw()
 		return ev, nil
+	}
+	if e.kind == "access_level_updated" && (e.p.wrong("starts_at") || e.p.wrong("expires_at") && !e.p.is("is_lifetime")) {
+		return entitlement.Event{}, errAdaptyTerm
 	}
 	e.readSharers(member(m, "profiles_sharing_access_level"), head)
 	token, _ := adaptyToken(member(m, "play_store_purchase_token")).(object)

@@ -138,8 +138,8 @@ var (
 	// adaptyEntry is an access level, a subscription or a one-time sale in a profile.
 	adaptyEntry = fields(map[string]keep{
 		"access_level_id": ident, "store": ident, "store_product_id": ident, "store_base_plan_id": ident, "store_transaction_id": ident,
-		"store_original_transaction_id": ident, "offer": adaptyOffer, "starts_at": microTime, "purchased_at": microTime, "originally_purchased_at": microTime,
-		"expires_at": microTime, "renewal_cancelled_at": microTime, "billing_issue_detected_at": microTime, "is_in_grace_period": flag,
+		"store_original_transaction_id": ident, "offer": adaptyOffer, "starts_at": told(termTime), "purchased_at": microTime, "originally_purchased_at": microTime,
+		"expires_at": told(termTime), "renewal_cancelled_at": microTime, "billing_issue_detected_at": microTime, "is_in_grace_period": flag,
 		"cancellation_reason": word, "environment": word, "is_refund": flag, "is_consumable": flag, "purchase_id": ident,
 	})
 )
@@ -227,6 +227,9 @@ func readAdaptyProfile(profile gjson.Result, asked string, gone bool, at int64, 
 	}
 	for _, key := range order {
 		o := sales[key]
+		if o.wrong("starts_at", "expires_at") {
+			continue // what was told of the sale before stands
+		}
 		of := cmp.Or(o.text("environment"), environments[key], environments[o.text("store_original_transaction_id")])
 		ev.Objects = append(ev.Objects, adaptyPulled(o, of, head.text("profile_id"), head.text("customer_user_id"), at, env)...)
 	}

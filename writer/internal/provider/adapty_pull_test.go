@@ -159,6 +159,39 @@ func TestAdaptyPullStates(t *testing.T) {
 	}
 }
 
+// An end of a wrong form is not "no end": the entry says nothing, and what was told before stands. One before all times is over.
+func TestAdaptyPullOfAnEndOfAWrongForm(t *testing.T) {
+	at := adaptyBought.AddDate(0, 0, 3)
+	for _, tt := range []struct {
+		name   string
+		entry  props
+		said   bool
+		status entitlement.Status
+	}{
+		{"a negative number", props{"expires_at": -1}, false, ""},
+		{"seconds", props{"expires_at": 1796000000}, false, ""},
+		{"true", props{"expires_at": true}, false, ""},
+		{"an empty text", props{"expires_at": ""}, false, ""},
+		{"another layout", props{"expires_at": "2026-12-01 08:20:11"}, false, ""},
+		{"a start of seconds", props{"starts_at": 1796000000, "expires_at": nil}, false, ""},
+		{"1970", props{"expires_at": "1970-01-01T00:00:00+00:00"}, true, ""},
+		{"the year 9999", props{"expires_at": "9999-12-31T23:59:59+00:00"}, true, entitlement.StatusActive},
+	} {
+		base, _ := servingJSON(t, http.StatusOK, nil, adaptyProfileAnswer(tt.entry))
+		ev, err := newAdaptyAPI(t, base, at).Pull(t.Context(), entitlement.KindCustomer, adaptyBuyer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := saleIn(ev, "apple:2000000912345678")
+		if got := pro(t, e, at, entitlement.Adapty); got.Status != tt.status || got.Status == entitlement.StatusActive && got.AccessUntil == 0 {
+			t.Errorf("%s: %q until %d, want %q", tt.name, got.Status, got.AccessUntil, tt.status)
+		}
+		if e.IsPurchase() != tt.said || !tt.said && len(e.Objects) > 0 {
+			t.Errorf("%s: it says %+v", tt.name, e.Objects)
+		}
+	}
+}
+
 // An access level need not say of which environment it is: that of the sale with its transaction, else of its chain, says it. A level of which nobody knows
 // proves no sale (I15), and what is known of one by other words it ends, and takes back.
 func TestAnAdaptyLevelMayTellNoEnvironment(t *testing.T) {

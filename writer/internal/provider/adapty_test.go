@@ -441,16 +441,16 @@ func TestAdaptyKeepsNoPersonalData(t *testing.T) {
 }
 
 // Whatever stands in a field, an authentic message is stored and never an error, and its fold ends.
-// noEndlessSubscription fails if an event gives what renews for ever.
-func noEndlessSubscription(t testing.TB, ev entitlement.Event) {
+// noEndlessSubscription fails if an event gives what renews for ever, or where an end was told anything for ever.
+func noEndlessSubscription(t testing.TB, ev entitlement.Event, endTold bool) {
 	t.Helper()
 	e := entitlement.Evidence{}.Add(ev.Objects...)
 	if !e.IsPurchase() {
 		return
 	}
 	for _, item := range entitlement.Fold(e, entitlement.Policy{}).Items {
-		if item.Recurring && item.State == entitlement.Live && item.AccessUntil == 0 {
-			t.Errorf("a subscription without an end: %s", show(ev))
+		if (item.Recurring || endTold) && item.State == entitlement.Live && item.AccessUntil == 0 {
+			t.Errorf("access without an end, recurring: %t: %s", item.Recurring, show(ev))
 		}
 	}
 }
@@ -475,6 +475,11 @@ func TestAdaptyBadInputInItsMeaning(t *testing.T) {
 		"20,000 deep":                   {strings.Repeat(`{"event_properties":`, 20_000) + "1" + strings.Repeat("}", 20_000), entitlement.Unreadable},
 		"two values":                    {message(nil) + message(nil), entitlement.Unreadable},
 		"a type twice: the last counts": {strings.Replace(message(nil), `{`, `{"event_type":"trial_expired",`, 1), entitlement.Proof},
+		"a level's end of a number":     {adaptyMessage("access_level_updated", adaptyBought, props{"expires_at": 1796000000}), entitlement.Unreadable},
+		"a level's end of 1970":         {adaptyMessage("access_level_updated", adaptyBought, props{"expires_at": "1970-01-01T00:00:00.000000+0000"}), entitlement.Proof},
+		"a level's end that is none":    {adaptyMessage("access_level_updated", adaptyBought, props{"expires_at": nil}), entitlement.Proof},
+		"a lifetime's end of a number":  {adaptyMessage("access_level_updated", adaptyBought, props{"expires_at": -1, "is_lifetime": true}), entitlement.Proof},
+		"a level's start of a number":   {adaptyMessage("access_level_updated", adaptyBought, props{"starts_at": 1796000000, "expires_at": nil}), entitlement.Unreadable},
 	} {
 		if ev, err := newAdapty(t).Parse([]byte(tt.body), entitlement.Sandbox); err != nil || ev.Kind != tt.want || tt.want == entitlement.Unreadable && !strings.HasPrefix(ev.ID, "sha256:") {
 			t.Errorf("%s: kind %d of id %s, want %d: %v", name, ev.Kind, ev.ID, tt.want, err)
@@ -485,9 +490,15 @@ func TestAdaptyBadInputInItsMeaning(t *testing.T) {
 func TestAdaptyBadInput(t *testing.T) {
 	a := newAdapty(t)
 	var bodies []string
+	endTold := map[string]bool{}
 	for kind := range adaptyTypes {
 		good := adaptyMessage(kind, adaptyBought)
-		for _, bad := range []any{nil, true, -1, 1e300, "", "\x00\"\\", strings.Repeat("x", 1<<16), []any{[]any{}}, props{"a": 1}, "0001-01-01T00:00:00.000000+0000", "9999-12-31T23:59:59.999999+0000", "2026-02-30T00:00:00.000000+0000"} {
+		for _, bad := range []any{nil, true, -1, 1e300, "", "\x00\"\\", strings.Repeat("x", 1<<16), []any{[]any{}}, props{"a": 1}, "0001-01-01T00:00:00.000000+0000", "9999-12-31T23:59:59.999999+0000", "2026-02-30T00:00:00.000000+0000",
+			1796000000, "1970-01-01T00:00:00.000000+0000", "1989-12-31T00:00:00.000000+0000", "2026-12-01 08:20:11"} {
+			if kind == "access_level_updated" && bad != nil {
+				endTold[adaptyMessage(kind, adaptyBought, props{"expires_at": bad})] = true
+				endTold[adaptyMessage(kind, adaptyBought, props{"expires_at": bad, "vendor_product_id": "adapty_dashboard_product"})] = true
+			}
 			for _, field := range []string{"event_datetime", "profile_id", "customer_user_id", "profiles_sharing_access_level", "environment", "store", "vendor_product_id", "transaction_id",
 				"original_transaction_id", "purchase_date", "subscription_expires_at", "expires_at", "starts_at", "is_active", "is_refund", "will_renew", "access_level_id", "cancellation_reason", "profile_event_id"} {
 				bodies = append(bodies, adaptyMessage(kind, adaptyBought, props{field: bad}))
@@ -498,7 +509,7 @@ func TestAdaptyBadInput(t *testing.T) {
 	}
 	sharers := strings.Repeat(`{"profile_id":"x"},`, 10_000) + `{}`
 	bodies = append(bodies, strings.Replace(adaptyMessage("access_level_updated", adaptyBought), `"profiles_sharing_access_level":null`, `"profiles_sharing_access_level":[`+sharers+`]`, 1))
-	for _, body := range bodies {
+	for _, body := range slices.Concat(bodies, slices.Sorted(maps.Keys(endTold))) {
 		ev, err := a.Parse([]byte(body), entitlement.Sandbox)
 		if err != nil || ev.ID == "" || ev.Provider != entitlement.Adapty || !ev.Environment.Valid() || len(ev.Raw) > 64<<10 {
 			t.Fatalf("Parse(%.200s) = %+v, %v", body, ev, err)
@@ -506,7 +517,7 @@ func TestAdaptyBadInput(t *testing.T) {
 		if ev.Kind != entitlement.Proof && len(ev.Objects) > 0 {
 			t.Fatalf("an event that proves nothing has objects: %+v", ev)
 		}
-		noEndlessSubscription(t, ev)
+		noEndlessSubscription(t, ev, endTold[body])
 	}
 }
 

@@ -84,6 +84,24 @@ func flag(v gjson.Result) any {
 	return nil
 }
 
+// wrongForm stands for a value that is there and not understood, where that must not be taken for nothing.
+const wrongForm = "wrong_form"
+
+// told keeps what another keep does, and wrongForm for what that one does not understand. Null is nothing.
+func told(keep keep) keep {
+	return func(v gjson.Result) any {
+		if kept := keep(v); kept != nil || v.Type == gjson.Null {
+			return kept
+		}
+		return wrongForm
+	}
+}
+
+// wrong reports whether one of the members is there and not understood.
+func (o object) wrong(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return o.text(name) == wrongForm })
+}
+
 // ref keeps the id of another object, which may be there in full.
 func ref(v gjson.Result) any {
 	if v.IsObject() {

@@ -41,13 +41,29 @@ var (
 	})})
 
 	iapticPurchase = map[string]keep{
-		"purchaseId": ident, "transactionId": ident, "productId": ident, "platform": word, "sandbox": flag, "purchaseDate": microTime,
-		"lastRenewalDate": microTime, "expirationDate": microTime, "renewalIntent": word, "renewalIntentChangeDate": microTime,
-		"cancelationReason": word, "isPending": flag, "isAcknowledged": flag, "isConsumed": flag, "isBillingRetryPeriod": flag, "isTrialPeriod": flag,
-		"isIntroPeriod": flag, "isExpired": flag, "isSharedPurchase": flag, "priceConsentStatus": word, "discountId": ident, "quantity": number,
+		"purchaseId": ident, "transactionId": ident, "productId": ident, "platform": word, "sandbox": told(flag), "purchaseDate": microTime,
+		"lastRenewalDate": microTime, "expirationDate": told(iapticEnd), "renewalIntent": word, "renewalIntentChangeDate": microTime,
+		"cancelationReason": iapticReason, "isPending": told(flag), "isAcknowledged": flag, "isConsumed": flag, "isBillingRetryPeriod": flag, "isTrialPeriod": flag,
+		"isIntroPeriod": flag, "isExpired": told(flag), "isSharedPurchase": flag, "priceConsentStatus": word, "discountId": ident, "quantity": number,
 		"currency": word, "amountMicros": number, "entitledUsers": userNames,
 	}
 )
+
+// iapticEnd keeps an end. One before all sales is not understood: an end that is not after the purchase is what iaptic writes where nothing expires.
+func iapticEnd(v gjson.Result) any {
+	if t, ok := timeOf(v); ok && t.Before(firstTime) {
+		return nil
+	}
+	return termTime(v)
+}
+
+// iapticReason keeps why a purchase was cancelled. The empty text is no reason: so iaptic says that it was not.
+func iapticReason(v gjson.Result) any {
+	if v.Type == gjson.String && v.Str == "" {
+		return nil
+	}
+	return told(word)(v)
+}
 
 // userNames keeps the names in a list of users, as objects: what was kept of a message has no other lists.
 func userNames(v gjson.Result) any {
@@ -121,7 +137,11 @@ func parseIaptic(body []byte, env entitlement.Environment) (entitlement.Event, e
 	return ev, nil
 }
 
-// iapticPurchases returns the purchases of a collection, nil where there is none. One without an id is passed over.
+// iapticMeans are the members of a purchase without which nobody can say what it gives.
+var iapticMeans = []string{"sandbox", "expirationDate", "cancelationReason", "isPending", "isExpired"}
+
+// iapticPurchases returns the purchases of a collection, nil where there is none. One without an id is passed over, and one of which a member that
+// decides about access is not understood: a wrong end is not "no end". What was told of it before stands.
 func iapticPurchases(v gjson.Result) (purchases []object, kept list) {
 	if !v.IsObject() && !v.IsArray() {
 		return nil, kept
@@ -130,7 +150,7 @@ func iapticPurchases(v gjson.Result) (purchases []object, kept list) {
 	seen := map[string]bool{}
 	v.ForEach(func(_, v gjson.Result) bool {
 		o, ok := fields(iapticPurchase)(v).(object)
-		if !ok || o.text("purchaseId") == "" || seen[o.text("purchaseId")] || len(purchases) == maxIapticPurchases {
+		if !ok || o.text("purchaseId") == "" || seen[o.text("purchaseId")] || o.wrong(iapticMeans...) || len(purchases) == maxIapticPurchases {
 			kept.Cut = true
 			return len(purchases) < maxIapticPurchases
 		}

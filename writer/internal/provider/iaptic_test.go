@@ -361,9 +361,16 @@ func TestIapticBadInputInItsMeaning(t *testing.T) {
 
 func TestIapticBadInput(t *testing.T) {
 	a := newIaptic(t)
+	endTold := map[string]bool{}
 	good := iapticMessage(adaptyBought, "PURCHASED", iapticMonth())
 	bodies := []string{"", "[", `{"type":"purchases.updated","type":"purchases.updated"}`, good[:len(good)/2], good + good, strings.Repeat(`{"purchases":`, 20_000) + "1" + strings.Repeat("}", 20_000)}
-	for _, bad := range []any{nil, true, -1, 1e300, "", "\x00\"\\", strings.Repeat("x", 1<<16), []any{[]any{}}, props{"a": 1}, "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z", "2026-02-30T00:00:00Z"} {
+	for _, bad := range []any{nil, true, -1, 1e300, "", "\x00\"\\", strings.Repeat("x", 1<<16), []any{[]any{}}, props{"a": 1}, "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z", "2026-02-30T00:00:00Z",
+		1796000000000, "1970-01-01T00:00:00.000Z", "2026-12-01 08:20:11"} {
+		for _, intent := range []any{nil, "Renew"} {
+			if bad != nil {
+				endTold[iapticMessage(adaptyBought, "PURCHASED", iapticMonth(props{"expirationDate": bad, "renewalIntent": intent}))] = true
+			}
+		}
 		for field := range iapticPurchase {
 			bodies = append(bodies, iapticMessage(adaptyBought, "PURCHASED", iapticMonth(props{field: bad})))
 		}
@@ -371,7 +378,7 @@ func TestIapticBadInput(t *testing.T) {
 			bodies = append(bodies, strings.Replace(good, `{`, `{"`+field+`":`+marshal(bad)+`,`, 1))
 		}
 	}
-	for _, body := range bodies {
+	for _, body := range slices.Concat(bodies, slices.Sorted(maps.Keys(endTold))) {
 		ev, err := a.Parse([]byte(body), entitlement.Sandbox)
 		if err != nil || ev.ID == "" || ev.Provider != entitlement.Iaptic || !ev.Environment.Valid() || len(ev.Raw) > 64<<10 {
 			t.Fatalf("Parse(%.200s) = %+v, %v", body, ev, err)
@@ -379,7 +386,7 @@ func TestIapticBadInput(t *testing.T) {
 		if ev.Kind != entitlement.Proof && len(ev.Objects) > 0 {
 			t.Fatalf("an event that proves nothing has objects: %+v", ev)
 		}
-		noEndlessSubscription(t, ev)
+		noEndlessSubscription(t, ev, endTold[body])
 	}
 	many := make([]props, 5000)
 	for i := range many {
@@ -387,6 +394,30 @@ func TestIapticBadInput(t *testing.T) {
 	}
 	if ev := a.read(t, iapticMessage(adaptyBought, "PURCHASED", many...)); len(ev.Objects) > 4*maxIapticPurchases {
 		t.Errorf("%d objects of one message", len(ev.Objects))
+	}
+}
+
+// Of a purchase of which something that decides about access is not understood nothing is said, and what was told before stands: it is not gone either.
+func TestAnIapticPurchaseThatIsNotUnderstoodSaysNothing(t *testing.T) {
+	const sale = entitlement.Link("apple:2000000912345678")
+	for field, bad := range map[string][]any{
+		"sandbox": {"true", 1}, "isPending": {"true", 1}, "isExpired": {"true", 1}, "cancelationReason": {true, "a customer's words"},
+		"expirationDate": {-1, "", "soon", true, props{"a": 1}, "2026-12-01 08:20:11", "1970-01-01T00:00:00.000Z"},
+	} {
+		for _, value := range bad {
+			ev := newIaptic(t).read(t, iapticMessage(adaptyBought, "PURCHASED", iapticMonth(props{field: value}), iapticMonth(props{"purchaseId": "apple:9", "transactionId": "apple:9"})))
+			if e := saleIn(ev, sale); len(e.Objects) > 0 || !saleIn(ev, "apple:9").IsPurchase() {
+				t.Errorf("%s %v says %+v, the other purchase %+v", field, value, e.Objects, saleIn(ev, "apple:9").Objects)
+			}
+			if slices.ContainsFunc(ev.Objects, func(o entitlement.Object) bool { return o.Kind == entitlement.KindCustomer }) {
+				t.Errorf("%s %v: what is not understood is gone", field, value)
+			}
+		}
+	}
+	for field, nothing := range map[string]any{"sandbox": nil, "isPending": nil, "isExpired": nil, "cancelationReason": "", "expirationDate": nil} {
+		if ev := newIaptic(t).read(t, iapticMessage(adaptyBought, "PURCHASED", iapticMonth(props{field: nothing}))); !saleIn(ev, sale).IsPurchase() {
+			t.Errorf("%s %v: no purchase: %s", field, nothing, ev.Raw)
+		}
 	}
 }
 
