@@ -276,7 +276,7 @@ func (c *command) enteredByLink(by entitlement.AccountID, merge, device string, 
 		return rejected(SlugNotFound, "account")
 	}
 	var had []entitlement.PurchaseID
-	for _, id := range c.mergedUnder(by) {
+	for _, id := range c.mergedUnder(c.survivor(by)) { // all of them come along
 		for _, p := range c.own(id).Purchases {
 			had = append(had, p.ID)
 		}
