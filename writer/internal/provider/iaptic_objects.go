@@ -24,7 +24,7 @@ import (
 // explicit (requirement A10.1): a term with an end where the dates tell of one, a sale without an end where they do not, and a refund.
 //
 //	expirationDate                          what it is
-//	none                                    owned
+//	none                                    owned; refunded where it is called expired or has a reason, and nothing shows that it renews
 //	after purchaseDate                      a term until then; a refund or an expiry moves it to where that was
 //	not after purchaseDate, with a reason   refunded
 //	not after purchaseDate, without         owned: iaptic writes the purchase date where nothing expires. Marked in the event for people, because
@@ -283,6 +283,9 @@ func (s *iapticSale) read() []entitlement.Object {
 	case iapticRenews(s.object):
 		r, rank = s.standing(reason)
 		t.Chain, t.Recurring, t.EndsAt = s.chain, true, unixOf(s.ends)
+	case s.ends.IsZero() && (s.is("isExpired") || reason != ""):
+		// When it was taken back is not told. A time of the message would make each of them another state.
+		rank, t.RevokedAt = iapticRefunded, max(unixOf(s.instants("renewalIntentChangeDate", "purchaseDate")), 1)
 	case !s.ends.IsZero() && s.ends.After(s.bought):
 		t.EndsAt = unixOf(s.ends)
 	}

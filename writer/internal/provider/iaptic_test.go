@@ -95,6 +95,7 @@ func TestWhatIapticPurchasesGive(t *testing.T) {
 		tenth = adaptyBought.Add(9 * day)
 		same  = props{"expirationDate": iapticStamp(adaptyBought), "renewalIntent": nil}
 		life  = props{"productId": "apple:com.example.lifetime", "renewalIntent": nil}
+		none  = props{"expirationDate": nil}
 	)
 	month := func(more ...props) []props { return []props{iapticMonth(more...)} }
 	tests := []struct {
@@ -122,6 +123,11 @@ func TestWhatIapticPurchasesGive(t *testing.T) {
 		{"a lifetime, no end", month(life, props{"expirationDate": nil}), adaptyEnds.AddDate(9, 0, 0), entitlement.StatusActive, entitlement.ReasonPaid, time.Time{}, false},
 		{"a lifetime, its purchase date as end", month(life, same), adaptyEnds.AddDate(9, 0, 0), entitlement.StatusActive, entitlement.ReasonPaid, time.Time{}, false},
 		{"a lifetime, refunded", month(life, same, props{"cancelationReason": "Customer"}), tenth, entitlement.StatusRefunded, entitlement.ReasonRefunded, adaptyBought, false},
+		{"a lifetime without an end, expired", month(life, none, props{"isExpired": true}), tenth, entitlement.StatusRefunded, entitlement.ReasonRefunded, adaptyBought, false},
+		{"a lifetime without an end, cancelled", month(life, none, props{"cancelationReason": "Customer"}), tenth, entitlement.StatusRefunded, entitlement.ReasonRefunded, adaptyBought, false},
+		{"a lifetime without an end, cancelled, and when", month(life, none, props{"cancelationReason": "Developer", "isExpired": true, "renewalIntentChangeDate": iapticStamp(tenth.Add(-day))}), tenth, entitlement.StatusRefunded, entitlement.ReasonRefunded, tenth.Add(-day), false},
+		{"a lifetime without any date, deleted", month(life, none, props{"cancelationReason": "System.Deleted", "purchaseDate": nil}), tenth, "", "", time.Time{}, false},
+		{"a lifetime, its purchase date as end and therefore expired", month(life, same, props{"isExpired": true}), tenth, entitlement.StatusActive, entitlement.ReasonPaid, time.Time{}, false},
 		{"a lifetime with an end to come", month(life, props{"expirationDate": iapticStamp(adaptyEnds.AddDate(90, 0, 0))}), tenth, entitlement.StatusActive, entitlement.ReasonPaid, adaptyEnds.AddDate(90, 0, 0), false},
 		{"Play's base plan", month(props{"purchaseId": "google:GPA.1-2", "transactionId": "google:GPA.1-2..0", "platform": "google", "productId": "google:pro:monthly"}), tenth, entitlement.StatusActive, entitlement.ReasonPaid, adaptyEnds.Add(day), true},
 		{"ids without the platform", month(props{"transactionId": "2000000912345678", "productId": "com.example.pro_monthly"}), tenth, entitlement.StatusActive, entitlement.ReasonPaid, adaptyEnds.Add(day), true},
@@ -214,7 +220,7 @@ func TestIapticConsumablesAreCounted(t *testing.T) {
 		return p
 	}
 	message := iapticMessage(adaptyBought, "PURCHASED", coins("1", props{"quantity": 3}), coins("2", nil), coins("3", props{"expirationDate": iapticStamp(adaptyBought), "cancelationReason": "Customer"}),
-		coins("4", props{"expirationDate": iapticStamp(adaptyEnds)}))
+		coins("4", props{"expirationDate": iapticStamp(adaptyEnds)}), coins("5", props{"cancelationReason": "Customer"}))
 	x := entitlement.NewCatalogIndex(&entitlement.Catalog{Products: []entitlement.Product{{Provider: entitlement.Apple, ID: "com.example.coins_100", Kind: entitlement.KindConsumable, Credits: map[string]int64{"coins": 100}}}})
 	purchases := map[entitlement.PurchaseID]entitlement.Evidence{}
 	for _, o := range newIaptic(t).read(t, message).Objects {
@@ -227,8 +233,8 @@ func TestIapticConsumablesAreCounted(t *testing.T) {
 			account.Purchases = append(account.Purchases, entitlement.Fold(e, entitlement.Policy{}))
 		}
 	}
-	if got := account.View(x, unixOf(adaptyEnds.AddDate(1, 0, 0)), nil).Balances; len(account.Purchases) != 4 || len(got) != 1 || got[0].Amount != 500 {
-		t.Errorf("%d purchases give %+v, want 500 coins of 4: three at once, one, none of what was refunded, one", len(purchases), got)
+	if got := account.View(x, unixOf(adaptyEnds.AddDate(1, 0, 0)), nil).Balances; len(account.Purchases) != 5 || len(got) != 1 || got[0].Amount != 500 {
+		t.Errorf("%d purchases give %+v, want 500 coins of 5: three at once, one, none of what was refunded, one, none of what was cancelled", len(purchases), got)
 	}
 }
 
