@@ -104,7 +104,8 @@ func (i *RevenueCatImport) Faults(row []string) (columns []string) {
 	need("store", r.keep("store", word) != "")
 	need("store_transaction_id", r.keep("store_transaction_id", revenueCatID) != "")
 	need("start_time", r.time("start_time") != 0)
-	need("end_time", r.time("end_time") != 0 || r.raw("end_time") == "")
+	need("end_time", r.time("end_time") != 0 || r.raw("end_time") == "" && !r.lacksEnd())
+	need("is_sandbox", r.tells("is_sandbox"))
 	return columns
 }
 
@@ -129,6 +130,16 @@ func (r importedRow) keep(name string, k keep) string {
 
 func (r importedRow) is(name string) bool {
 	return slices.Contains([]string{"true", "t", "1"}, strings.ToLower(r.raw(name)))
+}
+
+// tells reports whether a column is a boolean.
+func (r importedRow) tells(name string) bool {
+	return r.is(name) || slices.Contains([]string{"false", "f", "0"}, strings.ToLower(r.raw(name)))
+}
+
+// lacksEnd reports whether a row without an end is of what renews, which always has one: it would be given for ever.
+func (r importedRow) lacksEnd() bool {
+	return r.is("is_auto_renewable") && strings.ToLower(r.raw("store")) != revenueCatPromotional
 }
 
 // time returns a column's time in Unix seconds, 0 for none.
@@ -176,7 +187,7 @@ func (r importedRow) scheduled(env entitlement.Environment) (s pulledSale, owner
 		trial: r.is("is_trial_period"), family: r.keep("ownership_type", word) == "FAMILY_SHARED", price: priceOf(r.raw("price_in_purchased_currency"), r.raw("purchased_currency")),
 	}
 	s.endless = r.raw("end_time") == ""
-	if s.store == "" || s.transaction == "" || s.startsAt == 0 || s.endsAt == 0 && !s.endless {
+	if s.store == "" || s.transaction == "" || s.startsAt == 0 || s.endsAt == 0 && (!s.endless || r.lacksEnd()) || !r.tells("is_sandbox") {
 		return s, owner, -1
 	}
 	// A row of Play that ends before it begins is a transaction that was invalidated.

@@ -47,6 +47,11 @@ func TestRevenueCatImport(t *testing.T) {
 		{"one of the other environment", []edits{{"is_sandbox": "true"}}, entitlement.Unhandled, 0, 0, false},
 		{"one that Play invalidated", []edits{{"store": "play_store", "end_time": "2026-08-01 00:00:00"}}, entitlement.Unhandled, 0, 0, false},
 		{"an end of a wrong form", []edits{{"end_time": "soon"}}, entitlement.Unreadable, 0, 0, false},
+		{"one that renews, without an end", []edits{{"end_time": ""}}, entitlement.Unreadable, 0, 0, false},
+		{"a grant without an end", []edits{{"end_time": "", "store": "promotional"}}, entitlement.Proof, entitlement.Live, 0, false},
+		{"an environment of a wrong form", []edits{{"is_sandbox": "yes"}}, entitlement.Unreadable, 0, 0, false},
+		{"no environment", []edits{{"is_sandbox": ""}}, entitlement.Unreadable, 0, 0, false},
+		{"an environment as a database writes it", []edits{{"is_sandbox": "F"}}, entitlement.Proof, entitlement.Live, ends + rcDay, true},
 		{"no time of change", []edits{{"updated_at": ""}}, entitlement.Unreadable, 0, 0, false},
 		{"no transaction", []edits{{"store_transaction_id": ""}}, entitlement.Unreadable, 0, 0, false},
 	}
