@@ -28,7 +28,11 @@ const (
 	importShownEvery = 2 * time.Second
 	// importNamed is how many rows that are not understood are named: they mostly have one fault in common.
 	importNamed = 20
+	// maxImportRowBytes is how long a row may be: a quote that is not closed makes one of all that follows.
+	maxImportRowBytes = 1 << 20
 )
+
+var errImportRow = fmt.Errorf("a row of more than %d bytes: a quote may be open", maxImportRowBytes)
 
 func importCommand() *cobra.Command {
 	var env, kind string
@@ -38,7 +42,8 @@ func importCommand() *cobra.Command {
 		Long: "Record a provider's export through the writer that runs here, packed with gzip or not. Of revenuecat: a scheduled data export (CSV with commas) or\n" +
 			"a customer list (CSV with semicolons), which names no transactions: its customers are asked about, which takes a key of the API. Of adapty: the export of\n" +
 			"events (CSV with commas). FILE.progress keeps how far it came, so that an import that was interrupted goes on there. Rows that were recorded before change nothing.\n" +
-			"The first rows that are not understood are named, by their line in the file and the columns at fault.",
+			"The first rows that are not understood are named, by their line in the file and the columns at fault. A quote that is open or stands within a field ends the import:\n" +
+			"it could hide the rows after it.",
 		Example: "  latchkey-writer import revenuecat transactions.csv.gz --config writer.yaml --env production",
 		Args:    cobra.ExactArgs(2),
 	}
@@ -132,19 +137,30 @@ func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job impor
 	for n := 0; ; {
 		batch := writer.ImportBatch{Kind: job.kind, Header: header}
 		var lines []int // where its rows begin
+		odd := 0        // rows with other columns than the header
 		for len(batch.Rows) < importBatch && err == nil {
 			var row []string
-			if row, err = rows.Read(); err == nil {
-				if n++; n > skipped {
-					line, _ := rows.FieldPos(0)
-					batch.Rows, lines = append(batch.Rows, row), append(lines, line)
-				}
+			row, err = rows.Read()
+			if err != nil && !errors.Is(err, csv.ErrFieldCount) {
+				break
+			}
+			if n++; n <= skipped {
+				err = nil
+				continue
+			}
+			line, _ := rows.FieldPos(0)
+			if err == nil {
+				batch.Rows, lines = append(batch.Rows, row), append(lines, line)
+				continue
+			}
+			if err, odd, named = nil, odd+1, named+1; named <= importNamed {
+				fmt.Fprintf(log, "line %d is not understood: it has %d columns, and the header has %d\n", line, len(row), len(header))
 			}
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("%s: %w", job.path, err)
 		}
-		if len(batch.Rows) > 0 || n == 0 { // without rows the columns are looked at
+		if len(batch.Rows) > 0 || odd > 0 || n == 0 { // without rows the columns are looked at
 			result, err := o.Import(ctx, job.from, job.env, batch)
 			if err != nil {
 				return fmt.Errorf("row %d: %w", done.Rows+1, err)
@@ -154,8 +170,9 @@ func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job impor
 					fmt.Fprintf(log, "line %d is not understood: %s\n", lines[fault.Row], strings.Join(fault.Columns, ", "))
 				}
 			}
-			done.Rows += len(batch.Rows)
+			done.Rows += len(batch.Rows) + odd
 			done.Result.Add(result)
+			done.Result.Unreadable += odd
 			if err := writeProgress(job.path, done); err != nil {
 				return err
 			}
@@ -172,8 +189,36 @@ func runImport(ctx context.Context, log io.Writer, o *writer.Operator, job impor
 	}
 }
 
+// importRows reads the rows of a file, none of which may be longer than maxImportRowBytes.
+type importRows struct {
+	*csv.Reader
+	limited *rowLimit
+}
+
+// Read returns a row, with csv.ErrFieldCount where it has other columns than the header.
+func (r *importRows) Read() ([]string, error) {
+	row, err := r.Reader.Read()
+	r.limited.left = maxImportRowBytes
+	return row, err
+}
+
+// rowLimit fails when more than what is left was read.
+type rowLimit struct {
+	from io.Reader
+	left int
+}
+
+func (l *rowLimit) Read(p []byte) (int, error) {
+	if l.left < 0 {
+		return 0, errImportRow
+	}
+	n, err := l.from.Read(p)
+	l.left -= n
+	return n, err
+}
+
 // openRows returns a reader of the rows under the header. What is packed with gzip is unpacked.
-func openRows(file io.Reader, comma rune) (*csv.Reader, []string, error) {
+func openRows(file io.Reader, comma rune) (*importRows, []string, error) {
 	in := bufio.NewReaderSize(file, 1<<20)
 	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		unpacked, err := gzip.NewReader(in)
@@ -182,8 +227,9 @@ func openRows(file io.Reader, comma rune) (*csv.Reader, []string, error) {
 		}
 		in = bufio.NewReaderSize(unpacked, 1<<20)
 	}
-	rows := csv.NewReader(in)
-	rows.Comma, rows.FieldsPerRecord, rows.LazyQuotes = comma, -1, true
+	limited := &rowLimit{in, maxImportRowBytes}
+	rows := &importRows{csv.NewReader(bufio.NewReader(limited)), limited}
+	rows.Comma = comma
 	header, err := rows.Read()
 	return rows, header, err
 }

@@ -66,6 +66,14 @@ func importIsRepeatable(t *testing.T, file string) {
 		{"lines that are not understood", "profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,store,product_id\n" +
 			"\"p\n1\",subscription_started,whenever,81,81,never,Sandbox,app_store,pro\np2,subscription_started,,82,82,,Sandbox,app_store,pro\n", "", 0,
 			"line 2 is not understood: event_datetime\nline 4 is not understood: event_datetime\n2 rows"},
+		{"rows with other columns than the header", "profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,store,product_id\n" +
+			"p1,subscription_started\np2,subscription_started,2026-09-01 00:00:00,82,82,2026-10-01 00:00:00,Sandbox,app_store,pro\np3,subscription_started,2026-09-01 00:00:00,83,83,2026-10-01 00:00:00,Sandbox,app_store,pro,x\n", "", 0,
+			"line 2 is not understood: it has 2 columns, and the header has 9\nline 4 is not understood: it has 10 columns, and the header has 9\n3 rows"},
+		{"a quote that hides rows", "profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,store,product_id\n" +
+			"p1,subscription_started,2026-09-01 00:00:00,81,81,2026-10-01 00:00:00,Sandbox,app_store,\"pro\" month\np2,subscription_started,2026-09-01 00:00:00,82,82,2026-10-01 00:00:00,Sandbox,app_store,pro\n", "", 1,
+			"on line 2"},
+		{"a quote that is never closed", "profile_id,event_type,event_datetime,transaction_id,original_transaction_id,subscription_expires_at,environment,store,product_id\n\"" +
+			strings.Repeat("p1,subscription_started,2026-09-01 00:00:00,81,81,2026-10-01 00:00:00,Sandbox,app_store,pro\n", 13_000), "", 1, "a quote may be open"},
 		{"an empty file", "", "", 1, "is empty"},
 		{"columns without rows", "a,b\n", "", 1, "the column profile_id is missing"},
 		{"a memory that is damaged", "a,b\n", "{", 1, ".progress: unexpected end"},
