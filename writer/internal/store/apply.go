@@ -21,7 +21,7 @@ type command struct {
 	seen     seenRecord     // the account that was looked for last
 
 	// customers holds whom the command's own event names as an aggregator's customers, empty for nobody: it is not written yet.
-	customers map[entitlement.Link]entitlement.AccountID
+	customers map[entitlement.Link]toldCustomer
 	// listed holds with which version it tells everything that a customer has: see vanished.go.
 	listed map[entitlement.Link]int64
 

@@ -232,7 +232,7 @@ func (c *command) learn(e *purchaseEdit) []string {
 	identity := e.row.Evidence.Identity()
 	for _, l := range e.row.Evidence.Links {
 		if c.customers == nil {
-			c.customers = map[entitlement.Link]entitlement.AccountID{}
+			c.customers = map[entitlement.Link]toldCustomer{}
 		}
 		c.customers[l] = c.customerOf(identity)
 	}

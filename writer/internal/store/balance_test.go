@@ -487,6 +487,25 @@ func TestCreditsThatMovedOnAndWereErasedAreGone(t *testing.T) {
 	}
 }
 
+// Credits that an erased account had by a name that its provider only says of its customer are gone as well, with the name and with another of the same customer. When what is told does not show (I20).
+func TestErasedCreditsOfACustomerAreGone(t *testing.T) {
+	user := entitlement.Alias{Kind: entitlement.AdaptyCustomerUser, Value: "user"}
+	customerSays := record(told(entitlement.Adapty, "customer", entitlement.Object{Kind: entitlement.KindCustomer, ID: "one", By: entitlement.Adapty, At: startTime * 1e9, Aliases: []entitlement.Alias{profile("one"), user},
+		Links: []entitlement.Link{entitlement.CustomerLink(entitlement.Adapty, "one")}, Customer: &entitlement.Customer{}}))
+	calls := []Command{coins(100), create("acc_1", user), erase("acc_1"), create("acc_2"), NewCommand(TypeAddAlias, sandbox, "", &AddAlias{Account: "acc_2", Alias: user})}
+	random := rand.New(rand.NewPCG(3, 4))
+	var hash any
+	for range 20 {
+		m := newMachine(t, 1<<20)
+		m.mixed(random, calls, []Command{customerSays, unnamed("1", 100, profile("one")), unnamed("2", startTime+day, profile("one"))})
+		m.check()
+		if got := m.balance("acc_2", m.shop()); got != 100 || m.ownerOf("apple:1") != "acc_2" {
+			t.Fatalf("acc_2 has %d coins, want those that were sold after the erasure; the others are of %q", got, m.ownerOf("apple:1"))
+		}
+		m.sameState(&hash)
+	}
+}
+
 // TestSharesNeverMove: with whom a purchase is shared takes nothing from its buyer, nor does anybody what a store's family sharing gave to another; what is nobody's is a
 // family's as well (A10.7).
 func TestSharesNeverMove(t *testing.T) {

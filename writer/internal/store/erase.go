@@ -64,11 +64,21 @@ func (c *command) forfeitedByName(owner entitlement.AccountID, identity *entitle
 	if owner == "" || identity.Account != "" {
 		return 0
 	}
-	at := slices.IndexFunc(identity.Aliases, func(a entitlement.Alias) bool { return c.named(a) != "" })
-	if at < 0 || c.aliasOwner(identity.Aliases[at]) != owner {
-		return 0
+	for i, a := range identity.Aliases {
+		by := a
+		if c.ownerNamed(a) == "" {
+			by = c.customer(a).by // its provider says another name of the same customer
+		}
+		if c.aliasOwner(by) != owner {
+			continue
+		}
+		at := c.erasedAt(c.erasedNamed(by))
+		if at != 0 && slices.ContainsFunc(identity.Aliases[:i], func(a entitlement.Alias) bool { return c.named(a) != "" }) {
+			return 0
+		}
+		return at
 	}
-	return c.erasedAt(c.erasedNamed(identity.Aliases[at]))
+	return 0
 }
 
 // known reports whether there is such an account, or was: what names it is nobody else's.

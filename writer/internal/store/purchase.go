@@ -302,17 +302,23 @@ func (c *command) named(a entitlement.Alias) entitlement.AccountID {
 	if owner := c.ownerNamed(a); owner != "" {
 		return owner
 	}
-	if told := c.customer(a); told != "" {
-		return told
+	if told := c.customer(a); told.account != "" {
+		return told.account
 	}
 	return c.learned(a)
 }
 
+// toldCustomer is the account that a provider's statements about a customer mean, empty for none, and the one of the customer's names by which they do: none where they name the account.
+type toldCustomer struct {
+	account entitlement.AccountID
+	by      entitlement.Alias
+}
+
 // customer returns the account that the alias's provider last said its customer to be, where it is there.
-func (c *command) customer(a entitlement.Alias) entitlement.AccountID {
+func (c *command) customer(a entitlement.Alias) toldCustomer {
 	provider := a.Kind.Provider()
 	if provider == "" || c.st.Rules < RulesChains {
-		return ""
+		return toldCustomer{}
 	}
 	link := entitlement.CustomerLink(provider, a.Value)
 	told, pending := c.customers[link]
@@ -323,24 +329,24 @@ func (c *command) customer(a entitlement.Alias) entitlement.AccountID {
 			}
 		}
 	}
-	if told == "" || !c.known(told) {
-		return ""
+	if told.account == "" || !c.known(told.account) {
+		return toldCustomer{}
 	}
 	return told
 }
 
 // customerOf returns which account a provider's statements about a customer mean: the one that they name, else the one that the API gave another of the
 // customer's names to.
-func (c *command) customerOf(identity entitlement.Identity) entitlement.AccountID {
+func (c *command) customerOf(identity entitlement.Identity) toldCustomer {
 	if identity.Account != "" || c.st.Rules < rulesLearned {
-		return identity.Account
+		return toldCustomer{account: identity.Account}
 	}
 	for _, a := range identity.Aliases {
 		if owner := c.ownerNamed(a); owner != "" {
-			return owner
+			return toldCustomer{owner, a}
 		}
 	}
-	return ""
+	return toldCustomer{}
 }
 
 // sharesOf resolves who may use the purchase beside its owner.
