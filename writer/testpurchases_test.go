@@ -230,3 +230,34 @@ func TestASandboxLevelOfAdaptyGivesNothingInProduction(t *testing.T) {
 		})
 	}
 }
+
+// Who buys to test before signing in as a tester has what they bought after it, under both ids, and a restore says no more than what is so.
+func TestATesterBuysBeforeTheSignIn(t *testing.T) {
+	f := startPlay(t)
+	w := productionWriter(t, func(e *EnvironmentConfig) { e.Google = f.asking(t) })
+	w.production("PUT", "/v1/catalog", `{"products": [{"provider": "google", "product_id": "pro:monthly", "kind": "subscription", "entitlements": ["pro"], "plan": "pro_monthly", "group": "pro"}]}`)
+	before := w.production("POST", "/v1/accounts", `{}`).str("account_id")
+	known := w.production("POST", "/v1/accounts", fmt.Sprintf(`{"aliases": [{"kind": "custom", "value": %q}]}`, unique("ann-"))).str("account_id")
+	if r := w.production("PATCH", "/v1/accounts/"+known, `{"tester": true}`); r.status != http.StatusOK {
+		t.Fatalf("PATCH = %d %s", r.status, r.text)
+	}
+	token := unique("token-")
+	f.put(token, playSubscription(before))
+	restored := func(account, outcome string, counts bool) {
+		t.Helper()
+		r := w.production("POST", "/v1/restores", fmt.Sprintf(`{"account_id": %q, "receipts": [{"provider": "google", "package": "com.example.app", "purchase_token": %q}]}`, account, token))
+		if got, finish, pro := r.result(t); got != outcome || finish != counts || pro != counts {
+			t.Errorf("POST /v1/restores = %d %s, want %s, and %t that it counts", r.status, r.text, outcome, counts)
+		}
+	}
+	restored(before, receiptEnvironment, false)
+	if r := w.production("POST", "/v1/accounts/"+known+"/merges", fmt.Sprintf(`{"from": %q}`, before)); r.status != http.StatusCreated {
+		t.Fatalf("POST merges = %d %s", r.status, r.text)
+	}
+	for _, id := range []string{known, before} {
+		if r := w.production("GET", "/v1/accounts/"+id+"/entitlements", ""); !strings.Contains(r.text, `"active":true`) {
+			t.Errorf("%s after the merge has %s", id, r.text)
+		}
+		restored(id, receiptRecorded, true)
+	}
+}

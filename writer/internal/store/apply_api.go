@@ -333,7 +333,7 @@ func (c *command) patchAccount(body *PatchAccount) Result {
 	}
 	var edits []*purchaseEdit
 	if body.Tester != nil {
-		edits = c.resolveWaiting([]string{testerIdentity(body.Account)}, nil)
+		edits = c.resolveWaiting(testerIdentities(c.mergedUnder(c.survivor(body.Account))), nil)
 	}
 	if rejection := c.commit(edits); rejection != nil {
 		return Result{Rejection: rejection}

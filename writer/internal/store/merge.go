@@ -180,6 +180,7 @@ func (c *command) mergeAccounts(body *MergeAccounts) Result {
 	c.erase(c.Env, replication.KindAccount, string(body.From))
 	c.writeGroup(g)
 	c.grantsRegrouped(members)
+	c.testsRegrouped(members)
 	c.about = append(c.about, body.From, body.Into)
 	c.refs = Refs{Merge: body.ID, From: body.From, To: body.Into}
 	return Result{Account: survivor}
@@ -205,13 +206,15 @@ func (c *command) undoMerge(body *UndoMerge) Result {
 	case c.now-row.Stamp > undoSeconds:
 		return rejected(SlugMergeFinal, "the merge is older than 30 days")
 	}
-	c.grantsRegrouped(c.mergedUnder(survivor))
+	members := c.mergedUnder(survivor)
+	c.grantsRegrouped(members)
 	c.delete(bucketMerges, envKey(c.Env, string(from)))
 	c.delete(bucketMergedIn, mergedInKey(c.Env, row.Into, from))
 	c.erase(c.Env, replication.KindPointer, string(from))
 	for _, id := range []entitlement.AccountID{survivor, from} {
 		c.regroup(id)
 	}
+	c.testsRegrouped(members)
 	c.about = append(c.about, from, row.Into)
 	c.refs = Refs{Merge: body.ID, From: from, To: row.Into}
 	return Result{Account: survivor}
@@ -227,6 +230,16 @@ func (c *command) regroup(id entitlement.AccountID) {
 	alone := c.own(id)
 	c.write(replication.Record{Env: c.Env, Kind: replication.KindAccount, Key: string(id), Value: entitlement.Encode(&alone)})
 	c.delete(bucketParts, envKey(c.Env, string(id)))
+}
+
+// testsRegrouped counts anew the test purchases of accounts that were merged, or are no longer: a tester among them is one for all. Where they do not fit any more, those
+// of the merged account stay hidden: nobody must be locked out for that.
+func (c *command) testsRegrouped(members []entitlement.AccountID) {
+	c.accounts, c.seen = nil, seenRecord{} // from before
+	if c.someTest(members) {
+		c.commit(c.resolveWaiting(testerIdentities(members), nil))
+	}
+	c.accounts, c.groups, c.seen = nil, nil, seenRecord{}
 }
 
 // Merge is an edge between two accounts.

@@ -585,3 +585,56 @@ func TestSessionsOfMergedAccountsEndTogether(t *testing.T) {
 		})
 	}
 }
+
+// One tester among accounts that are merged is one for all, while they are merged: what one of them bought to test before signing in is there after it, whichever
+// came first, the message or the merge.
+func TestATesterIsOneForAllThatAreMerged(t *testing.T) {
+	test := func(id string, account entitlement.AccountID) Command {
+		o := subscription(id, 10, entitlement.Active, account)
+		o.Sandbox = true
+		return record(event("evt_"+id, o))
+	}
+	flag := func(account entitlement.AccountID, yes bool) Command {
+		return NewCommand(TypePatch, sandbox, "", &PatchAccount{Account: account, Tester: &yes})
+	}
+	begin := []Command{login(Login{New: "acc_anon"}), create("acc_known", *subjectAlias("ann"))}
+	messages := []Command{test("sub_1", "acc_anon"), test("sub_2", "acc_known")}
+	signIn := login(Login{New: "acc_new", From: session("acc_anon"), Alias: subjectAlias("ann"), Merge: "merge_1"})
+	for _, tester := range []entitlement.AccountID{"acc_known", "acc_anon"} {
+		before := map[entitlement.AccountID]int{tester: 1}
+		for name, tt := range map[string]struct {
+			then        []Command
+			anon, known int
+		}{
+			"before the sign-in":           {nil, before["acc_anon"], before["acc_known"]},
+			"after it":                     {[]Command{signIn}, 2, 2},
+			"no tester any more":           {[]Command{signIn, flag(tester, false)}, 0, 0},
+			"a tester by the sign-in only": {[]Command{flag(tester, false), signIn, flag(tester, true)}, 2, 2},
+			"the merge taken back":         {[]Command{signIn, undo("merge_1", "acc_known")}, before["acc_anon"], before["acc_known"]},
+			"taken back when nobody tests": {[]Command{signIn, flag(tester, false), undo("merge_1", "acc_known")}, 0, 0},
+		} {
+			t.Run(fmt.Sprintf("%s tests, %s", tester, name), func(t *testing.T) {
+				calls := append([]Command{flag(tester, true)}, tt.then...)
+				var hash replication.Hash
+				for at := range len(calls) + 1 { // where the messages come
+					m := newMachine(t, 1<<20)
+					for _, c := range slices.Concat(begin, calls[:at], messages, calls[at:]) {
+						if got := m.apply(c); got.Rejection != nil {
+							t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+						}
+						m.check()
+					}
+					if anon, known := len(m.account("acc_anon").Purchases), len(m.account("acc_known").Purchases); anon != tt.anon || known != tt.known {
+						t.Errorf("messages after %d calls: acc_anon shows %d test purchases, acc_known %d; want %d and %d", at, anon, known, tt.anon, tt.known)
+					}
+					if at == 0 {
+						hash = m.state.StateHash
+					}
+					if m.state.StateHash != hash {
+						t.Errorf("messages after %d calls: the order shows", at)
+					}
+				}
+			})
+		}
+	}
+}

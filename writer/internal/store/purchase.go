@@ -164,9 +164,18 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 
 // give puts a purchase into an account, unless it is a test purchase that does not count there.
 func (c *command) give(id entitlement.AccountID, p entitlement.Purchase, policy *entitlement.Policy) {
-	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(a.acc.Tester)) {
+	if a := c.account(id); a != nil && (!p.Sandbox || policy.CountsSandbox(c.tests(a))) {
 		a.putPurchase(p)
 	}
+}
+
+// tests reports whether an account, or one that is merged with it, is a tester's.
+func (c *command) tests(a *accountEdit) bool {
+	return a.acc.Tester || a.part && c.someTest(c.mergedUnder(c.survivor(a.id)))
+}
+
+func (c *command) someTest(members []entitlement.AccountID) bool {
+	return slices.ContainsFunc(members, func(id entitlement.AccountID) bool { return c.own(id).Tester })
 }
 
 // maxLosers bounds the accounts that see that they lost a purchase by a restore, and those that see it by a name, to those that lost it last: each is written whenever the purchase changes.

@@ -313,6 +313,13 @@ func accountIdentity(id entitlement.AccountID) string { return "account\x00" + s
 // testerIdentity is under which a test purchase hears of its owner becoming a tester.
 func testerIdentity(id entitlement.AccountID) string { return "tester\x00" + string(id) }
 
+func testerIdentities(accounts []entitlement.AccountID) (names []string) {
+	for _, id := range accounts {
+		names = append(names, testerIdentity(id))
+	}
+	return names
+}
+
 // buyerIdentity is under which an unclaimed purchase is found by its buyer's address. It decides about no owner.
 func buyerIdentity(index string) string { return "buyer\x00" + index }
 
