@@ -1,10 +1,12 @@
 package store
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
+	"github.com/latchkey/latchkey/replication"
 )
 
 const production = entitlement.Production
@@ -240,6 +242,74 @@ func TestWhatIsOfTheOtherEnvironmentGivesNothing(t *testing.T) {
 			} else if got != hash {
 				t.Fatalf("rules %d, order %v: the order counts (I20)", rules, order)
 			}
+		}
+	}
+}
+
+// Whoever has a side of a test purchase to see sees it from the moment that they are a tester, and until they are none: its owner, who shares it, who lost it. So it
+// does not show whether they were one before (I20).
+func TestWhoSeesATestPurchaseMayBecomeATester(t *testing.T) {
+	isTest := func(o *entitlement.Object) { o.Sandbox = true }
+	shared := record(told(entitlement.RevenueCat, "rc", months(entitlement.RevenueCat, "1000", 10, named(rcUser("u1")), sharedWith(rcUser("u2")), isTest)))
+	flag := func(yes bool) Command {
+		return NewCommand(TypePatch, sandbox, "", &PatchAccount{Account: "acc_2", Tester: &yes})
+	}
+	keep := NewCommand(TypePutPolicy, sandbox, "", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferNever}})
+	term := func(n naming) Command {
+		ev := n.by(entitlement.Apple)
+		for i := range ev.Objects {
+			ev.Objects[i].Sandbox = true
+		}
+		return record(ev)
+	}
+	bought := subscription("sub_1", 10, entitlement.Active, "acc_2")
+	bought.Sandbox = true
+	restore := NewCommand(TypeRestore, sandbox, "", &RestorePurchase{Account: "acc_1", Purchase: "stripe:sub_1"})
+	for name, tt := range map[string][]Command{
+		"who shares it":            {shared},
+		"who lost it by a restore": {record(event("evt_1", bought)), restore},
+		"who lost it by a name":    {keep, term(naming{id: "1", end: 30, account: "acc_2"}), term(naming{id: "2", start: 40, end: 70, account: "acc_1"})},
+	} {
+		for _, upgraded := range []bool{false, true} {
+			if upgraded && name != "who shares it" { // only that was there before
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, upgraded %t", name, upgraded), func(t *testing.T) {
+				var hash replication.Hash
+				for at := range len(tt) + 1 { // when the account becomes a tester's
+					m := newMachine(t, 1<<20)
+					if upgraded {
+						m = newMachineUnder(t, 1<<20, rulesAccounts-1)
+					}
+					do := func(list ...Command) {
+						for _, c := range list {
+							if got := m.apply(c); got.Rejection != nil {
+								t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+							}
+							m.check()
+						}
+					}
+					do(create("acc_1", rcUser("u1")), create("acc_2", rcUser("u2")))
+					do(tt[:at]...)
+					if upgraded {
+						do(NewCommand(TypeRaiseRules, "", "", &RaiseRules{Rules: rulesAccounts}))
+					}
+					do(flag(true))
+					do(tt[at:]...)
+					if n := len(m.account("acc_2").Purchases); n != 1 {
+						t.Errorf("a tester after %d steps sees %d purchases, want 1", at, n)
+					}
+					if at == 0 {
+						hash = m.state.StateHash
+					} else if m.state.StateHash != hash {
+						t.Errorf("a tester after %d steps: the order shows", at)
+					}
+					do(flag(false))
+					if n := len(m.account("acc_2").Purchases); n != 0 {
+						t.Errorf("who is no tester any more sees %d purchases", n)
+					}
+				}
+			})
 		}
 	}
 }

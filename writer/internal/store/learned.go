@@ -191,6 +191,11 @@ func (c *command) indexPurchases() {
 			for _, name := range namesIn(identity) {
 				c.put(bucketNamed, identityKey(env, name, id), namedRow(id, identity))
 			}
+			if p.row.Evidence.IsSandbox() {
+				for _, name := range testerIdentities(p.row.seenBy(c.st.Rules)) {
+					c.put(bucketIdentities, identityKey(env, name, id), []byte(id))
+				}
+			}
 			c.doubtAnew(&p)
 			c.weighUnclaimed(&p)
 		}

@@ -272,8 +272,8 @@ func identityKey(env entitlement.Environment, identity string, id entitlement.Pu
 // decide at any time. It waits for every name under which it was bought, whatever the policy says.
 func (row *purchaseRow) waitsUnder(rules uint32) []string {
 	var names []string
-	if row.Owner != "" && row.Evidence.IsSandbox() {
-		names = append(names, testerIdentity(row.Owner))
+	if row.Evidence.IsSandbox() {
+		names = append(names, testerIdentities(row.seenBy(rules))...)
 	}
 	for _, a := range row.Evidence.Shares() {
 		names = append(names, aliasIdentity(hashedAlias(rules, a)))
@@ -310,7 +310,23 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 
 func accountIdentity(id entitlement.AccountID) string { return "account\x00" + string(id) }
 
-// testerIdentity is under which a test purchase hears of its owner becoming a tester.
+// seenBy lists who has a side of the purchase to see. Rules before rulesAccounts know of the owner alone.
+func (row *purchaseRow) seenBy(rules uint32) []entitlement.AccountID {
+	var accounts []entitlement.AccountID
+	if row.Owner != "" {
+		accounts = append(accounts, row.Owner)
+	}
+	if rules < rulesAccounts {
+		return accounts
+	}
+	accounts = append(accounts, row.Shares...)
+	for _, lost := range slices.Concat(row.Lost, row.Outnamed) {
+		accounts = append(accounts, lost.Account)
+	}
+	return accounts
+}
+
+// testerIdentity is under which a test purchase hears that who sees it becomes a tester.
 func testerIdentity(id entitlement.AccountID) string { return "tester\x00" + string(id) }
 
 func testerIdentities(accounts []entitlement.AccountID) (names []string) {

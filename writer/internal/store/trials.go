@@ -196,11 +196,12 @@ func (c *command) aliasesOf(id entitlement.AccountID) []entitlement.Alias {
 	return details.Aliases
 }
 
-// trialLocked reports whether somebody who bought one of the account's own purchases had a trial with any, or somebody whose name the account has.
+// trialLocked reports whether somebody who bought one of the account's own purchases had a trial with any, or somebody whose name the account has. A test purchase
+// locks nobody: whether the account has it hangs on who is a tester.
 func (c *command) trialLocked(a *entitlement.Account, planned map[entitlement.PurchaseID]*purchaseEdit, policy *entitlement.Policy) bool {
 	for i := range a.Purchases {
 		row, ok := c.plannedRow(a.Purchases[i].ID, planned)
-		if !ok || row.Owner != a.ID {
+		if !ok || row.Owner != a.ID || a.Purchases[i].Sandbox {
 			continue
 		}
 		is := row.Evidence.Identity()

@@ -10,11 +10,15 @@ import (
 
 // rcTrial is a trial that RevenueCat tells of under its name of a user whom it calls our account, or none of ours.
 func rcTrial(id, user string, account entitlement.AccountID, trial bool) Command {
+	return record(rcEvent(id, user, account, trial))
+}
+
+func rcEvent(id, user string, account entitlement.AccountID, trial bool) entitlement.Event {
 	ev := event("evt-rc-"+id, entitlement.Object{Kind: entitlement.KindTransaction, ID: id, By: entitlement.RevenueCat, At: startTime * 1e9, Account: account,
 		Aliases: []entitlement.Alias{rcUser(user)}, Links: []entitlement.Link{entitlement.Link("revenuecat:" + id)},
 		Transaction: &entitlement.Transaction{Chain: id, Sold: entitlement.Sold{Product: "pro"}, Recurring: true, StartsAt: startTime, EndsAt: startTime + day, Trial: trial, Store: entitlement.AppStore}})
 	ev.Provider = entitlement.RevenueCat
-	return record(ev)
+	return ev
 }
 
 func rcUser(name string) entitlement.Alias {
@@ -49,6 +53,43 @@ func TestATrialOfWhoHasTheNameIsUsedUp(t *testing.T) {
 			want = &hash
 		} else if hash != *want {
 			t.Error("the order shows in the state")
+		}
+	}
+}
+
+// A test purchase locks nobody's trial, whoever had one under the name by which it was bought: it would show whether its owner was a tester before or after (I20).
+func TestATestPurchaseLocksNoTrial(t *testing.T) {
+	tested := rcEvent("p1", "u", "acc_1", false)
+	tested.Objects[0].Sandbox = true
+	trial := rcTrial("p2", "u", "acc_2", true)
+	tester := func(yes bool) Command {
+		return NewCommand(TypePatch, sandbox, "", &PatchAccount{Account: "acc_1", Tester: &yes})
+	}
+	steps := []Command{tester(true), record(tested), trial}
+	var hashes [2]replication.Hash
+	for at, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		m := newMachine(t, 1<<20)
+		m.apply(shopCatalog())
+		m.apply(create("acc_1"))
+		m.apply(create("acc_2"))
+		for _, i := range order {
+			if got := m.apply(steps[i]); got.Rejection != nil {
+				t.Fatalf("%d: %+v", steps[i].Type, got.Rejection)
+			}
+			m.check()
+		}
+		if a := m.account("acc_1"); a.TrialLocked || len(a.Purchases) != 1 {
+			t.Errorf("order %v: locked %t with %d purchases, want one that locks nothing", order, a.TrialLocked, len(a.Purchases))
+		}
+		if !m.account("acc_2").TrialLocked {
+			t.Errorf("order %v: the trial that was had is not used up", order)
+		}
+		now := [2]replication.Hash{m.state.StateHash}
+		m.apply(tester(false))
+		if now[1] = m.state.StateHash; at == 0 {
+			hashes = now
+		} else if now != hashes {
+			t.Errorf("order %v shows in the state", order)
 		}
 	}
 }
