@@ -348,15 +348,15 @@ func TestAMergeHidesWhatWasLostWithinIt(t *testing.T) {
 // During an upgrade, former names leave no trace either (I17).
 func TestOlderRulesKnowNoFormerNames(t *testing.T) {
 	m := newMachineUnder(t, 1<<20, 2)
-	for _, c := range []Command{create("acc_1"), create("acc_2"), record(moving(entitlement.RevenueCat, 10, "acc_1")), record(moving(entitlement.RevenueCat, 11, "acc_2"))} {
+	for _, c := range []Command{create("acc_1"), create("acc_2"), record(moving(entitlement.RevenueCat, 10, "acc_1")), record(moving(entitlement.RevenueCat, 11, "acc_2")), record(moving(entitlement.RevenueCat, 12, "acc_2"))} {
 		m.apply(c)
 	}
 	m.ownedBy(entitlement.RevenueCat, "acc_2")
 	m.read(func(r *Reader) error {
 		p, _, err := r.Purchase(sandbox, "revenuecat:1000")
 		for _, o := range p.Evidence.Objects {
-			if o.Former != nil {
-				t.Errorf("it keeps %+v", o.Former)
+			if o.Former != nil || o.NamedSince != 0 {
+				t.Errorf("it keeps %+v, and since %d", o.Former, o.NamedSince)
 			}
 		}
 		return err
