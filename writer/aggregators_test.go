@@ -230,3 +230,32 @@ func TestIapticGivesAccess(t *testing.T) {
 		t.Errorf("the log has the password: %s", log)
 	}
 }
+
+// Whom iaptic leaves out of those who may use a purchase loses it: to the others, or with them where the list is empty.
+func TestWhomIapticCallsEntitledNoMoreHasNoAccess(t *testing.T) {
+	w := startAggregators(t)
+	now, a, b, c := time.Now(), w.account(), w.account(), w.account()
+	stamp := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+	for i, tt := range []struct {
+		users   []string // nil: not told
+		a, b, c bool
+	}{
+		{nil, true, false, false}, {[]string{a, b}, true, true, false}, {[]string{b, c}, false, true, true}, {[]string{}, false, false, false}, {[]string{c}, false, false, true},
+	} {
+		purchase := object{"purchaseId": "apple:2000", "transactionId": "apple:2000", "productId": "apple:com.example.pro_monthly", "platform": "apple", "sandbox": true,
+			"purchaseDate": stamp(now.Add(-time.Hour)), "expirationDate": stamp(now.AddDate(0, 1, 0)), "renewalIntent": "Renew"}
+		if tt.users != nil {
+			purchase["entitledUsers"] = tt.users
+		}
+		r := w.do("POST", "/v1/webhooks/sandbox/iaptic", jsonOf(t, object{"type": "purchases.updated", "password": iapticPassword, "applicationUsername": a,
+			"notification": object{"reason": "RECEIPT_REFRESHED", "id": unique("n"), "date": stamp(now.Add(time.Duration(i-60) * time.Second))}, "purchases": object{"a": purchase}}), header{"Content-Type": "application/json"})
+		if r.str("outcome") != "recorded" {
+			t.Fatalf("POST = %d %s", r.status, r.text)
+		}
+		for account, want := range map[string]bool{a: tt.a, b: tt.b, c: tt.c} {
+			if got := w.pro(account)["active"] == true; got != want {
+				t.Errorf("step %d, entitled %q: pro of %s is %t, want %t", i, tt.users, account, got, want)
+			}
+		}
+	}
+}

@@ -321,37 +321,63 @@ func (s *iapticSale) standing(reason string) (r *entitlement.Renewal, rank uint8
 }
 
 // own says whose the purchase is, and who else uses it, in objects of their own. A message is about one user and the purchase may have several:
-// then who bought it is not told, so each is a user beside its owner, and the claim to own it is as old as the purchase.
+// then who bought it is not told, so each is a user beside its owner, and the claim to own it is as old as the purchase. Where the message's user is not
+// among them, the purchase goes to the first of them; where nobody is, it is nobody's.
 func (s *iapticSale) own() (out []entitlement.Object) {
 	users, told := s.object["entitledUsers"].(list)
+	whole := told && !users.Cut
 	var names []entitlement.Alias
-	listed := !told || users.Cut
+	listed := false
 	for _, u := range users.Data {
 		names = append(names, entitlement.Alias{Kind: entitlement.IapticUsername, Value: u.text("user")})
 		listed = listed || u.text("user") == s.user
 	}
 	sortAliases(&names)
-	owner, alone := s.user, len(names) == 0
-	if len(names) == 1 && !users.Cut { // theirs, whoever the message is about
-		owner, alone, listed = names[0].Value, true, true
-	}
-	if !alone {
+	share := func() {
 		shares := s.new(entitlement.KindRenewal, "shares:"+s.chain, 0)
 		shares.Renewal, shares.Shares = &entitlement.Renewal{}, names
 		out = append(out, shares)
 	}
-	if owner == "" || !listed {
-		return out
+	switch {
+	case whole && len(names) == 0:
+		share() // those of before end
+		out = append(out, s.claim("", s.date, false))
+		if s.user != "" {
+			nobody := s.claim(s.user, s.date, true)
+			nobody.Account, nobody.Aliases = "", nil
+			out = append(out, nobody)
+		}
+	case whole && len(names) == 1: // theirs, whoever the message is about
+		out = append(out, s.claim(names[0].Value, s.date, false))
+	case len(names) == 0:
+		if s.user != "" {
+			out = append(out, s.claim(s.user, s.date, false))
+		}
+	default:
+		share()
+		switch {
+		case s.user == "":
+		case listed || !whole:
+			out = append(out, s.claim(s.user, s.bought, true))
+		default: // newer than all that was said before, and older than who shares
+			out = append(out, s.claim(users.Data[0].text("user"), s.date.Add(-1), false))
+		}
 	}
-	claim := s.new(entitlement.KindRenewal, "owner:"+s.chain, 0)
-	claim.Renewal, claim.Account = &entitlement.Renewal{}, ownAccount(owner)
-	claim.Aliases = []entitlement.Alias{{Kind: entitlement.IapticUsername, Value: owner}}
-	if !alone {
-		sum := sha256.Sum256([]byte(owner))
-		claim.ID += ":" + hex.EncodeToString(sum[:8])
-		claim.At = later(s.bought, time.Unix(1, 0)).UnixNano()
+	return out
+}
+
+// claim says that the purchase is a user's; of nobody, that it is nobody's. beside: it is one of several users' claims.
+func (s *iapticSale) claim(user string, at time.Time, beside bool) entitlement.Object {
+	o := s.new(entitlement.KindRenewal, "owner:"+s.chain, 0)
+	o.At, o.Renewal, o.Account = later(at, time.Unix(1, 0)).UnixNano(), &entitlement.Renewal{}, ownAccount(user)
+	if user != "" {
+		o.Aliases = []entitlement.Alias{{Kind: entitlement.IapticUsername, Value: user}}
 	}
-	return append(out, claim)
+	if beside {
+		sum := sha256.Sum256([]byte(user))
+		o.ID += ":" + hex.EncodeToString(sum[:8])
+	}
+	return o
 }
 
 // echoes are the hints that make a store be asked about a sale of its own, where it can be. Play is asked by purchase tokens, which iaptic does

@@ -249,7 +249,7 @@ func (a *Iaptic) read(t testing.TB, body string) entitlement.Event {
 
 // TestWhoseAnIapticPurchaseIs defends R45.
 func TestWhoseAnIapticPurchaseIs(t *testing.T) {
-	users := func(names ...any) props { return props{"entitledUsers": names} }
+	users := func(names ...any) props { return props{"entitledUsers": append([]any{}, names...)} }
 	to := func(user, message string) string { return strings.ReplaceAll(message, adaptyAccountA, user) }
 	later := adaptyBought.AddDate(0, 0, 9)
 	for _, tt := range []struct {
@@ -264,10 +264,23 @@ func TestWhoseAnIapticPurchaseIs(t *testing.T) {
 			to(adaptyAccountC, iapticMessage(later.Add(1), "RECEIPT_VALIDATED", iapticMonth(users("acc_other", adaptyAccountC))))}, adaptyAccountA, 2},
 		{"one of two is left", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users(adaptyAccountA, adaptyAccountB))), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountA)))}, adaptyAccountA, 0},
 		{"it moved", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), to(adaptyAccountB, iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountB))))}, adaptyAccountB, 0},
+		{"it is others', who are told of to whom had it: the first one's", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountC, adaptyAccountB)))}, adaptyAccountC, 2},
+		{"it was shared, and is others' now", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users(adaptyAccountA, adaptyAccountB))), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountB, adaptyAccountC)))}, adaptyAccountB, 2},
+		{"others' who are not all understood: whose it was", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountB, adaptyAccountC, 7)))}, adaptyAccountA, 2},
+		{"nobody's any more", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth()), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users()))}, "", 0},
+		{"it was shared, and is nobody's any more", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users(adaptyAccountA, adaptyAccountB))), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users()))}, "", 0},
+		{"nobody's, and somebody's again", []string{iapticMessage(adaptyBought, "PURCHASED", iapticMonth(users())), iapticMessage(later, "RECEIPT_VALIDATED", iapticMonth(users(adaptyAccountB)))}, adaptyAccountB, 0},
 		{"nobody's", []string{to("", iapticMessage(adaptyBought, "PURCHASED", iapticMonth()))}, "", 0},
 		{"an address of a person", []string{to("someone@example.com", iapticMessage(adaptyBought, "PURCHASED", iapticMonth()))}, "", 0},
 	} {
 		e := tell(t, newIaptic(t), tt.messages...)
+		var backwards entitlement.Evidence
+		for _, message := range slices.Backward(tt.messages) {
+			backwards = entitlement.Merge(backwards, tell(t, newIaptic(t), message))
+		}
+		if !reflect.DeepEqual(backwards, e) {
+			t.Errorf("%s: the order counts: %+v, then %+v", tt.name, e, backwards)
+		}
 		if got, shares := e.Identity().Account, e.Shares(); got != tt.owner || len(shares) != tt.shares {
 			t.Errorf("%s: owner %q and %v share, want %q and %d", tt.name, got, shares, tt.owner, tt.shares)
 		}
