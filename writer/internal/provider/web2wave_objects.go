@@ -27,8 +27,32 @@ var (
 		"charges_count": web2waveNumber, "phases_num": web2waveNumber, "total_revenue": web2waveMinor,
 	}
 
-	web2waveProperty = map[string]keep{"user_id": ident, "property": word, "value": ident}
+	web2waveProperty = map[string]keep{"user_id": ident, "property": word, "value": web2waveValues}
 )
+
+const (
+	// web2waveJoin stands between the values of a property that has several.
+	web2waveJoin = "||"
+	// maxWeb2WaveValues bounds how many are read.
+	maxWeb2WaveValues = 32
+)
+
+// web2waveValues keeps those values of a property that are ids.
+func web2waveValues(v gjson.Result) any {
+	if v.Type != gjson.String {
+		return nil
+	}
+	var ids []string
+	for value := range strings.SplitSeq(v.Str, web2waveJoin) {
+		if id, ok := ident(gjson.Result{Type: gjson.String, Str: value}).(string); ok && len(ids) < maxWeb2WaveValues {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return strings.Join(ids, web2waveJoin)
+}
 
 // web2waveIdent keeps an id that may be written as a number.
 func web2waveIdent(v gjson.Result) any {
@@ -412,15 +436,17 @@ var web2waveAliases = map[string]entitlement.AliasKind{
 	"external_user_id": entitlement.Custom, "revenuecat_profile_id": entitlement.RevenueCatAppUser, "adapty_profile_id": entitlement.AdaptyProfile,
 }
 
-// learn adds what a property says; the value is an id, or empty.
-func (n *web2waveNames) learn(property, value string) {
+// learn adds what a property says; the values are ids. Of several account ids the last one counts.
+func (n *web2waveNames) learn(property, values string) {
 	kind, names := web2waveAliases[property]
-	switch {
-	case !names || value == "":
-	case property == "external_user_id" && accountID(gjson.Result{Type: gjson.String, Str: value}) != nil:
-		n.account = entitlement.AccountID(value)
-	default:
-		n.aliases = append(n.aliases, entitlement.Alias{Kind: kind, Value: value})
+	for value := range strings.SplitSeq(values, web2waveJoin) {
+		switch {
+		case !names || value == "":
+		case property == "external_user_id" && accountID(gjson.Result{Type: gjson.String, Str: value}) != nil:
+			n.account = entitlement.AccountID(value)
+		default:
+			n.aliases = append(n.aliases, entitlement.Alias{Kind: kind, Value: value})
+		}
 	}
 }
 

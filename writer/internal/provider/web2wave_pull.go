@@ -266,7 +266,7 @@ func web2waveRows(answer gjson.Result) []gjson.Result {
 func web2waveNamesOf(answer gjson.Result) (n web2waveNames, kept list) {
 	kept.Data = []object{}
 	member(answer, "properties").ForEach(func(_, v gjson.Result) bool {
-		o, ok := fields(map[string]keep{"property": word, "value": ident})(v).(object)
+		o, ok := fields(map[string]keep{"property": word, "value": web2waveValues})(v).(object)
 		if _, names := web2waveAliases[o.text("property")]; ok && names {
 			n.learn(o.text("property"), o.text("value"))
 			kept.Data = append(kept.Data, o)

@@ -66,7 +66,7 @@ func TestWeb2WavePullSettles(t *testing.T) {
 	race := parseWave(t, wave(time.Second, map[string]any{"status": "incomplete", "event_type": "charge.succeeded", "next_charge_date": nil}))
 	s := serveWave(t, map[string]string{
 		"/user/subscriptions": answerOf(wave(4*time.Second, nil), wave(0, map[string]any{"id": 8, "real_payment": 0, "pay_system_id": "sub_test"})),
-		"/user/properties":    `{"user_id":"` + web2waveUser + `","user_email":"canary@example.com","properties":[{"property":"password","value":"canary"},{"property":"external_user_id","value":"acc_01JD0000000000000000000000"},{"property":"adapty_profile_id","value":null}]}`,
+		"/user/properties":    `{"user_id":"` + web2waveUser + `","user_email":"canary@example.com","properties":[{"property":"password","value":"canary"},{"property":"external_user_id","value":"acc_01JD0000000000000000000000"},{"property":"adapty_profile_id","value":null},{"property":"revenuecat_profile_id","value":"rc-1||rc-2"}]}`,
 	})
 	at := time.Unix(began+10, 678_000_000)
 	api := waveAPI(t, s.URL, at)
@@ -111,7 +111,7 @@ func TestWeb2WavePullSettles(t *testing.T) {
 	}
 	// A later message, which knows the user alone, takes nothing back of that.
 	e = waveProof(race, ev, parseWave(t, wave(time.Hour, map[string]any{"cancel_scheduled": "Yes"})))
-	if id := e.Identity(); id.Account != "acc_01JD0000000000000000000000" || len(id.Aliases) != 1 {
+	if id := e.Identity(); id.Account != "acc_01JD0000000000000000000000" || len(id.Aliases) != 3 {
 		t.Errorf("after a later message it belongs to %+v", id)
 	}
 	if again, err := api.Pull(context.Background(), entitlement.KindCustomer, web2waveUser); err != nil || again.ID != ev.ID || again.Digest() != ev.Digest() {

@@ -257,6 +257,14 @@ func TestWeb2WaveIdentity(t *testing.T) {
 	if own.Objects[0].ID == ev.Objects[0].ID || own.ID == ev.ID {
 		t.Error("two values of a property are one question")
 	}
+	several := property("external_user_id", "old-1||person@example.com||acc_01JD0000000000000000000001||||old-2")
+	want := []entitlement.Alias{{Kind: entitlement.Custom, Value: "old-1"}, {Kind: entitlement.Custom, Value: "old-2"}, {Kind: entitlement.Web2WaveUser, Value: web2waveUser}}
+	if o := several.Objects[0]; o.Account != "acc_01JD0000000000000000000001" || !slices.Equal(o.Aliases, want) || strings.Contains(string(several.Raw), "example.com") {
+		t.Errorf("several values say %s, kept %s", show(o), several.Raw)
+	}
+	if again := parseWave(t, string(several.Raw)); again.Digest() != several.Digest() {
+		t.Errorf("several values as stored read as %s", show(again))
+	}
 	for _, name := range []string{"password", "email", "app_installed", "weight"} {
 		ev := property(name, "canary-value")
 		if ev.Kind != entitlement.Unhandled || len(ev.Objects) > 0 || bytes.Contains(ev.Raw, []byte("canary")) {
