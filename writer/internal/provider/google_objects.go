@@ -376,8 +376,12 @@ func (a *playAnswer) product(o object) error {
 		if canceled {
 			a.add(entitlement.Object{Kind: entitlement.KindRevocation, ID: id + ":canceled", Revocation: &entitlement.Revocation{Transaction: id}})
 		}
-		if left := offer.int("refundableQuantity"); left > 0 && left < t.Quantity {
-			a.add(entitlement.Object{Kind: entitlement.KindRevocation, ID: id + ":quantity", Revocation: &entitlement.Revocation{Transaction: id, Quantity: t.Quantity - left}})
+		if left, told := offer["refundableQuantity"].(int64); told && left >= 0 && left < t.Quantity && (left > 0 || state == entitlement.TransactionPaid && !canceled) {
+			taken := &entitlement.Revocation{Transaction: id, Quantity: t.Quantity - left}
+			if left == 0 { // all of it, in one part or in several
+				taken.Quantity = 0
+			}
+			a.add(entitlement.Object{Kind: entitlement.KindRevocation, ID: id + ":quantity", Revocation: taken})
 		}
 	}
 	return nil

@@ -247,6 +247,9 @@ func TestPlayProducts(t *testing.T) {
 		{"canceled after it was paid for", [][]entitlement.Object{answered(t, testToken, playNow+7, state("CANCELLED", 3, 3))}, item{entitlement.Revoked, playNow + 7, 3}},
 		{"one of three voided", [][]entitlement.Object{answered(t, testToken, playNow, state("PURCHASED", 3, 3)), answered(t, testToken, playNow+7, state("PURCHASED", 3, 2))}, item{entitlement.Live, 0, 2}},
 		{"one and then another of three voided", [][]entitlement.Object{answered(t, testToken, playNow+7, state("PURCHASED", 3, 2)), answered(t, testToken, playNow+8, state("PURCHASED", 3, 1))}, item{entitlement.Live, 0, 1}},
+		{"one of three voided, then the rest", [][]entitlement.Object{answered(t, testToken, playNow+7, state("PURCHASED", 3, 2)), answered(t, testToken, playNow+8, state("PURCHASED", 3, 0)),
+			playVoidedOrder(testToken, testToken, order, false, (playNow+8)*1000)}, item{entitlement.Revoked, playNow + 8, 3}},
+		{"pending, and nothing can be refunded yet", [][]entitlement.Object{answered(t, testToken, playNow-9, state("PENDING", 3, 0, unpaid)), answered(t, testToken, playNow, state("PURCHASED", 3, 3))}, item{entitlement.Live, 0, 3}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
