@@ -145,7 +145,7 @@ func TestALinkIsMailed(t *testing.T) {
 }
 
 // TestALinkToASharedAddressSettlesTheSuggestion: two accounts that are somebody's have one address, which opens a suggestion and nothing else. Who redeems the link that was
-// mailed to the address has shown that both are theirs; a link that went nowhere shows nothing (R35, R37).
+// mailed to the address has shown that both are theirs; a link that went nowhere shows nothing (R35, R37). Nor does any once support has said that they are two people.
 func TestALinkToASharedAddressSettlesTheSuggestion(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {}))
 	defer backend.Close()
@@ -180,6 +180,16 @@ func TestALinkToASharedAddressSettlesTheSuggestion(t *testing.T) {
 	}
 	if undone := w.api("DELETE", "/v1/accounts/"+ann+"/merges/"+r.str("merge_id"), ""); undone.status != 200 || w.pro(ann)["active"] == true || w.suggested() == "" {
 		t.Errorf("undone = %d %s: suggested %q, pro %v", undone.status, undone.text, w.suggested(), w.pro(ann))
+	}
+	listed, _ := w.api("GET", "/v1/merge-suggestions", "").json["suggestions"].([]any)
+	if len(listed) != 1 {
+		t.Fatalf("%d suggestions after the merge was undone, want 1", len(listed))
+	}
+	if r := w.api("DELETE", fmt.Sprintf("/v1/merge-suggestions/%v", listed[0].(object)["suggestion_id"]), ""); r.status != 200 {
+		t.Fatalf("DELETE of the suggestion = %d %s", r.status, r.text)
+	}
+	if r := follow(`, "send_to": "canary.ann@example.com"`); r.status != 200 || r.str("account_id") != ann || r.str("merge_id") != "" || w.pro(ann)["active"] == true {
+		t.Errorf("the link after support said that they are two = %d %s, want a switch", r.status, r.text)
 	}
 }
 
