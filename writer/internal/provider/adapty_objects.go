@@ -537,13 +537,17 @@ func (e *adaptyEvent) deferred() {
 }
 
 func (e *adaptyEvent) cancelled() {
-	e.buyer()
+	if e.buyer(); e.pastEnd() {
+		return
+	}
 	e.stands(adaptyCancelled, entitlement.Renewal{Phase: entitlement.PhaseActive})
 }
 
 // reactivated is about the product that was cancelled, even where another one renews.
 func (e *adaptyEvent) reactivated() {
-	e.buyer()
+	if e.buyer(); e.pastEnd() {
+		return
+	}
 	e.stands(adaptyReactivated, entitlement.Renewal{Phase: entitlement.PhaseActive, WillRenew: true})
 }
 
@@ -558,10 +562,23 @@ func (e *adaptyEvent) grace() {
 	e.stands(adaptyGrace, entitlement.Renewal{Phase: entitlement.PhaseBillingGrace, WillRenew: true, GraceUntil: unixOf(e.p.instant("subscription_expires_at"))})
 }
 
-// paused is a pause that the user asked for: access goes on to the end of what was paid for.
+// paused is a pause that the user asked for: access goes on to the end of what was paid for. Told after that, it is as old as the end, so that a grace that
+// has begun since stays.
 func (e *adaptyEvent) paused() {
 	e.buyer()
-	e.stands(adaptyPaused, entitlement.Renewal{Phase: entitlement.PhasePaused, WillRenew: true})
+	o := e.sale.object(entitlement.KindRenewal, e.sale.chain, e.version(adaptyPaused))
+	if e.pastEnd() {
+		o.At = later(e.p.instant("subscription_expires_at"), e.starts()).UnixNano() - int64(time.Microsecond) + adaptyPaused
+	}
+	o.Renewal = &entitlement.Renewal{Phase: entitlement.PhasePaused, WillRenew: true}
+	e.add(o)
+}
+
+// pastEnd reports whether the end of the term was over. What goes on then is a grace, or a charge that is retried, and an event about the renewal does not
+// say which: where the chain stands is for the events of those, and for the profile.
+func (e *adaptyEvent) pastEnd() bool {
+	end := e.p.instant("subscription_expires_at")
+	return !end.IsZero() && !end.After(e.at)
 }
 
 // expired ends the term itself too: the event of the cancel, made in the same moment, may have the later time.
