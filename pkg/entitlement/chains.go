@@ -276,7 +276,7 @@ func (c *chain) fold(overtakes bool, billingGrace func(store string) int64) Item
 	}
 	item.State, item.AccessUntil = Live, until(live.end)
 	if t.Recurring {
-		c.stand(&item, newest, live, billingGrace)
+		c.stand(&item, newest, live, overtakes, billingGrace)
 	}
 	if t.Provisional {
 		item.endBy(seconds(newest.At) + provisionalSeconds)
@@ -285,13 +285,16 @@ func (c *chain) fold(overtakes bool, billingGrace func(store string) int64) Item
 }
 
 // stand applies where the chain stands to an item whose access ends with live.
-func (c *chain) stand(item *Item, newest, live *chainTerm, billingGrace func(store string) int64) {
+func (c *chain) stand(item *Item, newest, live *chainTerm, overtakes bool, billingGrace func(store string) int64) {
 	r, at, told := c.standing(newest)
 	item.WillRenew = r.WillRenew && newest.revokedAt == 0
 	if r.Next != item.Term.Product {
 		item.Next = r.Next
 	}
 	end := min(live.end, maxTime)
+	if stopped := r.Phase == PhaseBillingRetry || r.Phase == PhasePaused; stopped && overtakes && r.EndedAt != 0 {
+		end = min(end, max(clampTime(r.EndedAt), 1)) // an end that was told before may have been a later one
+	}
 	switch r.Phase {
 	case PhaseBillingGrace:
 		item.State = Retrying

@@ -251,8 +251,8 @@ type Policy struct {
 }
 
 const (
-	// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place. Before, the longest end counted, and a term
-	// told of under two ids had no leeway.
+	// rulesOvertaken is the version of the rules since which a term ends where one of another product takes its place, and where a hold or a pause stops
+	// it. Before, the longest end counted, and a term told of under two ids had no leeway.
 	rulesOvertaken = 3
 	// rulesAskStores is the version since which a store is asked after an aggregator was.
 	rulesAskStores = 3

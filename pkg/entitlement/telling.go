@@ -57,7 +57,7 @@ type Renewal struct {
 	WillRenew   bool      `cbor:"2,keyasint,omitempty"`
 	Next        ProductID `cbor:"3,keyasint,omitempty"` // what it renews as
 	GraceUntil  int64     `cbor:"4,keyasint,omitempty"` // in PhaseBillingGrace; 0: the policy's billing grace
-	EndedAt     int64     `cbor:"5,keyasint,omitempty"` // in PhaseExpired and PhaseRevoked; 0: the version's time
+	EndedAt     int64     `cbor:"5,keyasint,omitempty"` // in PhaseExpired and PhaseRevoked, 0: the version's time; in PhaseBillingRetry and PhasePaused, 0: at the end of what was paid for
 	ResumesAt   int64     `cbor:"6,keyasint,omitempty"` // in PhasePaused
 	Transaction string    `cbor:"7,keyasint,omitempty"` // the present term, where the provider names it
 	// Replaces is the id of a Renewal whose chains (its own, and those under its id and ":") this one took over, once it is neither pending

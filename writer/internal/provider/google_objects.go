@@ -286,7 +286,8 @@ func (a *playAnswer) item(o, item object, phase entitlement.Phase, sharesOrder b
 		r.GraceUntil = expiry
 	case entitlement.PhasePaused:
 		r.ResumesAt = o.in("pausedStateContext").int("autoResumeTime")
-	case entitlement.PhaseExpired:
+		r.EndedAt = min(expiry, a.at/1e9)
+	case entitlement.PhaseExpired, entitlement.PhaseBillingRetry:
 		r.EndedAt = min(expiry, a.at/1e9)
 	}
 	a.add(entitlement.Object{Kind: entitlement.KindRenewal, ID: chain, Renewal: r})

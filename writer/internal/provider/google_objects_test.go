@@ -216,6 +216,27 @@ func TestPlaySubscriptions(t *testing.T) {
 	}
 }
 
+// A hold, or a pause, gives nothing from its expiry on, also where an end that was told before is a later one. Under older rules that end counts.
+func TestAPlayHoldEndsWhatWasToldToLastLonger(t *testing.T) {
+	const day = 24 * 3600
+	for _, state := range []string{"ON_HOLD", "PAUSED", "EXPIRED"} {
+		active := answered(t, testToken, playNow, playState("ACTIVE", []any{lineItem("pro", "GPA.1-1", playNow+10*day)}))
+		stopped := answered(t, testToken, playNow+2*day, playState(state, []any{lineItem("pro", "GPA.1-1", playNow+day)}))
+		for rules, until := range map[uint32]int64{2: playNow + 10*day, 3: playNow + day} {
+			if state == "EXPIRED" {
+				until = playNow + day
+			}
+			policy := entitlement.DefaultPolicy
+			policy.Rules = rules
+			for _, e := range []entitlement.Evidence{entitlement.Evidence{}.Add(active...).Add(stopped...), entitlement.Evidence{}.Add(stopped...).Add(active...)} {
+				if got := entitlement.Fold(e, policy).Items[0].AccessUntil; got != until {
+					t.Errorf("%s under rules %d: access until %+d s, want %+d", state, rules, got-playNow, until-playNow)
+				}
+			}
+		}
+	}
+}
+
 func TestPlayProducts(t *testing.T) {
 	const order = "GPA.9-9"
 	id := playHash(testToken)
