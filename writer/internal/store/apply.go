@@ -47,6 +47,8 @@ type command struct {
 	nameGiven   entitlement.AccountID // who gets further names by the command, empty for nobody; see trials.go
 	namesByThen []entitlement.Alias   // all that they have then
 
+	bystanders []entitlement.AccountID // who has lost what the command changes: that is nothing for their audit trail
+
 	about []entitlement.AccountID // further accounts whose audit trail has the command
 	refs  Refs                    // what else it is about, as far as its body and its result do not say so
 }

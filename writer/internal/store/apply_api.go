@@ -138,7 +138,9 @@ func (c *command) audit(what string, body any, result *Result, digest []byte) st
 	}
 	subjects := c.trace(&row, body, result)
 	for _, a := range c.accounts {
-		subjects = append(subjects, subject{subjectAccount, string(a.id)})
+		if !slices.Contains(c.bystanders, a.id) {
+			subjects = append(subjects, subject{subjectAccount, string(a.id)})
+		}
 	}
 	for _, id := range append(c.about, result.Account) {
 		if s := (subject{subjectAccount, string(id)}); id != "" && !slices.Contains(subjects, s) {
@@ -497,7 +499,7 @@ func (c *command) putPolicy(body *PutPolicy) Result {
 	}
 	for _, id := range ids {
 		// An account that no longer fits keeps what it had: the policy must not depend on one account.
-		c.accounts, c.groups, c.told = nil, nil, nil
+		c.accounts, c.groups, c.told, c.bystanders = nil, nil, nil, nil
 		c.commit([]*purchaseEdit{c.planPurchase([]entitlement.PurchaseID{id}, nil)})
 	}
 	c.accounts = nil

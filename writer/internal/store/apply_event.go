@@ -65,6 +65,9 @@ func (c *command) recordEvent(d *decoded) Result {
 		c.writeAccounts()
 		// An owner finds the event by its purchase; a row of its own is for one whom the purchase leaves.
 		for _, a := range c.accounts {
+			if slices.Contains(c.bystanders, a.id) && !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return e.involves(a.id) }) {
+				continue
+			}
 			if !slices.ContainsFunc(edits, func(e *purchaseEdit) bool { return e.row.Owner == a.id && e.shown }) {
 				subjects = append(subjects, subject{subjectAccount, string(a.id)})
 			}

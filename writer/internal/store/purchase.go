@@ -115,6 +115,13 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 	}
 	e.row.Lost = c.losersOf(&e.row)
 	e.row.Outnamed = e.row.outnamed(losses)
+	lost := slices.Concat(e.row.Lost, e.row.Outnamed)
+	for _, p := range e.before {
+		lost = slices.Concat(lost, p.row.Lost, p.row.Outnamed)
+	}
+	for _, lost := range e.row.losers(lost) {
+		c.bystanders = append(c.bystanders, lost.Account)
+	}
 	c.knowBuyers(&e.row)
 	e.shown = e.row.Evidence.IsPurchase()
 	e.doubts = e.row.Evidence.DoubtsUnder(entitlement.Policy{Rules: c.st.Rules})
@@ -160,6 +167,13 @@ func (c *command) planPurchase(known []entitlement.PurchaseID, objects []entitle
 		}
 	}
 	return e
+}
+
+// involves reports whether an account has had the purchase until now, or shares it.
+func (e *purchaseEdit) involves(id entitlement.AccountID) bool {
+	return slices.Contains(e.row.Shares, id) || slices.ContainsFunc(e.before, func(p storedPurchase) bool {
+		return p.row.Owner == id || slices.Contains(p.row.Shares, id)
+	})
 }
 
 // give puts a purchase into an account, unless it is a test purchase that does not count there.

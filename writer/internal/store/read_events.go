@@ -144,7 +144,7 @@ func (r *Reader) SeqAfter(env entitlement.Environment, revision replication.Revi
 }
 
 // AccountEvents lists what concerns an account, in the order of the log, after a Seq: what named it, and everything about the
-// purchases that it owns now. Of accounts that are merged it is the same for all of them.
+// purchases that it owns now. Of one that it has lost it is nothing since then: that is the life of whoever has it. Of accounts that are merged it is the same for all of them.
 func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.AccountID, after uint64, limit int) ([]StoredEvent, error) {
 	account, ok, err := r.Account(env, id)
 	if err != nil || !ok {
@@ -158,20 +158,40 @@ func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.Accou
 	for _, member := range members {
 		prefixes = append(prefixes, subjectPrefix(env, subjectAccount, string(member)))
 	}
+	lost := map[entitlement.PurchaseID]int64{} // by any id that it ever had: since when, Unix seconds
 	for _, p := range account.Purchases {
-		detail, _, err := r.Purchase(env, p.ID)
+		row, _, err := keptRow(r, &r.kept.purchases, bucketPurchases, envKey(env, string(p.ID)))
 		if err != nil {
 			return nil, err
 		}
-		for _, link := range detail.Evidence.Links { // each may have been its id before two purchases turned out to be one
+		at, isLost := row.lostBy(members)
+		for _, link := range row.Evidence.Links { // each may have been its id before two purchases turned out to be one
 			prefixes = append(prefixes, subjectPrefix(env, subjectPurchase, string(link)))
+			if isLost {
+				lost[entitlement.PurchaseID(link)] = at
+			}
 		}
+	}
+	ofAnother := func(ev *StoredEvent) bool {
+		return len(ev.Purchases) > 0 && !slices.Contains(members, ev.Account) && !slices.ContainsFunc(ev.Purchases, func(id entitlement.PurchaseID) bool {
+			at, isLost := lost[id]
+			return !isLost || ev.Stamp < at
+		})
 	}
 	found := map[uint64][]byte{}
 	for _, prefix := range prefixes {
 		cursor := r.bucket(bucketSubjects).Cursor()
 		n := 0
 		for k, ref := cursor.Seek(binary.BigEndian.AppendUint64(bytes.Clone(prefix), after+1)); k != nil && n < limit && bytes.HasPrefix(k, prefix); k, ref = cursor.Next() {
+			if len(lost) > 0 {
+				ev, err := r.eventAt(ref)
+				if err != nil {
+					return nil, err
+				}
+				if ofAnother(&ev) {
+					continue
+				}
+			}
 			found[binary.BigEndian.Uint64(k[len(prefix):])] = ref
 			n++
 		}

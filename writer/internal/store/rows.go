@@ -310,6 +310,19 @@ func (row *purchaseRow) waitsUnder(rules uint32) []string {
 
 func accountIdentity(id entitlement.AccountID) string { return "account\x00" + string(id) }
 
+// lostBy returns since when none of the accounts has the purchase or a share of it any more, Unix seconds, and false where one does, or none ever had it.
+func (row *purchaseRow) lostBy(accounts []entitlement.AccountID) (at int64, lost bool) {
+	if slices.ContainsFunc(accounts, func(id entitlement.AccountID) bool { return id == row.Owner || slices.Contains(row.Shares, id) }) {
+		return 0, false
+	}
+	for _, l := range slices.Concat(row.Lost, row.Outnamed) {
+		if slices.Contains(accounts, l.Account) {
+			at, lost = max(at, l.Stamp), true
+		}
+	}
+	return at, lost
+}
+
 // seenBy lists who has a side of the purchase to see. Rules before rulesAccounts know of the owner alone.
 func (row *purchaseRow) seenBy(rules uint32) []entitlement.AccountID {
 	var accounts []entitlement.AccountID

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/latchkey/latchkey/pkg/entitlement"
@@ -170,5 +171,75 @@ func TestACommandCarriesItsCaller(t *testing.T) {
 		if got := CallerOf(c.String()); got != c {
 			t.Errorf("CallerOf(%q) = %+v", c.String(), got)
 		}
+	}
+}
+
+// trailOf lists the ids of what an account's trail has, in pages of two.
+func (m *machine) trailOf(id entitlement.AccountID) (ids []string) {
+	m.t.Helper()
+	m.read(func(r *Reader) error {
+		for after := uint64(0); ; {
+			events, err := r.AccountEvents(sandbox, id, after, 2)
+			if err != nil || len(events) == 0 {
+				return err
+			}
+			for _, ev := range events {
+				ids = append(ids, ev.ID)
+			}
+			after = events[len(events)-1].Seq
+		}
+	})
+	return ids
+}
+
+// Who loses a purchase has in their trail, and so in their export, what was before: from then on it is the life of whoever has it.
+func TestTheTrailOfWhoLostAPurchaseEndsThere(t *testing.T) {
+	made := func(id entitlement.AccountID) Command {
+		return NewCommand(TypeCreate, sandbox, "made "+string(id), &CreateAccount{ID: id})
+	}
+	restored := func(id entitlement.AccountID) Command {
+		return NewCommand(TypeRestore, sandbox, "to "+string(id), &RestorePurchase{Account: id, Purchase: "stripe:sub_1"})
+	}
+	month := func(id string, at int64) Command {
+		return record(event(id, subscription("sub_1", at, entitlement.Active, "acc_1")))
+	}
+	term := func(id string, start int64, by entitlement.AccountID) Command {
+		return record(naming{id: id, start: start, end: start + 30, account: by}.by(entitlement.Apple))
+	}
+	for name, tt := range map[string]struct {
+		steps []Command
+		want  map[entitlement.AccountID][]string
+	}{
+		"by restores": {[]Command{made("acc_1"), made("acc_2"), made("acc_3"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), restored("acc_3"), month("evt_3", 30)}, map[entitlement.AccountID][]string{
+			"acc_1": {"made acc_1", "evt_1"},
+			"acc_2": {"made acc_2", "evt_1", "to acc_2", "evt_2"},
+			"acc_3": {"made acc_3", "evt_1", "to acc_2", "evt_2", "to acc_3", "evt_3"}}},
+		"and gets it back": {[]Command{made("acc_1"), made("acc_2"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), restored("acc_1")}, map[entitlement.AccountID][]string{
+			"acc_1": {"made acc_1", "evt_1", "to acc_2", "evt_2", "to acc_1"},
+			"acc_2": {"made acc_2", "evt_1", "to acc_2", "evt_2"}}},
+		"and is merged with who has it": {[]Command{made("acc_1"), made("acc_2"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), NewCommand(TypeMerge, sandbox, "merged", &MergeAccounts{ID: "m", From: "acc_1", Into: "acc_2"})},
+			map[entitlement.AccountID][]string{"acc_1": {"made acc_1", "made acc_2", "evt_1", "to acc_2", "evt_2", "merged"}}},
+		"by names": {[]Command{NewCommand(TypePutPolicy, sandbox, "policy", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferIfInactive}}), made("acc_1"), made("acc_2"),
+			term("1", 0, "acc_1"), term("2", 40, "acc_2"), term("3", 80, "acc_3"), made("acc_3"), term("4", 120, "acc_3")}, map[entitlement.AccountID][]string{
+			"acc_1": {"made acc_1", "n-1"},
+			"acc_2": {"made acc_2", "n-2", "n-3"}, // what was told of before the loss to whoever had it then: all messages are newer than the third term
+			"acc_3": {"n-1", "n-2", "n-3", "made acc_3", "n-4"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 1<<20)
+			m.now += 200 * day
+			for _, c := range tt.steps {
+				m.now += 10
+				if got := m.apply(c); got.Rejection != nil {
+					t.Fatalf("command %d: %+v", c.Type, got.Rejection)
+				}
+				m.check()
+			}
+			for id, want := range tt.want {
+				if got := m.trailOf(id); !slices.Equal(got, want) {
+					t.Errorf("%s: %q, want %q", id, got, want)
+				}
+			}
+		})
 	}
 }
