@@ -258,7 +258,7 @@ func (c *apiCall) exportEvents(to *bufio.Writer, id entitlement.AccountID) error
 				err = errErasedMeanwhile
 			}
 			if err == nil {
-				list, err = reader.AccountEvents(c.env, id, after, exportPage)
+				list, err = reader.OwnEvents(c.env, id, after, exportPage)
 			}
 			return err
 		})

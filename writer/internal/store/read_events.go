@@ -144,8 +144,19 @@ func (r *Reader) SeqAfter(env entitlement.Environment, revision replication.Revi
 }
 
 // AccountEvents lists what concerns an account, in the order of the log, after a Seq: what named it, and everything about the
-// purchases that it owns now. Of one that it has lost it is nothing since then: that is the life of whoever has it. Of accounts that are merged it is the same for all of them.
+// purchases that it owns now. Of one that it has lost it is nothing after the restore or the claim that took it: that is the life of whoever has it. Of accounts that are merged it is
+// the same for all of them.
 func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.AccountID, after uint64, limit int) ([]StoredEvent, error) {
+	return r.accountEvents(env, id, after, limit, func(event, lost int64) bool { return event <= lost })
+}
+
+// OwnEvents is AccountEvents for the person whose account it is: without what took a purchase, which names who has it since.
+func (r *Reader) OwnEvents(env entitlement.Environment, id entitlement.AccountID, after uint64, limit int) ([]StoredEvent, error) {
+	return r.accountEvents(env, id, after, limit, func(event, lost int64) bool { return event < lost })
+}
+
+// accountEvents lists what concerns an account. theirs reports whether an event of a lost purchase is, by its stamp and by when it was lost.
+func (r *Reader) accountEvents(env entitlement.Environment, id entitlement.AccountID, after uint64, limit int, theirs func(event, lost int64) bool) ([]StoredEvent, error) {
 	account, ok, err := r.Account(env, id)
 	if err != nil || !ok {
 		return nil, err
@@ -175,7 +186,7 @@ func (r *Reader) AccountEvents(env entitlement.Environment, id entitlement.Accou
 	ofAnother := func(ev *StoredEvent) bool {
 		return len(ev.Purchases) > 0 && !slices.Contains(members, ev.Account) && !slices.ContainsFunc(ev.Purchases, func(id entitlement.PurchaseID) bool {
 			at, isLost := lost[id]
-			return !isLost || ev.Stamp < at
+			return !isLost || theirs(ev.Stamp, at)
 		})
 	}
 	found := map[uint64][]byte{}

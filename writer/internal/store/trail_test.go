@@ -175,11 +175,11 @@ func TestACommandCarriesItsCaller(t *testing.T) {
 }
 
 // trailOf lists the ids of what an account's trail has, in pages of two.
-func (m *machine) trailOf(id entitlement.AccountID) (ids []string) {
+func (m *machine) trailOf(id entitlement.AccountID, list func(*Reader, entitlement.Environment, entitlement.AccountID, uint64, int) ([]StoredEvent, error)) (ids []string) {
 	m.t.Helper()
 	m.read(func(r *Reader) error {
 		for after := uint64(0); ; {
-			events, err := r.AccountEvents(sandbox, id, after, 2)
+			events, err := list(r, sandbox, id, after, 2)
 			if err != nil || len(events) == 0 {
 				return err
 			}
@@ -192,7 +192,7 @@ func (m *machine) trailOf(id entitlement.AccountID) (ids []string) {
 	return ids
 }
 
-// Who loses a purchase has in their trail, and so in their export, what was before: from then on it is the life of whoever has it.
+// Who loses a purchase has in their trail what was before, and the restore that took it; their export does not say who has it since. From then on it is the life of whoever has it.
 func TestTheTrailOfWhoLostAPurchaseEndsThere(t *testing.T) {
 	made := func(id entitlement.AccountID) Command {
 		return NewCommand(TypeCreate, sandbox, "made "+string(id), &CreateAccount{ID: id})
@@ -209,21 +209,22 @@ func TestTheTrailOfWhoLostAPurchaseEndsThere(t *testing.T) {
 	for name, tt := range map[string]struct {
 		steps []Command
 		want  map[entitlement.AccountID][]string
+		taken map[entitlement.AccountID]string // the restore by which they lost it
 	}{
 		"by restores": {[]Command{made("acc_1"), made("acc_2"), made("acc_3"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), restored("acc_3"), month("evt_3", 30)}, map[entitlement.AccountID][]string{
 			"acc_1": {"made acc_1", "evt_1"},
 			"acc_2": {"made acc_2", "evt_1", "to acc_2", "evt_2"},
-			"acc_3": {"made acc_3", "evt_1", "to acc_2", "evt_2", "to acc_3", "evt_3"}}},
+			"acc_3": {"made acc_3", "evt_1", "to acc_2", "evt_2", "to acc_3", "evt_3"}}, map[entitlement.AccountID]string{"acc_1": "to acc_2", "acc_2": "to acc_3"}},
 		"and gets it back": {[]Command{made("acc_1"), made("acc_2"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), restored("acc_1")}, map[entitlement.AccountID][]string{
 			"acc_1": {"made acc_1", "evt_1", "to acc_2", "evt_2", "to acc_1"},
-			"acc_2": {"made acc_2", "evt_1", "to acc_2", "evt_2"}}},
+			"acc_2": {"made acc_2", "evt_1", "to acc_2", "evt_2"}}, map[entitlement.AccountID]string{"acc_2": "to acc_1"}},
 		"and is merged with who has it": {[]Command{made("acc_1"), made("acc_2"), month("evt_1", 10), restored("acc_2"), month("evt_2", 20), NewCommand(TypeMerge, sandbox, "merged", &MergeAccounts{ID: "m", From: "acc_1", Into: "acc_2"})},
-			map[entitlement.AccountID][]string{"acc_1": {"made acc_1", "made acc_2", "evt_1", "to acc_2", "evt_2", "merged"}}},
+			map[entitlement.AccountID][]string{"acc_1": {"made acc_1", "made acc_2", "evt_1", "to acc_2", "evt_2", "merged"}}, nil},
 		"by names": {[]Command{NewCommand(TypePutPolicy, sandbox, "policy", &PutPolicy{Policy: entitlement.Policy{Transfer: entitlement.TransferIfInactive}}), made("acc_1"), made("acc_2"),
 			term("1", 0, "acc_1"), term("2", 40, "acc_2"), term("3", 80, "acc_3"), made("acc_3"), term("4", 120, "acc_3")}, map[entitlement.AccountID][]string{
 			"acc_1": {"made acc_1", "n-1"},
 			"acc_2": {"made acc_2", "n-2", "n-3"}, // what was told of before the loss to whoever had it then: all messages are newer than the third term
-			"acc_3": {"n-1", "n-2", "n-3", "made acc_3", "n-4"}}},
+			"acc_3": {"n-1", "n-2", "n-3", "made acc_3", "n-4"}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t, 1<<20)
@@ -236,8 +237,14 @@ func TestTheTrailOfWhoLostAPurchaseEndsThere(t *testing.T) {
 				m.check()
 			}
 			for id, want := range tt.want {
-				if got := m.trailOf(id); !slices.Equal(got, want) {
-					t.Errorf("%s: %q, want %q", id, got, want)
+				if got := m.trailOf(id, (*Reader).OwnEvents); !slices.Equal(got, want) {
+					t.Errorf("%s is given %q, want %q", id, got, want)
+				}
+				if taken := tt.taken[id]; taken != "" {
+					want = append(want, taken)
+				}
+				if got := m.trailOf(id, (*Reader).AccountEvents); !slices.Equal(got, want) {
+					t.Errorf("of %s support sees %q, want %q", id, got, want)
 				}
 			}
 		})
