@@ -206,7 +206,8 @@ func (c *command) putIntent(body *PutIntent) Result {
 			}
 			trial = false
 		} else if held { // the device has turned to another product
-			row.Trial = false
+			c.deleteTrialLeases(c.Env, id, &row)
+			row.Trial, row.Persons = false, nil
 			c.encode(bucketIntents, envKey(c.Env, id), &row)
 		}
 	}

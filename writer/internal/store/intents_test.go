@@ -137,6 +137,13 @@ func TestWhoMayBuyWhat(t *testing.T) {
 			{what: "nobody paid after all", command: endOf("i1", "acc_1")},
 			{what: "free", command: ask("i7", "acc_1", apple, "pro", "tablet", false), intent: "i7", trial: true},
 		}},
+		{"of merged accounts too, the trial is free when the device that turned to another product gives up", []step{
+			{what: "merged", command: mergeOf("merge_1", "acc_2", "acc_1")},
+			{what: "news under one id", command: ask("i1", "acc_1", stripe, "price_news", "phone", true), intent: "i1", trial: true},
+			{what: "pro under the other", command: ask("i2", "acc_2", apple, "pro", "phone", true), intent: "i2", trial: true},
+			{what: "not pro", command: endOf("i2", "")},
+			{what: "another device", command: ask("i3", "acc_1", apple, "pro", "tablet", true), intent: "i3", trial: true},
+		}},
 		{"what was paid for too late blocks too", []step{
 			{what: "phone", command: ask("i1", "acc_1", stripe, "price_pro_monthly", "phone", false), intent: "i1", trial: true},
 			{what: "tablet, six minutes later", after: 360, command: ask("i2", "acc_1", apple, "pro", "tablet", false), intent: "i2", trial: true},
