@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -360,6 +361,9 @@ func TestFlippedBitIsNeverAnAnswer(t *testing.T) {
 		d.signal(syscall.SIGKILL, edge)
 		d.eventually("the process has ended", patience, func() error {
 			state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", edge.PID))
+			if errors.Is(err, fs.ErrNotExist) { // latchkey-dev froze a moment later than it was told to, and had waited for it
+				return nil
+			}
 			if err == nil && !bytes.Contains(state, []byte(") Z ")) { // nobody has waited for it
 				err = fmt.Errorf("%d still runs", edge.PID)
 			}
