@@ -48,7 +48,7 @@ const (
 	pullRefusedPause = 30 * time.Second
 	// pullOutrunPause is how long to wait for the second in which an answer is newer than the messages of the one before.
 	pullOutrunPause = time.Second
-	// pullSettleWait is the longest wait for an answer to be new enough, which is a matter of one second; times beyond are no clock's.
+	// pullSettleWait is the longest wait before the first question for an answer to be new enough, which is mostly a matter of one second.
 	pullSettleWait = 2 * time.Second
 	// pullEarlyPause is the longest pause before a question that no answer of now can settle, as it is about a time to come: Apple tells of a renewal up to a day
 	// before it, and Adapty passes that on.

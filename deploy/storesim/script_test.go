@@ -74,7 +74,7 @@ func TestLives(t *testing.T) {
 	st.follow(sim.Now)
 	commands := map[string]func(*scripted, *testscript.TestScript, bool, []string){
 		"account": (*scripted).account, "buy": (*scripted).buy, "advance": (*scripted).advance, "forge": (*scripted).forge,
-		"transfer": (*scripted).transfer, "share": (*scripted).share, "unshare": (*scripted).unshare, "entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
+		"transfer": withAnother((*Sim).Transfer), "share": withAnother((*Sim).Share), "unshare": withAnother((*Sim).Unshare), "entitled": (*scripted).entitled, "status": (*scripted).status, "mute": (*scripted).mute, "unmute": (*scripted).unmute,
 		"refresh": (*scripted).refresh, "device": (*scripted).device, "show": (*scripted).show, "logout": (*scripted).logout, "catalog": (*scripted).catalog, "retired": (*scripted).retired,
 		"offer": (*scripted).offer, "price": (*scripted).price, "coins": (*scripted).coins, "grant": (*scripted).grant, "take-back": (*scripted).takeBack, "opened": (*scripted).opened,
 	}
@@ -190,25 +190,14 @@ func (s *scripted) customer(ts *testscript.TestScript, name string) customerOf {
 	return c
 }
 
-func (s *scripted) transfer(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("want: transfer PURCHASE NAME")
+// withAnother is a command that does something with a purchase and another customer.
+func withAnother(do func(s *Sim, id, other string) error) func(*scripted, *testscript.TestScript, bool, []string) {
+	return func(s *scripted, ts *testscript.TestScript, neg bool, args []string) {
+		if len(args) != 2 {
+			ts.Fatalf("want: PURCHASE NAME")
+		}
+		s.done(ts, neg, do(s.sim, s.called(args[0]), s.customer(ts, args[1]).id))
 	}
-	s.done(ts, neg, s.sim.Transfer(s.called(args[0]), s.customer(ts, args[1]).id))
-}
-
-func (s *scripted) share(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("want: share PURCHASE NAME")
-	}
-	s.done(ts, neg, s.sim.Share(s.called(args[0]), s.customer(ts, args[1]).id))
-}
-
-func (s *scripted) unshare(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("want: unshare PURCHASE NAME")
-	}
-	s.done(ts, neg, s.sim.Unshare(s.called(args[0]), s.customer(ts, args[1]).id))
 }
 
 func (s *scripted) buy(ts *testscript.TestScript, neg bool, args []string) {

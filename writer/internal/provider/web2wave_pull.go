@@ -197,7 +197,7 @@ func (a *Web2WaveAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id 
 	names, keptProperties := web2waveNamesOf(properties)
 	kept := list{Data: []object{}}
 	elements := web2waveRows(rows)
-	real, err := a.real(ctx, customer, elements)
+	isReal, err := a.realPayments(ctx, customer, elements)
 	if err != nil {
 		return entitlement.Event{}, err
 	}
@@ -207,7 +207,7 @@ func (a *Web2WaveAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id 
 			kept.Cut = true
 			continue
 		}
-		if paid, told := real[o.text("id")]; told && paid != (a.env == entitlement.Production) {
+		if paid, told := isReal[o.text("id")]; told && paid != (a.env == entitlement.Production) {
 			continue
 		}
 		if user := o.text("user_id"); user != "" && user != customer {
@@ -225,9 +225,9 @@ func (a *Web2WaveAPI) Pull(ctx context.Context, kind entitlement.ObjectKind, id 
 	return ev, nil
 }
 
-// real returns which subscriptions are real payments and which are tests, by their ids, as far as it is told. The rows need not say it; then the other call that lists
+// realPayments returns which subscriptions are real payments and which are tests, by their ids, as far as it is told. The rows need not say it; then the other call that lists
 // them is asked, whose rows have more. A test of which neither tells is known by its message alone.
-func (a *Web2WaveAPI) real(ctx context.Context, customer string, rows []gjson.Result) (map[string]bool, error) {
+func (a *Web2WaveAPI) realPayments(ctx context.Context, customer string, rows []gjson.Result) (map[string]bool, error) {
 	out := map[string]bool{}
 	learn := func(rows []gjson.Result) (all bool) {
 		all = true
